@@ -1,0 +1,22 @@
+"""Checks of values that a person wrote, used by every part's `__post_init__`: what must hold, and what was given."""
+
+from collections.abc import Sequence
+
+
+def integer(name: str, value: object, *, minimum: int) -> None:
+    """Raise `ValueError` unless `value` is an integer >= minimum (`True` is not an integer here)."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+
+
+def number(name: str, value: object, *, minimum: float, exclusive: bool = False) -> None:
+    """Raise `ValueError` unless `value` is a finite number >= (or, when `exclusive`, >) minimum."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != float("inf")
+    if not good or not (value > minimum if exclusive else value >= minimum):
+        raise ValueError(f"{name} must be a number {'>' if exclusive else '>='} {minimum:g}, got {value!r}")
+
+
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise `ValueError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,68 @@
+"""Parameters as named tensors, and the few operations on them that the algorithms need."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Named parameters: theta (no task axis) or, for B tasks at once, phi with leaves [B, ...]."""
+
+
+def expand(theta: Params, num_tasks: int) -> Params:
+    """Each leaf repeated for `num_tasks` tasks, as a view: [...] -> [B, ...]."""
+    return {name: leaf.expand(num_tasks, *leaf.shape) for name, leaf in theta.items()}
+
+
+def detached(params: Params, *, requires_grad: bool = False) -> Params:
+    """The same values cut from their graph, as fresh leaves when `requires_grad`."""
+    return {name: leaf.detach().requires_grad_(requires_grad) for name, leaf in params.items()}
+
+
+def mean_over_tasks(params: Params) -> Params:
+    """The mean over the task axis: [B, ...] -> [...]."""
+    return {name: leaf.mean(0) for name, leaf in params.items()}
+
+
+def axpy(factor: float, x: Params, y: Params) -> Params:
+    """`y + factor * x`, leaf by leaf."""
+    return {name: torch.add(leaf, x[name], alpha=factor) for name, leaf in y.items()}
+
+
+def ravel(params: Params) -> Tensor:
+    """B parameter sets as the rows of one matrix: leaves [B, ...] -> [B, D]."""
+    return torch.cat([leaf.flatten(1) for leaf in params.values()], dim=1)
+
+
+def unravel(vectors: Tensor, like: Params) -> Params:
+    """The inverse of `ravel`: [B, D] -> leaves shaped as in `like` (views)."""
+    sizes = [leaf[0].numel() for leaf in like.values()]
+    pieces = vectors.split(sizes, dim=1)
+    return {name: piece.reshape(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+
+
+def norm(params: Params) -> Tensor:
+    """Euclidean norm over all leaves of parameters without task axis: a scalar."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in params.values()]))
+
+
+def norm_per_task(params: Params) -> Tensor:
+    """Euclidean norm over all leaves, for each task: [B]."""
+    norms = [torch.linalg.vector_norm(leaf.flatten(1), dim=1) for leaf in params.values()]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def gradient(function: Callable[[Params], Tensor], params: Params) -> Params:
+    """Gradient of `function(params).sum()`, itself differentiable exactly when `params` carry a graph.
+
+    With leaves [B, ...] and a function whose b-th value depends on the b-th rows alone, this is the gradient of each task.
+    Plain autograd around a `vmap`ped forward pass: in eager mode a quarter to a third faster than nested `torch.func`
+    transforms, and right as long as no fused batch norm is inside (`metarun.models.norm` says why).
+    """
+    differentiable = any(leaf.requires_grad for leaf in params.values())
+    with torch.enable_grad():
+        leaves = params if differentiable else detached(params, requires_grad=True)
+        gradients = torch.autograd.grad(
+            function(leaves).sum(), list(leaves.values()), create_graph=differentiable, materialize_grads=True
+        )
+    return dict(zip(leaves, gradients, strict=True))

@@ -1,0 +1,49 @@
+"""What is to be learned: the leaf functions of one task, and their lift to B tasks."""
+
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+from torch.func import vmap
+
+from metarun.maths.trees import Params
+from metarun.tasks.types import Examples
+
+
+class Problem(Protocol):
+    """Leaf functions, each written for one task.
+
+    `outputs` is split from `loss` so that Gauss-Newton and Fisher matrices are to be had for every problem: the Hessian of
+    `divergence` at its reference is the metric of output space.
+    """
+
+    score: ClassVar[str]
+    """The metric by which states are selected and results reported."""
+    higher_is_better: ClassVar[bool]
+
+    def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
+        """Outputs [S, ...] of the model; `support` are the task's support inputs, for norms that need them."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss over the examples: a scalar."""
+        ...
+
+    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """Divergence of `outputs` from `reference`, mean over the examples, scaled as the loss: a scalar."""
+        ...
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Named scalars, `score` among them."""
+        ...
+
+
+def outputs_of(problem: Problem, params: Params, examples: Examples, support: Examples | None = None) -> Tensor:
+    """Outputs [B, S, ...] of B tasks for parameters with leaves [B, ...]."""
+    if support is None:
+        return vmap(lambda p, x: problem.outputs(p, x, None))(params, examples.inputs)
+    return vmap(problem.outputs)(params, examples.inputs, support.inputs)
+
+
+def losses_of(problem: Problem, params: Params, examples: Examples, support: Examples | None = None) -> Tensor:
+    """Losses [B] of B tasks for parameters with leaves [B, ...]."""
+    return vmap(problem.loss)(outputs_of(problem, params, examples, support), examples.targets)

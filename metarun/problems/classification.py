@@ -1,0 +1,37 @@
+"""N-way classification by softmax cross-entropy."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from metarun.maths.trees import Params
+from metarun.models.learner import Learner
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Targets are class ids [S]; outputs are logits [S, N]; losses are in nats."""
+
+    learner: Learner
+    score: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
+        """Logits [S, N]."""
+        return self.learner(params, inputs, support)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, mean over examples."""
+        return F.cross_entropy(outputs, targets)
+
+    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """KL(reference || outputs), mean over examples; its Hessian at the reference is that of the cross-entropy."""
+        log_reference = F.log_softmax(reference, dim=-1)
+        return (log_reference.exp() * (log_reference - F.log_softmax(outputs, dim=-1))).sum(-1).mean()
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Accuracy in [0, 1] and the loss."""
+        accuracy = (outputs.argmax(-1) == targets).to(outputs.dtype).mean()
+        return {"accuracy": accuracy, "loss": self.loss(outputs, targets)}

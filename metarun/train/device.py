@@ -1,0 +1,93 @@
+"""Where the numbers are computed, and how many tasks at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarun import checks
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_CPU_CHUNK_BYTES = 24 * 2**20
+"""What the graphs of one chunk's tasks may hold on a CPU: past the cache the same work takes up to three times as long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Device, number format and threads of a run.
+
+    Attributes:
+        kind: "auto" (a GPU if there is one), "cpu" or "cuda".
+        dtype: "float32" or "float64".
+        threads: CPU threads, or None for PyTorch's choice.
+        task_chunk: tasks worked on at once; None for all of them; "auto" for all on a GPU and what fits the cache on a CPU.
+    """
+
+    kind: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["float32", "float64"]
+    threads: int | None
+    task_chunk: int | Literal["auto"] | None
+
+    def __post_init__(self) -> None:
+        checks.one_of("kind", self.kind, ("auto", "cpu", "cuda"))
+        checks.one_of("dtype", self.dtype, tuple(_DTYPES))
+        if self.threads is not None:
+            checks.integer("threads", self.threads, minimum=1)
+        if self.task_chunk is not None and self.task_chunk != "auto":
+            checks.integer("task_chunk", self.task_chunk, minimum=1)
+        if self.kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                "kind is cuda, and PyTorch sees no CUDA device here. Choose device=cpu or device=auto, "
+                "or install a CUDA build of PyTorch and check the driver with nvidia-smi."
+            )
+
+    def open(self) -> torch.device:
+        """The device; sets the process's threads, deterministic convolutions and full float32 precision.
+
+        TF32 would cost conjugate gradients their conjugacy.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        use_cuda = self.kind == "cuda" or (self.kind == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if use_cuda else "cpu")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as PyTorch names it."""
+        return _DTYPES[self.dtype]
+
+    def chunk(self, num_tasks: int, forward: Callable[[], Tensor]) -> int:
+        """Tasks to work on at once, out of `num_tasks`: a function of shapes alone, so that a resumed run chooses the same.
+
+        Args:
+            forward: one task's forward passes; what they save for backward measures a task.
+        """
+        if self.task_chunk is None:
+            return num_tasks
+        if self.task_chunk != "auto":
+            return min(self.task_chunk, num_tasks)
+        if self.open().type == "cuda":
+            return num_tasks
+        return max(1, min(num_tasks, _CPU_CHUNK_BYTES // max(1, saved_bytes(forward))))
+
+
+def saved_bytes(function: Callable[[], Tensor]) -> int:
+    """Bytes that autograd saves for the backward pass while `function` runs; each storage is counted once."""
+    sizes: dict[int, int] = {}
+    alive = []  # a freed storage's address could come again
+
+    def pack(tensor: Tensor) -> Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result
+    return sum(sizes.values())

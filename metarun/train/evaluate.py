@@ -1,0 +1,106 @@
+"""Judging meta-parameters on a fixed list of tasks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from metarun import checks
+from metarun.algorithm import Algorithm
+from metarun.maths.stats import Summary, summarize
+from metarun.maths.trees import Params
+from metarun.problems.base import Problem, outputs_of
+from metarun.tasks.types import Split, TaskSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The protocol of validation and test. Task k of a split is a function of (seed, split, k) alone.
+
+    Attributes:
+        seed: of the tasks; independent of the run's seed, so results of different runs are paired.
+        tasks, val_tasks: number of test and validation tasks.
+        shots, queries: support and query examples of a task, per class where there are classes.
+        inner_steps: numbers of inner steps to measure after, the largest of them for the result that counts.
+    """
+
+    seed: int
+    tasks: int
+    val_tasks: int
+    shots: int
+    queries: int
+    inner_steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        checks.integer("seed", self.seed, minimum=0)
+        for name in ("tasks", "val_tasks"):
+            checks.integer(name, getattr(self, name), minimum=2)
+        for name in ("shots", "queries"):
+            checks.integer(name, getattr(self, name), minimum=1)
+        if not isinstance(self.inner_steps, Sequence) or isinstance(self.inner_steps, str):
+            raise ValueError(f"inner_steps must be a list of integers, such as [0,1,10], got {self.inner_steps!r}")
+        for steps in self.inner_steps:
+            checks.integer("inner_steps", steps, minimum=0)
+
+    def measured_steps(self, training_steps: int) -> list[int]:
+        """`inner_steps` and the training number, ascending and each once."""
+        return sorted({*self.inner_steps, training_steps})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Per-task metrics after one number of inner steps, and what the tasks were."""
+
+    inner_steps: int
+    metrics: dict[str, list[float]]
+
+    def summary(self, metric: str) -> Summary:
+        """Mean and interval over tasks."""
+        return summarize(self.metrics[metric])
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What an evaluation needs beside theta; holds no state.
+
+    Attributes:
+        chunk: tasks worked on at once; changes results by rounding alone.
+    """
+
+    algorithm: Algorithm
+    problem: Problem
+    source: TaskSource
+    evaluation: Evaluation
+    device: torch.device
+    dtype: torch.dtype
+    chunk: int
+
+    def __call__(
+        self,
+        theta: Params,
+        split: Split,
+        num_tasks: int,
+        inner_steps: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Measurement]:
+        """Metrics of tasks 0 to num_tasks - 1 of `split`, after each number of inner steps. Leaves theta as it is."""
+        collected: list[dict[str, list[Tensor]]] = [{} for _ in inner_steps]
+        for start in range(0, num_tasks, self.chunk):
+            indices = torch.arange(start, min(start + self.chunk, num_tasks), device=self.device)
+            shape = (self.evaluation.shots, self.evaluation.queries)
+            tasks = self.source.sample(self.evaluation.seed, split, indices, *shape).to(self.device, self.dtype)
+            for steps, metrics in zip(inner_steps, collected, strict=True):
+                phi = self.algorithm.adapt(theta, self.problem, tasks.support, steps).params
+                with torch.no_grad():
+                    outputs = outputs_of(self.problem, phi, tasks.query, tasks.support)
+                    values = vmap(self.problem.metrics)(outputs, tasks.query.targets)
+                for name, value in values.items():
+                    metrics.setdefault(name, []).append(value)
+            if progress is not None:
+                progress(min(start + self.chunk, num_tasks), num_tasks)
+        return [
+            Measurement(steps, {name: torch.cat(values).tolist() for name, values in metrics.items()})
+            for steps, metrics in zip(inner_steps, collected, strict=True)
+        ]

@@ -1,0 +1,153 @@
+"""A run's folder: its name, its files, and the lock that keeps a second process out."""
+
+import fcntl
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.errors import ConfigurationError
+from metarun.train.state import write_atomically
+
+_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices")
+"""Top-level keys of the configuration that change no number of a run."""
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the run's numbers."""
+    kept = {key: value for key, value in config.items() if key not in _WITHOUT_INFLUENCE}
+    # Where archives and the cache lie decides nothing either.
+    return moved(kept, config["data"], {key: f"data.{key}" for key in config["data"]})
+
+
+def moved(node: Any, before: Mapping[str, str], now: Mapping[str, str]) -> Any:
+    """A part of a configuration whose `root` and `cache` lie elsewhere: they are resolved inside the data set's source."""
+    if not isinstance(node, Mapping):
+        return node
+    return {k: now[k] if k in now and v == before[k] else moved(v, before, now) for k, v in node.items()}
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of the settings' SHA-256."""
+    return hashlib.sha256(json.dumps(settings(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def name(config: Mapping[str, Any]) -> str:
+    """A readable name that no other configuration shares: data set, task size, algorithm, seed, fingerprint."""
+    choices, dataset = config["choices"], config["dataset"]
+    size = f"-{dataset['ways']}way-{dataset['shots']}shot" if "ways" in dataset else f"-{dataset['shots']}shot"
+    words = f"{choices['dataset']}{size}-{choices['algorithm']}-seed{config['seed']}-{fingerprint(config)[:8]}"
+    return re.sub(r"[^\w.-]+", "_", words)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two configurations' settings, as `key: before -> now`."""
+    old, new = flatten(settings(before)), flatten(settings(now))
+    keys = sorted({*old, *new})
+    absent = "(absent)"
+    return [
+        f"{k}: {old.get(k, absent)} -> {new.get(k, absent)}" for k in keys if old.get(k, absent) != new.get(k, absent)
+    ]
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of last.pt and best.pt."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, as JSON (which is YAML too)."""
+        return self.path / "config.json"
+
+    @property
+    def result(self) -> Path:
+        """Written once, at the end."""
+        return self.path / "result.json"
+
+    @property
+    def log(self) -> Path:
+        """What happened, in words."""
+        return self.path / "log.txt"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    def make(self) -> None:
+        """Make the folder and prove that it can be written.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.figures.mkdir(exist_ok=True)
+            write_atomically(self.path / ".writable", b"")
+            (self.path / ".writable").unlink(missing_ok=True)  # two processes may start at once
+        except OSError as error:
+            raise ConfigurationError(
+                f"the run's folder must be writable, and {self.path} is not: {error.strerror}. "
+                "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock; the kernel frees it however the process ends.
+
+        Raises:
+            ConfigurationError: another process holds it.
+        """
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigurationError(
+                    f"another process is running this configuration in {self.path}. Wait for it, "
+                    "or change something (seed=1 makes another run)."
+                ) from error
+            yield
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a JSON file, atomically."""
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """Read one of the folder's JSON files, or None where there is none.
+
+        Raises:
+            ConfigurationError: the file is not JSON.
+        """
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):  # `make` says what is wrong with the folder
+            return None
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"{path} is damaged ({error}); delete it and run again.") from error

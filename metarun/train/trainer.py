@@ -1,0 +1,249 @@
+"""The one training loop. It does not know which algorithm it runs."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metarun import checks
+from metarun.algorithm import Algorithm
+from metarun.errors import TrainingError
+from metarun.maths.stats import Summary
+from metarun.maths.trees import Params, norm
+from metarun.problems.base import Problem
+from metarun.tasks.types import TaskBatch, TaskSource
+from metarun.tracking.base import Tracker
+from metarun.train.evaluate import Evaluator
+from metarun.train.state import TrainState, save, save_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long, on how many tasks a step, and when to look up.
+
+    Attributes:
+        steps: outer steps.
+        tasks_per_step: tasks averaged in one outer step.
+        shots, queries: examples of a training task, per class where there are classes.
+        log_every, eval_every, checkpoint_every: in outer steps; validation and a checkpoint also follow the last step.
+    """
+
+    steps: int
+    tasks_per_step: int
+    shots: int
+    queries: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            checks.integer(name, getattr(self, name), minimum=1)
+
+
+class Observer(Protocol):
+    """Whoever watches a run: the console."""
+
+    def stepped(self, step: int, loss: float, tasks: int) -> None:
+        """An outer step is done; `loss` is the mean query loss before it."""
+        ...
+
+    def validated(self, step: int, score: Summary, is_best: bool) -> None:
+        """A validation is done."""
+        ...
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; a checkpoint has been written."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
+        self.signal_number = signal_number
+        self.step = step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The collaborators of a run. Training tasks are a function of (seed, step), so a run may stop and go on anywhere.
+
+    Attributes:
+        optimizer, lr_schedule: constructors, of (list of parameters) and of (optimizer).
+        task_chunk: tasks worked on at once.
+        sync_record: makes the metrics written so far durable; called before each checkpoint, which supersedes none of them.
+        checkpoints: the folder of last.pt and best.pt.
+    """
+
+    algorithm: Algorithm
+    problem: Problem
+    source: TaskSource
+    schedule: Schedule
+    evaluator: Evaluator
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    lr_schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    task_chunk: int
+    tracker: Tracker
+    sync_record: Callable[[], None]
+    observer: Observer
+    checkpoints: Path
+
+    def start(self, theta: Params, fingerprint: str) -> TrainState:
+        """The state before the first step."""
+        leaves = [leaf.detach().requires_grad_() for leaf in theta.values()]
+        optimizer = self.optimizer(leaves)
+        lr_schedule = self.lr_schedule(optimizer)
+        return TrainState(0, theta, optimizer.state_dict(), lr_schedule.state_dict(), fingerprint)
+
+    def run(self, state: TrainState) -> TrainState:
+        """Train from `state` to the end.
+
+        Raises:
+            Stopped: on SIGINT or SIGTERM, after the step at hand and a checkpoint.
+            TrainingError: a loss or a meta-gradient that is not finite, or the device's memory is full; the last
+                checkpoint stands.
+        """
+        theta = {k: leaf.detach().to(self.device, self.dtype, copy=True) for k, leaf in state.theta.items()}
+        for leaf in theta.values():
+            leaf.requires_grad_()
+        optimizer = self.optimizer(list(theta.values()))
+        lr_schedule = self.lr_schedule(optimizer)
+        optimizer.load_state_dict(state.optimizer)
+        lr_schedule.load_state_dict(state.lr_schedule)
+        state.theta = theta
+        schedule = self.schedule
+        sitting = time.perf_counter() - state.train_s
+
+        with _stop_requests() as requests:
+            while state.step < schedule.steps:
+                started = time.perf_counter()
+                tasks = self._tasks(state.step)
+                sampled = time.perf_counter()
+                try:
+                    estimate = self.algorithm.meta_step(theta, self.problem, tasks, self.task_chunk)
+                except torch.OutOfMemoryError as error:
+                    raise TrainingError(_out_of_memory(self.task_chunk)) from error
+                self._record(state, estimate.query_loss, norm(estimate.gradient), estimate.stats, tasks)
+                for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
+                    leaf.grad = gradient
+                optimizer.step()
+                lr_schedule.step()
+                state.step += 1
+                is_last = state.step == schedule.steps
+                times = {"time/data_s": sampled - started, "time/step_s": time.perf_counter() - started}
+                state.step_s += times["time/step_s"]
+                for name, value in times.items():
+                    state.sums[name] = state.sums.get(name, 0.0) + value
+                if state.step % schedule.log_every == 0 or is_last:
+                    self._log(state, optimizer.param_groups[0]["lr"])
+                if state.step % schedule.eval_every == 0 or is_last:
+                    self._validate(state)
+                state.train_s = time.perf_counter() - sitting
+                if state.step % schedule.checkpoint_every == 0 or is_last or requests:
+                    state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
+                    self.sync_record()
+                    save_state(self.checkpoints / "last.pt", state)
+                if requests and not is_last:
+                    raise Stopped(requests[0], state.step)
+        return state
+
+    def _tasks(self, step: int) -> TaskBatch:
+        """The tasks of a step, by their running number."""
+        first = step * self.schedule.tasks_per_step
+        indices = torch.arange(first, first + self.schedule.tasks_per_step, device=self.device)
+        tasks = self.source.sample(self.seed, "train", indices, self.schedule.shots, self.schedule.queries)
+        return tasks.to(self.device, self.dtype)
+
+    def _record(
+        self, state: TrainState, losses: Tensor, gradient_norm: Tensor, stats: dict[str, Tensor], tasks: TaskBatch
+    ) -> None:
+        """Add this step to the sums, with the step's only wait for the device; stop before a bad step moves anything."""
+        names = ["train/loss", "train/gradient_norm", *(f"train/{name}" for name in stats)]
+        means = [losses.mean(), gradient_norm, *(value.to(losses.dtype).mean() for value in stats.values())]
+        values = torch.stack(means).tolist()
+        if not all(map(math.isfinite, values[:2])):
+            raise TrainingError(_not_finite(state.step, losses, stats, tasks))
+        for name, value in zip(names, values, strict=True):
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        state.count += 1
+        self.observer.stepped(state.step + 1, values[0], len(losses))
+
+    def _log(self, state: TrainState, learning_rate: float) -> None:
+        means = {name: total / state.count for name, total in state.sums.items()}
+        self.tracker.log(state.step, means | {"train/learning_rate": learning_rate})
+        state.sums, state.count = {}, 0
+
+    def _validate(self, state: TrainState) -> None:
+        steps = self.evaluator.evaluation.measured_steps(self.algorithm.inner.steps)[-1:]
+        (measurement,) = self.evaluator(state.theta, "val", self.evaluator.evaluation.val_tasks, steps)
+        score = measurement.summary(self.problem.score)
+        better = state.best_score is None or (
+            score.mean > state.best_score if self.problem.higher_is_better else score.mean < state.best_score
+        )
+        if better:
+            state.best_score, state.best_step = score.mean, state.step
+            theta = {name: leaf.detach() for name, leaf in state.theta.items()}
+            save(self.checkpoints / "best.pt", {"step": state.step, "theta": theta, "fingerprint": state.fingerprint})
+        metrics = {f"val/{name}": measurement.summary(name).mean for name in measurement.metrics}
+        self.tracker.log(state.step, metrics | {f"val/{self.problem.score}_ci95": score.ci95})
+        self.observer.validated(state.step, score, better)
+
+
+def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: TaskBatch) -> str:
+    """What went wrong, with the worst task named."""
+    bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    words = [f"after step {step} the query loss or the meta-gradient is not finite"]
+    if bad:
+        latent = {name: value[bad[0]].tolist() for name, value in tasks.latent.items() if value[bad[0]].numel() <= 20}
+        numbers = {name: float(value[bad[0]]) for name, value in stats.items() if value.dim()}
+        words.append(f"{len(bad)} of {len(losses)} tasks, the first: {latent} {numbers}")
+    words.append(
+        "likely causes: inner steps too large (algorithm.inner.step_size), outer steps too large (optimizer.lr), "
+        "or an ill-conditioned implicit system (algorithm.proximal_weight, algorithm.meta_gradient.damping)"
+    )
+    return "; ".join(words) + ". The last checkpoint stands."
+
+
+def _out_of_memory(task_chunk: int) -> str:
+    fewer = max(1, task_chunk // 2)
+    return (
+        f"the device's memory is too small for {task_chunk} tasks at once. Give one of: device.task_chunk={fewer} "
+        "(the same result but for rounding), algorithm=imaml (memory does not grow with inner steps), "
+        "algorithm/meta_gradient=first_order, or fewer algorithm.inner.steps. The last checkpoint stands."
+    )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to. A second SIGINT interrupts at once.
+
+    Handlers that somebody else has set (a cluster's launcher) are left in place; so is everything outside the main thread.
+    """
+    requests: list[int] = []
+
+    def request(number: int, _frame: object) -> None:
+        requests.append(number)
+        signal.signal(number, previous[number])
+
+    previous: dict[int, object] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, request)
+                previous[number] = handler
+    except ValueError:  # not the main thread: signals are somebody else's business
+        previous.clear()
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

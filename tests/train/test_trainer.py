@@ -1,0 +1,290 @@
+"""metarun.train.trainer: one loop whose every step is a function of (settings, seed, step)."""
+
+import itertools
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarun.errors import TrainingError
+from metarun.tracking.jsonl import MetricsFile
+from metarun.train import trainer as module
+from metarun.train.state import TrainState, load, load_state
+from metarun.train.trainer import Schedule, Trainer
+
+from .small import (
+    GLYPHS,
+    QUICK,
+    SilentObserver,
+    assert_equal_bits,
+    assert_same_checkpoints,
+    configuration,
+    metrics_of,
+    trainer_of,
+)
+
+SHORT = (
+    *QUICK,
+    "schedule.steps=7",
+    "schedule.tasks_per_step=3",
+    "schedule.log_every=2",
+    "schedule.eval_every=3",
+    "schedule.checkpoint_every=2",
+    "evaluation.val_tasks=4",
+)
+
+
+def trained(folder: Path, *overrides: str) -> tuple[TrainState, Trainer]:
+    trainer, parts = trainer_of(configuration(*SHORT, *overrides), folder)
+    return trainer.run(trainer.start(parts.theta, "f")), trainer
+
+
+def test_steps_validations_lines_and_checkpoints_come_when_the_schedule_says(tmp_path):
+    state, _ = trained(tmp_path)
+    rows = metrics_of(tmp_path)
+    assert [row["step"] for row in rows if "train/loss" in row] == [2, 4, 6, 7]
+    assert [row["step"] for row in rows if "val/mse" in row] == [3, 6, 7]
+    scores = {row["step"]: row["val/mse"] for row in rows if "val/mse" in row}
+    assert state.best_score == min(scores.values())
+    assert scores[state.best_step] == state.best_score
+    assert load(tmp_path / "best.pt")["step"] == state.best_step
+    assert load_state(tmp_path / "last.pt").step == 7
+
+
+def test_a_step_is_the_optimizers_step_along_the_algorithms_gradient(tmp_path):
+    """SGD without momentum, written out."""
+    trainer, parts = trainer_of(
+        configuration(*SHORT, "optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=0.5", "device.dtype=float64"),
+        tmp_path,
+    )
+    trainer = replace(trainer, schedule=replace(trainer.schedule, steps=2))
+    expected = {name: leaf.clone() for name, leaf in parts.theta.items()}
+    for step in range(2):
+        indices = torch.arange(3 * step, 3 * step + 3)
+        tasks = trainer.source.sample(trainer.seed, "train", indices, 10, 10).to("cpu", torch.float64)
+        theta = {name: leaf.requires_grad_() for name, leaf in expected.items()}
+        gradient = trainer.algorithm.meta_step(theta, trainer.problem, tasks).gradient
+        expected = {name: (leaf - 0.5 * gradient[name]).detach() for name, leaf in theta.items()}
+    state = trainer.run(trainer.start(parts.theta, "f"))
+    for name, leaf in state.theta.items():
+        torch.testing.assert_close(leaf.detach(), expected[name], rtol=1e-13, atol=1e-15)  # float64 rounding
+
+
+def test_training_leaves_the_parameters_that_it_starts_from(tmp_path):
+    trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
+    before = {name: leaf.clone() for name, leaf in parts.theta.items()}
+    trainer.run(trainer.start(parts.theta, "f"))
+    assert_equal_bits(parts.theta, before)
+
+
+def test_the_global_generator_is_never_used(tmp_path):
+    before = torch.get_rng_state()
+    trained(tmp_path / "a", *GLYPHS)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    trained(tmp_path / "b", *GLYPHS)
+    assert_same_checkpoints(tmp_path / "a", tmp_path / "b")
+
+
+def test_training_tasks_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
+    asked = []
+    trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
+    sample = type(trainer.source).sample
+
+    def listening(source, seed, split, indices, shots, queries):
+        asked.append((seed, split, indices.tolist(), shots, queries))
+        return sample(source, seed, split, indices, shots, queries)
+
+    monkeypatch.setattr(type(trainer.source), "sample", listening)
+    trainer.run(trainer.start(parts.theta, "f"))
+    train = [request for request in asked if request[1] == "train"]
+    assert train == [(0, "train", [3 * step, 3 * step + 1, 3 * step + 2], 10, 10) for step in range(7)]
+    # Validation is the same list of tasks every time.
+    val = [request for request in asked if request[1] == "val"]
+    assert val == [(0, "val", [0, 1, 2, 3], 5, 100)] * 3
+    assert not [request for request in asked if request[1] == "test"]
+
+
+def test_validation_leaves_no_trace_in_training(tmp_path):
+    often, _ = trained(tmp_path / "often", "schedule.eval_every=1")
+    once, _ = trained(tmp_path / "once", "schedule.eval_every=7")
+    assert_equal_bits(dict(often.theta), dict(once.theta))
+    assert_equal_bits(often.optimizer, once.optimizer)
+
+
+@pytest.mark.parametrize(
+    "settings", [(), (*GLYPHS, "algorithm=imaml", "algorithm.inner.steps=2")], ids=["maml", "imaml"]
+)
+def test_the_chunk_does_not_change_a_training(settings, tmp_path):
+    """Five Adam steps in float64; 1e-10 leaves the sums' order four digits to grow in."""
+    states = {}
+    for chunk in ("null", "1", "2"):
+        overrides = (*settings, "schedule.steps=5", "device.dtype=float64", f"device.task_chunk={chunk}")
+        states[chunk], trainer = trained(tmp_path / chunk, *overrides)
+        assert trainer.task_chunk == {"null": 3, "1": 1, "2": 2}[chunk]
+    for chunk in ("1", "2"):
+        for name, leaf in states["null"].theta.items():
+            torch.testing.assert_close(states[chunk].theta[name], leaf, rtol=1e-10, atol=1e-10)
+
+
+def test_the_cosine_schedule_falls_from_the_rate_to_zero(tmp_path):
+    trained(
+        tmp_path,
+        "lr_schedule=cosine",
+        "optimizer.lr=0.02",
+        "schedule.steps=8",
+        "schedule.log_every=1",
+        "schedule.eval_every=8",
+    )
+    rates = [row["train/learning_rate"] for row in metrics_of(tmp_path) if "train/learning_rate" in row]
+    # A line is written after its step, so it shows the rate of the next one.
+    expected = [0.02 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(1, 9)]
+    assert rates == pytest.approx(expected, abs=1e-15)
+
+
+class Crash(BaseException):
+    """As SIGKILL: caught by nobody."""
+
+
+def crashing(monkeypatch, at: int) -> list[str]:
+    """Let the at-th operation on a file end the process, so to speak; the list fills with the operations seen."""
+    seen: list[str] = []
+
+    def wrap(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+
+        def counted(*arguments):
+            seen.append(name)
+            if len(seen) == at:
+                raise Crash
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    for owner, name in ((os, "fsync"), (os, "replace"), (MetricsFile, "log")):
+        wrap(owner, name)
+    return seen
+
+
+def test_a_crash_at_any_operation_on_a_file_changes_nothing(tmp_path, monkeypatch):
+    """Each write, flush and rename of a training in turn is the last; the training started again ends the same."""
+    config = configuration(*SHORT, "lr_schedule=cosine", "schedule.steps=5")
+    whole = tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        seen = crashing(patch, 0)
+        trainer, parts = trainer_of(config, whole)
+        trainer.run(trainer.start(parts.theta, "f"))
+        total = len(seen)
+    # Lines of steps 2, 4, 5 and of validations 3, 5; checkpoints 2, 4, 5 at four operations each (the record's flush, the
+    # file's, a rename, the folder's); at least one best state at three.
+    assert total >= 5 + 3 * 4 + 3
+    for at in range(1, total + 1):
+        folder = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            crashing(patch, at)
+            trainer, parts = trainer_of(config, folder)
+            with pytest.raises(Crash):
+                trainer.run(trainer.start(parts.theta, "f"))
+        last = folder / "last.pt"
+        state = load_state(last) if last.exists() else None
+        trainer, parts = trainer_of(config, folder, last_step=state.step if state else -1)
+        trainer.run(state or trainer.start(parts.theta, "f"))
+        assert_same_checkpoints(whole, folder)
+        assert metrics_of(whole) == metrics_of(folder), f"crash at operation {at}"
+
+
+@pytest.mark.parametrize("culprit", ["loss", "gradient"])
+def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path, monkeypatch):
+    trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
+    algorithm = type(trainer.algorithm)
+    meta_step, steps = algorithm.meta_step, itertools.count()
+    seen = {}
+
+    def poisoned(self, theta, *arguments):
+        estimate = meta_step(self, theta, *arguments)
+        if next(steps) == 5:
+            seen.update({name: leaf.detach().clone() for name, leaf in theta.items()})
+            if culprit == "loss":
+                estimate.query_loss[1] = math.nan
+            else:
+                next(iter(estimate.gradient.values())).fill_(math.inf)
+        return estimate
+
+    monkeypatch.setattr(algorithm, "meta_step", poisoned)
+    state = trainer.start(parts.theta, "f")
+    with pytest.raises(TrainingError) as raised:
+        trainer.run(state)
+    message = str(raised.value)
+    assert message.startswith("after step 5 the query loss or the meta-gradient is not finite")
+    for key in ("algorithm.inner.step_size", "optimizer.lr", "algorithm.proximal_weight"):
+        assert key in message
+    if culprit == "loss":  # the task is named, by what defines it
+        latent = trainer.source.sample(0, "train", torch.arange(15, 18), 10, 10).latent
+        assert f"1 of 3 tasks, the first: {{'amplitude': {latent['amplitude'][1].item()}" in message
+    assert "\n" not in message
+    assert state.step == 5
+    assert_equal_bits({name: leaf.detach() for name, leaf in state.theta.items()}, seen)
+    assert load_state(tmp_path / "last.pt").step == 4
+    assert max(json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_large_step_is_found_out_at_once(tmp_path):
+    with pytest.raises(
+        TrainingError, match="after step 1 the query loss or the meta-gradient is not finite; 3 of 3 tasks"
+    ):
+        trained(tmp_path, "optimizer.lr=1e30")
+
+
+def test_what_the_observer_is_told(tmp_path):
+    told = []
+
+    class Listener(SilentObserver):
+        def stepped(self, step, loss, tasks):
+            told.append((step, tasks))
+
+        def validated(self, step, score, is_best):
+            told.append((step, score.num_tasks, is_best))
+
+    trainer, parts = trainer_of(configuration(*SHORT, "optimizer.lr=1e-30"), tmp_path)
+    replace(trainer, observer=Listener()).run(trainer.start(parts.theta, "f"))
+    steps = [(step, 3) for step in range(1, 8)]
+    # The parameters hardly move, so the first validation stays the best: an equal score is no better one.
+    assert told == [*steps[:3], (3, 4, True), *steps[3:6], (6, 4, False), steps[6], (7, 4, False)]
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    import threading
+
+    results = []
+    thread = threading.Thread(target=lambda: results.append(trained(tmp_path)[0].step))
+    thread.start()
+    thread.join()
+    assert results == [7]
+
+
+def test_somebody_elses_handler_stays(tmp_path):
+    import signal
+
+    def theirs(_number, _frame): ...
+
+    before = signal.signal(signal.SIGTERM, theirs)
+    try:
+        with module._stop_requests() as requests:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is theirs
+        assert requests == []
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("name", list(Schedule.__dataclass_fields__))
+@pytest.mark.parametrize("value", [0, -1, 1.5, "abc", True, None])
+def test_every_number_of_the_schedule_is_checked(name, value):
+    usual = dict.fromkeys(Schedule.__dataclass_fields__, 1)
+    with pytest.raises(ValueError) as raised:
+        Schedule(**usual | {name: value})
+    assert str(raised.value) == f"{name} must be an integer >= 1, got {value!r}"

@@ -1,0 +1,166 @@
+"""From a resolved configuration to objects: the only place that instantiates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from metarun import checks, rng
+from metarun.algorithm import Algorithm
+from metarun.errors import ConfigurationError
+from metarun.maths.trees import Params
+from metarun.models.learner import Learner
+from metarun.problems.base import Problem, losses_of
+from metarun.tasks.types import TaskSource
+from metarun.train.device import Device
+from metarun.train.evaluate import Evaluation, Evaluator
+from metarun.train.trainer import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The objects of a run, checked against each other. `theta` is as the seed made it, on the CPU."""
+
+    algorithm: Algorithm
+    learner: Learner
+    problem: Problem
+    source: TaskSource
+    schedule: Schedule
+    evaluator: Evaluator
+    theta: Params
+    device: torch.device
+    dtype: torch.dtype
+    task_chunk: int
+
+
+def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
+    """Instantiate one part of the configuration.
+
+    Raises:
+        ConfigurationError: the part refuses its values; the message begins with the key.
+    """
+    node = config
+    for word in key.split("."):
+        node = node[word]
+    if node is None:
+        raise ConfigurationError(f"{key} must be given, got null")
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        full_key = getattr(error, "full_key", None) or str(error).rpartition("full_key: ")[2]
+        where = ".".join(
+            filter(None, [key, full_key if error.__cause__ is not None and "full_key:" in str(error) else ""])
+        )
+        cause = error.__cause__
+        is_null = isinstance(cause, AttributeError) and "'NoneType' object" in str(cause)
+        if is_null or isinstance(cause, ValueError | TypeError | OSError | ImportError):
+            raise ConfigurationError(f"{where}: {_one_line(cause)}{_given(config, where, cause)}") from cause
+        if cause is None:
+            raise ConfigurationError(f"{where}: {_one_line(error)}") from error
+        raise cause from error
+
+
+def make_parts(config: Mapping[str, Any]) -> Parts:
+    """Everything that computes, from a resolved configuration; nothing is written.
+
+    Raises:
+        ConfigurationError: a value that cannot be, with its key.
+    """
+    with _named("seed", config):
+        checks.integer("the seed", config["seed"], minimum=0)
+    device_settings: Device = make(config, "device")
+    algorithm: Algorithm = make(config, "algorithm")
+    schedule: Schedule = make(config, "schedule")
+    evaluation: Evaluation = make(config, "evaluation")
+    device = device_settings.open()
+    source: TaskSource = make(config, "dataset.source")
+    with _named("dataset", config):
+        source.check("train", schedule.shots, schedule.queries)
+        for split in ("val", "test"):
+            source.check(split, evaluation.shots, evaluation.queries)
+    with rng.seeded_construction(config["seed"], "init"):
+        module = make(config, "model")
+    with _named("model", config):
+        learner = Learner(module, config["batch_norm"])
+        learner.check(source.input_shape, source.output_size)
+    theta = learner.init(dtype=device_settings.torch_dtype)
+    # Both are constructors here; what they are given is refused now rather than when training starts.
+    with _named("optimizer", config):
+        optimizer = make(config, "optimizer")([leaf.clone().requires_grad_() for leaf in theta.values()])
+    with _named("lr_schedule", config):
+        make(config, "lr_schedule")(optimizer)
+    problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", device_settings.torch_dtype))
+
+    def chunk(num_tasks: int, shots: int, queries: int) -> int:
+        def forward() -> torch.Tensor:
+            task = source.sample(0, "train", torch.arange(1), shots, queries).to("cpu", device_settings.torch_dtype)
+            phi = {name: leaf[None].requires_grad_() for name, leaf in theta.items()}
+            return losses_of(problem, phi, task.support) + losses_of(problem, phi, task.query, task.support)
+
+        return device_settings.chunk(num_tasks, forward)
+
+    task_chunk = chunk(schedule.tasks_per_step, schedule.shots, schedule.queries)
+    evaluation_chunk = min(100, chunk(evaluation.tasks, evaluation.shots, evaluation.queries))
+    learner.to(device, device_settings.torch_dtype)
+    source = source.to(device)
+    dtype = device_settings.torch_dtype
+    evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)
+    return Parts(
+        algorithm=algorithm,
+        learner=learner,
+        problem=problem,
+        source=source,
+        schedule=schedule,
+        evaluator=evaluator,
+        theta=theta,
+        device=device,
+        dtype=dtype,
+        task_chunk=task_chunk,
+    )
+
+
+def fitted(theta: Params, parts: Parts) -> Params:
+    """Stored parameters on the device, if they fit the model."""
+    shapes = {name: tuple(leaf.shape) for name, leaf in theta.items()}
+    expected = {name: tuple(leaf.shape) for name, leaf in parts.theta.items()}
+    if shapes != expected:
+        differing = sorted(k for k in {*shapes, *expected} if shapes.get(k) != expected.get(k))
+        raise ConfigurationError(
+            f"the model must be the one that was trained, and {differing[0]} has shape {expected.get(differing[0])} "
+            f"here and {shapes.get(differing[0])} in the checkpoint. Leave model and dataset.ways as they were."
+        )
+    return {name: leaf.to(parts.device, parts.dtype) for name, leaf in theta.items()}
+
+
+class _named:
+    """Turn a `ValueError` or `TypeError` inside the block into a `ConfigurationError` that begins with a key."""
+
+    def __init__(self, key: str, config: Mapping[str, Any]) -> None:
+        self._key, self._config = key, config
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError | TypeError) and not isinstance(error, ConfigurationError):
+            raise ConfigurationError(
+                f"{self._key}: {_one_line(error)}{_given(self._config, self._key, error)}"
+            ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _given(config: Mapping[str, Any], key: str, error: BaseException) -> str:
+    """What a part was given, where its error names Python's types and not the setting at fault."""
+    node: Any = config
+    for word in key.split("."):
+        node = node.get(word) if isinstance(node, Mapping) else None
+    if isinstance(error, ValueError | OSError | ImportError) or not isinstance(node, Mapping):
+        return ""
+    values = {name: value for name, value in node.items() if not (name.startswith("_") or isinstance(value, Mapping))}
+    return f" (given {', '.join(f'{name}={value!r}' for name, value in values.items())})" if values else ""

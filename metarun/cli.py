@@ -1,0 +1,226 @@
+"""The command `metarun`: help, subcommands, and otherwise Hydra's main around `metarun.run.run`.
+
+Nothing here imports torch: help, `--cfg job` and tab completion answer at once. This is also the one place where an
+exception becomes words and an exit status:
+
+| status | what happened |
+|---|---|
+| 0 | done |
+| 1 | a bug (full traceback), or, in one line, the machine refused (disk full, permission, a missing file) or training diverged |
+| 2 | the user asked for what cannot be: `ConfigurationError`, or Hydra could not compose (one line) |
+| 130 | interrupted by Ctrl-C |
+
+`HYDRA_FULL_ERROR=1` shows the traceback in every case.
+"""
+
+import argparse
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from metarun import __version__
+from metarun.config_folder import config_folder, groups
+from metarun.errors import ConfigurationError, TrainingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+    Returns:
+        The exit status (table above). Hydra's own `--hydra-help` leaves through `SystemExit(0)`.
+    Raises:
+        Exception: a bug, as it came; the interpreter prints the traceback and exits with status 1.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    full_error = _wants_traceback()
+    try:
+        _dispatch(arguments)
+    except KeyboardInterrupt:
+        return _report("interrupted", 130)
+    except ConfigurationError as error:
+        if full_error:
+            traceback.print_exc()
+        return _report(str(error), 2)
+    except TrainingError as error:
+        if full_error:
+            traceback.print_exc()
+        return _report(str(error), 1)
+    except OSError as error:
+        if full_error:
+            traceback.print_exc()
+        named = error.strerror is not None and error.filename is not None
+        return _report(f"{error.strerror}: {error.filename}" if named else str(error) or repr(error), 1)
+    return 0
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`metarun evaluate RUN_DIR [KEY=VALUE ...]`.
+
+    Raises:
+        ConfigurationError: RUN_DIR is no folder, or a word after it is not KEY=VALUE.
+    """
+    parser = _parser("evaluate")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a finished run")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="change what the run's configuration says"
+    )
+    parsed = parser.parse_args(arguments)
+    if not parsed.run_dir.is_dir():
+        raise ConfigurationError(f"metarun evaluate needs the folder of a run, and {parsed.run_dir} is not a folder.")
+    for override in parsed.overrides:
+        if "=" not in override:
+            raise ConfigurationError(f"after RUN_DIR come KEY=VALUE pairs, and {override!r} has no '='.")
+    from metarun.reevaluate import evaluate_run
+
+    evaluate_run(parsed.run_dir, parsed.overrides)
+
+
+# name -> (usage after the name, one line for --help, function of the arguments after the name)
+SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
+    "evaluate": ("RUN_DIR [KEY=VALUE ...]", "judge a trained run again, on other tasks if you like", evaluate),
+}
+
+
+def _dispatch(arguments: list[str]) -> None:
+    first = arguments[0] if arguments else ""
+    if first in SUBCOMMANDS:
+        SUBCOMMANDS[first][2](arguments[1:])
+    elif re.fullmatch(r"[A-Za-z][\w-]*", first):
+        from metarun.suggest import unknown_word
+
+        raise ConfigurationError(unknown_word(first, list(SUBCOMMANDS), groups(config_folder())))
+    elif "--version" in arguments:
+        print(f"metarun {__version__}")
+    elif "--help" in arguments or "-h" in arguments:
+        from metarun.help import print_help
+
+        print_help(config_folder(), {f"{name} {usage}": line for name, (usage, line, _) in SUBCOMMANDS.items()})
+    else:
+        _hydra(arguments)
+
+
+def _hydra(arguments: list[str]) -> None:
+    """Hydra's main around `metarun.run.run`, its errors turned into `ConfigurationError`."""
+    import hydra
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from metarun.suggest import check, explain, parse
+
+    conf = config_folder()
+    parsed = parse(arguments)
+    is_query = parsed.shell_completion and any(word.startswith("query=") for word in parsed.overrides)
+    if is_query and _completes_subcommand(os.environ.get("COMP_LINE", "")):
+        return
+    if not parsed.shell_completion:
+        check(parsed, conf)
+    flags = list(arguments)
+    for override in parsed.overrides:
+        flags.remove(override)
+    try:
+        # Overrides first: Hydra's parser rejects those that follow a flag that follows an override.
+        with _process([*parsed.overrides, *flags]):
+            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(_run)()
+    except _Stopped as stopped:
+        raise stopped.error from stopped.error.__cause__
+    except InstantiationException:
+        raise  # build.py explains those that are the user's; any other is a bug and keeps its traceback
+    except (HydraException, OmegaConfBaseException) as error:
+        if is_query:
+            return  # half a word need not compose, and a message would land in the middle of what is being typed
+        raise ConfigurationError(explain(error, arguments, conf)) from error
+
+
+def _run(cfg: "DictConfig") -> Any:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from metarun.run import run
+
+    try:
+        return run(cfg)
+    except (ConfigurationError, TrainingError, OSError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # Hydra names the job, and the other jobs go on
+        raise _Stopped(error) from error
+
+
+class _Stopped(BaseException):
+    """Carries an error past Hydra, which would otherwise write a line of its own ahead of our one line."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _process(arguments: list[str]) -> Iterator[None]:
+    """The process as Hydra's main needs it: it reads `sys.argv`, and raises only when HYDRA_FULL_ERROR is 1.
+
+    Runs that this process starts inherit HYDRA_FULL_ERROR, so what the user had asked for is passed on beside it.
+    """
+    before = sys.argv, {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", "METARUN_FULL_ERROR")}
+    # Under `python -m metarun` the installed completion would otherwise be one for "python".
+    program = "metarun" if os.path.basename(sys.argv[0]) == "__main__.py" else sys.argv[0]
+    sys.argv = [program, *arguments]
+    os.environ |= {"METARUN_FULL_ERROR": str(int(_wants_traceback())), "HYDRA_FULL_ERROR": "1"}
+    try:
+        yield
+    finally:
+        sys.argv = before[0]
+        for name, value in before[1].items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _wants_traceback() -> bool:
+    """Whether the user set HYDRA_FULL_ERROR=1, here or where the process that started this one was started."""
+    return os.environ.get("METARUN_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")) == "1"
+
+
+def _completes_subcommand(line: str) -> bool:
+    """Print the subcommands that the first word of a half-typed `line` may become; True if Hydra has no more to say.
+
+    After a subcommand come files, which the shell completes itself.
+    """
+    words = line.split()[1:]
+    if words and words[0] in SUBCOMMANDS and (len(words) > 1 or line.endswith(" ")):
+        return True
+    if not words or (len(words) == 1 and not line.endswith(" ")):
+        prefix = words[0] if words else ""
+        print(*(name for name in SUBCOMMANDS if name.startswith(prefix)))
+    return False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{self.prog}: {message}. {self.format_usage().strip()}")
+
+
+def _parser(name: str) -> _Parser:
+    usage, line, _ = SUBCOMMANDS[name]
+    return _Parser(prog=f"metarun {name}", usage=f"metarun {name} {usage}", description=f"{line.capitalize()}.")
+
+
+def _report(message: str, status: int) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble(("metarun: error: " if status != 130 else "metarun: ", "bold red"), message)
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

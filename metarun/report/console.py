@@ -1,0 +1,196 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from metarun.maths.stats import Summary
+from metarun.train.folder import RunFolder
+
+_LINE_EVERY_S = 10.0
+
+
+def header(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """What will run, as a panel of name and value."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, value)
+    console.print(Panel(table, title="[bold]metarun[/]", title_align="left", border_style="cyan"))
+
+
+def waiting(console: Console, words: str) -> AbstractContextManager[object]:
+    """A spinner with `words` on a terminal, nothing elsewhere."""
+    return console.status(words) if console.is_terminal else nullcontext()
+
+
+class _Remaining(ProgressColumn):
+    """Time to go at the mean speed of this sitting: outer steps are alike, so the mean is steadier than a window."""
+
+    def render(self, task: Task) -> Text:
+        seconds = _remaining(task.fields["clock"], int(task.completed), int(task.total or 0))
+        return Text(f"{clock_words(seconds)} to go" if seconds is not None else "-:--", style="cyan")
+
+
+class RunConsole:
+    """Implements the trainer's `Observer`; use it as a context around training."""
+
+    def __init__(self, console: Console, *, score: str, total: int, done: int, is_percent: bool) -> None:
+        self._console = console
+        self._score, self._total, self._is_percent = score, total, is_percent
+        self._loss: float | None = None
+        self._validation = ""
+        self._tasks = 0
+        self._clock = _Clock(done)
+        self._last_line = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("[bold]meta-train"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[words]}"),
+            TimeElapsedColumn(),
+            _Remaining(),
+            console=console,
+            disable=not console.is_terminal,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done, words="", clock=self._clock)
+
+    def __enter__(self) -> "RunConsole":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def stepped(self, step: int, loss: float, tasks: int) -> None:
+        """Show the step; off a terminal, a line every ten seconds."""
+        # A running mean over about fifty steps: one step's loss jumps about too much to be read.
+        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        self._tasks += tasks
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=step, words=self._words())
+        elif time.perf_counter() - self._last_line > _LINE_EVERY_S:
+            self._last_line = time.perf_counter()
+            left = _remaining(self._clock, step, self._total)
+            percent = 100 * step // self._total
+            ending = f"  {clock_words(left)} to go" if left is not None else ""
+            self._console.print(f"step {step}/{self._total} ({percent} %)  {self._words()}{ending}", soft_wrap=True)
+
+    def validated(self, step: int, score: Summary, is_best: bool) -> None:
+        """Remember the validation for the bar; off a terminal, print it."""
+        self._validation = f"val {self._score} {interval(score.mean, score.ci95, self._is_percent)}"
+        if not self._console.is_terminal:
+            self._console.print(
+                f"step {step}/{self._total}  {self._validation}{'  best' if is_best else ''}", soft_wrap=True
+            )
+
+    def _words(self) -> str:
+        speed = self._tasks / max(time.perf_counter() - self._clock.started, 1e-9)
+        return "  ".join(filter(None, [f"{speed:.0f} tasks/s", f"loss {self._loss:.3f}", self._validation]))
+
+
+class _Clock:
+    """When this sitting began, and at which step."""
+
+    def __init__(self, first: int) -> None:
+        self.started, self.first = time.perf_counter(), first
+
+
+def _remaining(clock: _Clock, step: int, total: int) -> float | None:
+    done = step - clock.first
+    return (time.perf_counter() - clock.started) * (total - step) / done if done > 0 else None
+
+
+def clock_words(seconds: float) -> str:
+    """`3:07` or `1:02:09`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def interval(mean: float, half: float, is_percent: bool) -> str:
+    """`93.4 ± 0.5 %` or `0.352 ± 0.021`."""
+    return f"{100 * mean:.1f} ± {100 * half:.1f} %" if is_percent else f"{mean:.3f} ± {half:.3f}"
+
+
+def results(console: Console, result: dict[str, Any]) -> None:
+    """Print the measured scores after each number of inner steps, under one line that says how they were measured."""
+    protocol = result["protocol"]
+    ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
+    per_class = " per class" if ways else ""
+    console.print(
+        f"\n[bold]{protocol['dataset']} {protocol['split']}[/]  {ways}{protocol['shots']}-shot, "
+        f"{protocol['tasks']} tasks, {protocol['queries']} queries{per_class}, batch norm: {protocol['batch_norm']}",
+        soft_wrap=True,
+    )
+    console.print(results_table(result))
+    if result["reference"]:
+        console.print(
+            f"published: {result['reference']['source']}. {result['reference']['differences']}", soft_wrap=True
+        )
+    if protocol["batch_norm"] == "transductive":
+        console.print(
+            "transductive: query examples share batch statistics, as in most papers; batch_norm=support does without",
+            soft_wrap=True,
+        )
+
+
+def results_table(result: dict[str, Any]) -> Table:
+    """The scores, beside published ones where the run has any; the number of steps that counts is set in bold."""
+    protocol, score = result["protocol"], result["score"]
+    is_percent = score == "accuracy"
+    published = (result["reference"] or {}).get("values", {})
+    table = Table()
+    table.add_column("inner steps", justify="right")
+    table.add_column(f"{score} (95 % interval)", justify="right")
+    table.add_column("std over tasks", justify="right")
+    if published:
+        table.add_column("published", justify="right")
+        table.add_column("difference", justify="right")
+    for row in result["results"]:
+        summary, steps = row[score], row["inner_steps"]
+        is_headline = steps == protocol["headline_inner_steps"]
+        cells = [
+            str(steps),
+            interval(summary["mean"], summary["ci95"], is_percent),
+            f"{100 * summary['std']:.1f} %" if is_percent else f"{summary['std']:.3f}",
+        ]
+        if published:
+            reference = published.get(str(steps))
+            cells.append("-" if reference is None else f"{100 * reference:.1f} %" if is_percent else f"{reference:.3f}")
+            difference = None if reference is None else summary["mean"] - reference
+            cells.append(
+                "-" if difference is None else f"{100 * difference:+.1f}" if is_percent else f"{difference:+.3f}"
+            )
+        table.add_row(*cells, style="bold" if is_headline else None)
+    return table
+
+
+def report(console: Console, folder: RunFolder, result: dict[str, Any]) -> None:
+    """The table at the end, and what to do next."""
+    results(console, result)
+    protocol = result["protocol"]
+    console.print(
+        f"selected after step {protocol['selected_step']} by {protocol['selected_by']}; trained "
+        f"{clock_words(result['train_s'])} ({1000 * result['step_s']:.1f} ms a step), tested {result['test_s']:.1f} s, "
+        f"peak memory {result['peak_memory_mib']:.0f} MiB",
+        soft_wrap=True,
+    )
+    pictures = sorted(path.name for path in folder.figures.glob("*.png"))
+    console.print(f"[bold]run folder[/]  {folder.path}", soft_wrap=True)
+    console.print(f"[bold]figures[/]     {', '.join(f'figures/{picture}' for picture in pictures)}", soft_wrap=True)
+    path = shlex.quote(str(folder.path))
+    more = protocol["headline_inner_steps"] * 2
+    console.print(f"[bold]next[/]        metarun evaluate {path} evaluation.inner_steps=[0,{more}]", soft_wrap=True)
+    other = "imaml" if result["choices"]["algorithm"] != "imaml" else "maml"
+    console.print(f"            metarun algorithm={other} dataset={protocol['dataset']}", soft_wrap=True)

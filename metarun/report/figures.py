@@ -1,0 +1,93 @@
+"""Figures of a run, as PNG files."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces its font cache on the first run
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from metarun.algorithm import Algorithm
+from metarun.maths.trees import Params
+from metarun.problems.base import Problem, outputs_of
+from metarun.tasks.types import Examples, TaskBatch
+
+_COLOURS = ("#9aa5b1", "#f0a202", "#d95d39", "#8b1e3f")
+
+
+def learning_curve(path: Path, rows: Sequence[dict[str, float | None]], score: str, title: str) -> None:
+    """Training loss and validation score (with its 95 % band over tasks) against outer steps."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    losses = [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
+    scores = [(r["step"], r[f"val/{score}"], r[f"val/{score}_ci95"]) for r in rows if r.get(f"val/{score}") is not None]
+    if losses:
+        axes.plot(*zip(*losses, strict=True), color=_COLOURS[0], linewidth=1, label="training: query loss")
+    axes.set(xlabel="outer step", ylabel="training query loss", title=title)
+    right = axes.twinx()
+    if scores:
+        steps, means, halves = zip(*scores, strict=True)
+        low = [m - h for m, h in zip(means, halves, strict=True)]
+        high = [m + h for m, h in zip(means, halves, strict=True)]
+        right.plot(steps, means, color=_COLOURS[3], marker=".", label=f"validation: {score}")
+        right.fill_between(steps, low, high, color=_COLOURS[3], alpha=0.2, linewidth=0)
+    right.set_ylabel(f"validation {score} (95 % over tasks)", color=_COLOURS[3])
+    figure.legend(*_joined_handles(axes, right), loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def adaptation_curves(
+    path: Path,
+    algorithm: Algorithm,
+    problem: Problem,
+    theta: Params,
+    tasks: TaskBatch,
+    grid: Examples,
+    inner_steps: Sequence[int],
+) -> None:
+    """For one-dimensional regression: the true function, the support points, and the model after each number of steps.
+
+    Args:
+        tasks: B tasks; one panel each.
+        grid: where to draw: inputs [B, G, 1], ascending, with the true function's values as targets.
+        inner_steps: ascending; 0 is the model before adaptation.
+    """
+    count = len(tasks)
+    figure, panels = plt.subplots(1, count, figsize=(4 * count, 3.4), layout="constrained", squeeze=False, sharey=True)
+    x = grid.inputs[..., 0].cpu()
+    colours = [_COLOURS[0], *_COLOURS[-(len(inner_steps) - 1) :]] if len(inner_steps) > 1 else _COLOURS
+    for task, axes in enumerate(panels[0]):
+        axes.plot(x[task], grid.targets[task, :, 0].cpu(), color="black", linewidth=1.5, label="true function")
+        axes.plot(
+            tasks.support.inputs[task, :, 0].cpu(),
+            tasks.support.targets[task, :, 0].cpu(),
+            "^",
+            color="black",
+            markersize=6,
+            label="support",
+            zorder=5,
+        )
+    for steps, colour in zip(inner_steps, colours, strict=False):
+        phi = algorithm.adapt(theta, problem, tasks.support, steps).params
+        with torch.no_grad():
+            y = outputs_of(problem, phi, grid, tasks.support)[..., 0].cpu()
+        words = "before" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
+        for task, axes in enumerate(panels[0]):
+            axes.plot(x[task], y[task], "--" if steps == 0 else "-", color=colour, linewidth=1.4, label=words)
+            axes.set(xlabel="x", title=f"test task {task}")
+    panels[0][0].set_ylabel("y")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    _save(figure, path)
+
+
+def _joined_handles(*axes: plt.Axes) -> tuple[list, list]:
+    pairs = [each.get_legend_handles_labels() for each in axes]
+    return [h for handles, _ in pairs for h in handles], [label for _, labels in pairs for label in labels]
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,108 @@
+"""What result.json and tasks.csv hold: test measurements with their whole protocol, and where they were made."""
+
+import csv
+import importlib.metadata
+import io
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from metarun import __version__
+from metarun.build import Parts
+from metarun.maths.trees import Params
+from metarun.train.evaluate import Measurement
+
+_PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "wandb", "torchmeta")
+
+
+def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int) -> dict[str, Any]:
+    """Measure on the test tasks, and write down the whole protocol beside the numbers."""
+    evaluation = parts.evaluator.evaluation
+    steps = evaluation.measured_steps(parts.algorithm.inner.steps)
+    started = time.perf_counter()
+    measurements = parts.evaluator(theta, "test", evaluation.tasks, steps)
+    return {
+        "metarun": __version__,
+        "score": parts.problem.score,
+        "protocol": {
+            "dataset": config["choices"]["dataset"],
+            "split": "test",
+            "ways": config["dataset"].get("ways"),
+            "shots": evaluation.shots,
+            "queries": evaluation.queries,
+            "tasks": evaluation.tasks,
+            "task_seed": evaluation.seed,
+            "inner_steps": steps,
+            "headline_inner_steps": steps[-1],
+            "batch_norm": parts.learner.batch_norm,
+            "selected_step": step,
+            "selected_by": f"validation {parts.problem.score} on {evaluation.val_tasks} fixed tasks",
+            "interval": "1.96 * std / sqrt(tasks), ddof 1",
+        },
+        "results": [
+            {"inner_steps": m.inner_steps} | {metric: vars(m.summary(metric)) for metric in m.metrics}
+            for m in measurements
+        ],
+        "reference": config["reference"],
+        "test_s": time.perf_counter() - started,
+        "per_task": measurements,
+    }
+
+
+def environment_of(parts: Parts) -> dict[str, Any]:
+    """Versions, device and number format of a run."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "metarun": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "device": device_name(parts.device),
+        "threads": torch.get_num_threads(),
+        "dtype": str(parts.dtype).removeprefix("torch."),
+        "task_chunk": parts.task_chunk,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The device as its maker calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Of the device where it has its own memory, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def tasks_csv(measurements: Sequence[Measurement]) -> str:
+    """One line per test task and number of inner steps; task k is a function of (evaluation.seed, "test", k)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = list(measurements[0].metrics)
+    writer.writerow(["task", "inner_steps", *metrics])
+    for measurement in measurements:
+        for task, values in enumerate(zip(*measurement.metrics.values(), strict=True)):
+            writer.writerow([task, measurement.inner_steps, *values])
+    return text.getvalue()
+
+
+def flat_results(result: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers for a tracker's summary: test/<steps>/<metric>."""
+    score, headline = result["score"], result["results"][-1]
+    flat = {f"test/{score}": headline[score]["mean"], f"test/{score}_ci95": headline[score]["ci95"]}
+    for row in result["results"]:
+        flat[f"test/{score}_after_{row['inner_steps']}"] = row[score]["mean"]
+    return flat

@@ -1,0 +1,217 @@
+"""What cannot be is refused in one line that names what to change, before anything is trained or written."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarun.algorithm import Algorithm
+
+from .train.small import QUICK, python, run_here
+
+# 12, 5 and 6 classes of 18 drawings; what is wrong with it is found before training, so it is not made any smaller.
+GLYPHS = (
+    "dataset=glyphs",
+    "dataset.image_size=14",
+    "model.width=8",
+    "dataset.source.store.num_classes={train: 12, val: 5, test: 6}",
+    "dataset.source.store.drawings=18",
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_trains(monkeypatch):
+    """A step of training would be an error, and a cache in the home folder is nobody's to write."""
+
+    def trained(*_arguments):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(Algorithm, "meta_step", trained)
+    monkeypatch.setenv("HOME", "/nonexistent-home")
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Run the command line; give its one line of error without the prefix. Nothing may be written."""
+
+    def run(*arguments: str, root: str | Path | None = None, status: int = 2) -> str:
+        capsys.readouterr()
+        assert run_here(*QUICK, f"run.root={root or tmp_path / 'runs'}", *arguments) == status
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        (line,) = err.splitlines()
+        assert line.startswith("metarun: error: ")
+        assert not (tmp_path / "runs").exists()
+        return line.removeprefix("metarun: error: ")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # unknown keys and mistyped options: the closest one that exists
+        (["algorithm.inner.step=3"], "there is no key algorithm.inner.step; did you mean algorithm.inner.steps?"),
+        (["sed=1"], "there is no key sed; did you mean seed?"),
+        (["algorithm=mamll"], "algorithm has no option 'mamll'; did you mean maml? Options: "),
+        (["dataset=omniglott"], "dataset has no option 'omniglott'; did you mean omniglot? Options: "),
+        (["algorithm/inner=gradient_decent"], "algorithm/inner has no option 'gradient_decent'; did you mean "),
+        (["experiment=maml_sinus"], "experiment has no option 'maml_sinus'; did you mean maml_sinusoid? Options: "),
+        (["+model.foo=3"], "model: "),
+        (["+optimizer.foo=3"], "optimizer: "),
+        (["model._target_=nowhere.Model"], "model: Error loading 'nowhere.Model'"),
+        # values of a wrong kind
+        (["algorithm.inner.steps=abc"], "algorithm.inner: steps must be an integer >= 0, got 'abc'"),
+        (["algorithm.inner.step_size=0"], "algorithm.inner: step_size must be a number > 0, got 0"),
+        (["seed=x"], "seed: the seed must be an integer >= 0, got 'x'"),
+        (["seed=-1"], "seed: the seed must be an integer >= 0, got -1"),
+        (["schedule.steps=0"], "schedule: steps must be an integer >= 1, got 0"),
+        (["schedule.steps=1.5"], "schedule: steps must be an integer >= 1, got 1.5"),
+        (["schedule=null"], "schedule must be given, got null"),
+        (["dataset.shots=0"], "schedule: shots must be an integer >= 1, got 0"),
+        (["evaluation.inner_steps=5"], "evaluation: inner_steps must be a list of integers"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer.lr=abc"], "optimizer: "),
+        (["lr_schedule.factor=abc"], "lr_schedule: "),
+        (["model.activation=foo"], "model: activation must be one of relu, tanh, softplus, got 'foo'"),
+        (["model.num_outputs=3"], "model: the model (MLP) must give outputs of shape (3, 1), got (3, 3)"),
+        (["batch_norm=foo"], "batch_norm must be one of transductive, support, got 'foo'"),
+        (["device.dtype=float16"], "device: dtype must be one of float32, float64, got 'float16'"),
+        (["tracker=wandb", "tracker.mode=foo"], "tracker: tracker.mode must be one of auto, online, offline, disabled"),
+        (["run.overwrite=maybe"], "run.overwrite must be true or false, got 'maybe'"),
+        (["run.root=null"], "run.root must be a path, got None"),
+        (["run.folder=3"], "run.folder must be a path, got 3"),
+        (["data.root=null"], "data.root must be a path, got None"),
+        (["dataset.source.amplitude=[2,1]"], "dataset.source: amplitude must be [low, high] with low <= high"),
+        # compositions that make no sense
+        (["algorithm=imaml", "algorithm.proximal_weight=0"], "algorithm: proximal_weight must be > 0 for the implicit"),
+        (
+            ["algorithm=imaml", "algorithm.proximal_weight=-1"],
+            "algorithm: proximal_weight must be a number >= 0, got -1",
+        ),
+        (
+            ["algorithm=imaml", "algorithm.proximal_weight=nan"],
+            "algorithm: proximal_weight must be a number >= 0, got nan",
+        ),
+        (["algorithm/meta_gradient=implicit"], "algorithm: proximal_weight must be > 0 for the implicit"),
+        (
+            ["algorithm=imaml", "algorithm.meta_gradient.curvature=foo"],
+            "algorithm.meta_gradient: curvature must be one of",
+        ),
+        (["algorithm=imaml", "algorithm.meta_gradient.cg_steps=-1"], "algorithm.meta_gradient: cg_steps must be"),
+        # tasks that cannot be filled
+        ([*GLYPHS, "dataset.ways=1"], "dataset.source: ways must be >= 2 to classify, got 1. Set dataset.ways."),
+        ([*GLYPHS, "dataset.ways=6"], "split val has 5 classes, but an episode needs ways = 6. Lower dataset.ways."),
+        (
+            [*GLYPHS, "dataset.ways=13"],
+            "split train has 12 classes, but an episode needs ways = 13. Lower dataset.ways.",
+        ),
+        ([*GLYPHS, "dataset.shots=14"], "14 shots + 5 queries need 19 images per class, but in split train 12 of 12"),
+        ([*GLYPHS, "evaluation.queries=18"], "1 shots + 18 queries need 19 images per class, but in split val 5 of 5"),
+        ([*GLYPHS, "dataset.source.store.num_classes.val=0"], "dataset.source.store: num_classes must be >= 1"),
+    ],
+    ids=lambda value: " ".join(word for word in value if word not in GLYPHS) if isinstance(value, list) else "",
+)
+def test_a_setting_that_cannot_be(arguments, message, refused):
+    assert message in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("dataset.source.amplitude=3", "amplitude"),
+        ("dataset.source.amplitude=[a,b]", "amplitude"),
+        ("model.hidden=abc", "hidden"),
+        ("model.hidden=[0]", "hidden"),
+        ("algorithm.meta_gradient=null", "meta_gradient"),
+    ],
+)
+def test_a_part_names_the_value_that_it_refuses(setting, key, refused):
+    assert key in refused(setting)
+
+
+def test_ways_that_are_no_number_are_named(refused):
+    assert "ways" in refused(*GLYPHS, "dataset.ways=x")
+
+
+def test_a_device_that_is_not_there(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refused("device=cuda")
+    assert line.startswith(
+        "device: kind is cuda, and PyTorch sees no CUDA device here. Choose device=cpu or device=auto"
+    )
+
+
+def test_missing_data_say_which_files_where_and_how_to_get_them(refused, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    line = refused("dataset=omniglot", f"data.root={nowhere}", f"data.cache={tmp_path / 'cache'}")
+    url = "https://github.com/brendenlake/omniglot/raw/master/python"
+    assert "dataset.source.store: Omniglot needs images_background.zip and images_evaluation.zip" in line
+    assert f"not found in {nowhere} or {nowhere / 'omniglot'}" in line
+    assert f"Download {url}/images_background.zip and {url}/images_evaluation.zip" in line
+    assert "set data.root or METARUN_DATA" in line
+
+
+def test_one_missing_archive_is_the_one_that_is_named(refused, tmp_path):
+    (tmp_path / "images_background.zip").write_bytes(b"")
+    line = refused("dataset=omniglot", f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}")
+    assert "Omniglot needs images_evaluation.zip, not found" in line
+
+
+def test_a_truncated_archive_is_named_with_what_to_do(refused, tmp_path):
+    for name in ("images_background", "images_evaluation"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr(f"{name}/A/character01/0001_01.png", bytes(1000))
+    broken = tmp_path / "images_background.zip"
+    broken.write_bytes(broken.read_bytes()[:500])
+    line = refused("dataset=omniglot", f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}")
+    assert f"{broken} (500 bytes) is not the Omniglot file: truncated, or not a zip file" in line
+    assert "Delete it and download https://" in line
+    assert not list((tmp_path / "cache").glob("*.classes*")) or os.listdir(tmp_path / "cache") == [
+        "omniglot-28-v1.classes.lock"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["no such system folder", "below a file", "a file"])
+def test_an_output_folder_that_cannot_be_written(kind, refused, tmp_path):
+    """Places where not even root can write."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    root = {"no such system folder": Path("/proc/nowhere"), "below a file": file / "runs", "a file": file}[kind]
+    if kind == "no such system folder" and not Path("/proc/self").exists():
+        pytest.skip("needs the /proc of Linux")
+    line = refused(root=root)
+    assert line.startswith(f"the run's folder must be writable, and {root}/sinusoid-10shot-maml-seed0-")
+    assert line.endswith("Set run.root (or METARUN_OUTPUTS) to a folder of yours.")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_without_permission(refused, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert "Permission denied" in refused(root=locked)
+
+
+def test_the_streams_and_the_status_of_the_real_command(tmp_path):
+    """One case in another process: nothing on stdout, one line on stderr, status 2."""
+    done = python("-m", "metarun", "algorithm.inner.steps=abc", cwd=tmp_path)
+    out, err = done.communicate()
+    assert (done.returncode, out) == (2, "")
+    assert err == "metarun: error: algorithm.inner: steps must be an integer >= 0, got 'abc'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_is_one_line_too(tmp_path, monkeypatch, capsys):
+    """It is found while training, so there is a folder and a checkpoint; status 1, and no traceback."""
+    monkeypatch.undo()  # this one trains
+    assert run_here(*QUICK, "schedule.steps=5", "optimizer.lr=1e30", f"run.root={tmp_path}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "metarun: error: after step 1 the query loss or the meta-gradient is not finite; 25 of 25 tasks"
+    )
+    for key in ("algorithm.inner.step_size", "optimizer.lr", "algorithm.proximal_weight"):
+        assert key in line

@@ -1,0 +1,200 @@
+"""The house's floors: imports go down only, heavy packages come in at named doors, nothing draws from a global generator.
+
+Everything here reads source text; nothing is imported.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "metarun"
+
+FLOORS: dict[str, int] = {
+    "rng": 0,
+    "maths": 0,
+    "errors": 0,
+    "checks": 0,
+    "config_folder": 0,
+    "": 0,  # metarun/__init__.py: the version
+    "tasks": 1,
+    "models": 2,
+    "problems": 3,
+    "algorithm": 4,
+    "tracking": 5,
+    "train": 5,
+    "build": 6,
+    "report": 6,
+    "help": 6,
+    "suggest": 6,
+    "result": 7,
+    "run": 8,
+    "reevaluate": 8,
+    "cli": 9,
+    "__main__": 10,
+}
+# Beside each other on one floor, and which may look at which.
+SIDEWAYS = {("train", "tracking"), ("config_folder", "errors")}
+
+MODULES = sorted(
+    ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+)
+
+
+def part_of(module: str) -> str:
+    """`metarun.maths.cg` is of `maths`; `metarun` itself of ``""``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def tree_of(module: str) -> ast.Module:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def imports(tree: ast.Module, *, lazy: bool = True) -> Iterator[str]:
+    """Full names of what a module imports: `from metarun import rng` gives `metarun.rng`.
+
+    With `lazy` false only what is imported when the module is: not inside functions, not for type checkers alone.
+    """
+
+    def nodes(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if not lazy and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            if not lazy and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            yield child
+            yield from nodes(child)
+
+    for node in nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute, so that a floor can be read from them"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if node.module == "metarun" and name in MODULES else str(node.module)
+
+
+def packages(module: str, *, lazy: bool = True) -> set[str]:
+    """Top-level packages that a module imports."""
+    return {name.partition(".")[0] for name in imports(tree_of(module), lazy=lazy)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module):
+    here = part_of(module)
+    assert here in FLOORS, f"give {here} a floor"
+    for name in imports(tree_of(module)):
+        if name.partition(".")[0] != "metarun":
+            continue
+        there = part_of(name)
+        allowed = there == here or FLOORS[there] < FLOORS[here] or (here, there) in SIDEWAYS
+        assert allowed, f"{module} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[there]})"
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = {m: {n for n in imports(tree_of(m), lazy=False) if n in MODULES} for m in MODULES}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for name in graph[module]:
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if part_of(m) == "tracking"])
+def test_tracking_needs_nothing_but_python(module):
+    assert packages(module, lazy=False) - {"metarun"} <= sys.stdlib_module_names
+    # W&B is imported when a run is opened, and there alone.
+    others = packages(module) - {"metarun"} - sys.stdlib_module_names
+    assert others == ({"wandb"} if module == "metarun.tracking.wandb" else set())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_large_package_has_its_doors(module):
+    used = packages(module)
+    if part_of(module) not in ("build", "run", "reevaluate", "cli", "suggest", "help"):
+        assert not used & {"hydra", "omegaconf"}
+    if module != "metarun.tracking.wandb":
+        assert "wandb" not in used
+    if part_of(module) not in ("report", "run", "reevaluate", "cli", "help"):
+        assert "rich" not in used
+    if part_of(module) != "report":
+        assert "matplotlib" not in used
+    assert not packages(module, lazy=False) & {"torchmeta", "wandb"}
+
+
+@pytest.mark.parametrize(
+    "module", ["metarun", "metarun.cli", "metarun.help", "metarun.suggest", "metarun.config_folder"]
+)
+def test_what_answers_at_once_does_not_wait_for_torch(module):
+    """Nor does anything that these import when they are imported."""
+    waiting, seen = [module], set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        assert "torch" not in packages(name, lazy=False), name
+        waiting += [other for other in imports(tree_of(name), lazy=False) if other in MODULES and other not in seen]
+
+
+def test_floor_zero_needs_torch_and_python_alone():
+    for module in MODULES:
+        if FLOORS[part_of(module)] == 0:
+            assert packages(module) <= {"metarun", "torch", *sys.stdlib_module_names}, module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_draws_from_a_global_generator(module):
+    """No `torch.manual_seed`, `random`, `numpy.random`: a draw is a function of (seed, labels, index)."""
+    tree = tree_of(module)
+    assert "random" not in packages(module)
+    names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not {name for name in names if name.startswith(("np.random", "numpy.random", "random."))}
+    assert not names & {"torch.manual_seed", "torch.seed", "torch.random.manual_seed", "torch.cuda.manual_seed_all"}
+    if module != "metarun.rng":  # the one place that knows generators
+        assert not names & {
+            "torch.Generator",
+            "torch.default_generator",
+            "torch.set_rng_state",
+            "torch.random.fork_rng",
+        }
+        drawing = {"torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.normal", "torch.bernoulli"}
+        assert not names & drawing
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_objects_are_made_from_configuration_in_one_place(module):
+    calls = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
+    instantiating = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "instantiate"]
+    assert len(instantiating) == (1 if module == "metarun.build" else 0)
+
+
+def test_the_walk_sees_imports_of_every_kind():
+    source = """
+from typing import TYPE_CHECKING
+from metarun import rng, __version__
+import hydra.utils
+if TYPE_CHECKING:
+    import a
+def f():
+    import b
+class C:
+    import c
+try:
+    import d
+except ImportError:
+    pass
+"""
+    tree = ast.parse(source)
+    assert set(imports(tree)) == {"typing", "metarun.rng", "metarun", "hydra.utils", "a", "b", "c", "d"}
+    assert set(imports(tree, lazy=False)) == {"typing", "metarun.rng", "metarun", "hydra.utils", "c", "d"}

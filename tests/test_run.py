@@ -1,0 +1,351 @@
+"""metarun.run: one run from the command line to its folder, and what happens when it is asked for again."""
+
+import csv
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarun import __version__
+from metarun.maths.stats import summarize
+
+from .train.small import GLYPHS, QUICK, metrics_of, only_folder, python, run_here
+
+SHORT = (*QUICK, "schedule.steps=6", "schedule.eval_every=3", "schedule.checkpoint_every=3", "schedule.log_every=2")
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[tuple[str, ...], Path]:
+    """A command and the folder of its finished run; not to be written to."""
+    command = (*SHORT, f"run.root={tmp_path_factory.mktemp('finished')}")
+    assert run_here(*command) == 0
+    return command, only_folder(Path(command[-1].partition("=")[2]))
+
+
+def times_and_bytes(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file with when it was written and what it holds."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_what_lies_in_a_run_folder(finished):
+    _, folder = finished
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        ".lock",
+        "config.json",
+        "overrides.json",
+        "environment.json",
+        "metrics.jsonl",
+        "tasks.csv",
+        "result.json",
+        "log.txt",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+        "figures/adaptation.png",
+        "figures/learning_curve.png",
+    }
+    for picture in (folder / "figures").iterdir():
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_the_result_holds_the_whole_protocol(finished):
+    command, folder = finished
+    result = json.loads((folder / "result.json").read_text())
+    validations = {row["step"]: row["val/mse"] for row in metrics_of(folder) if "val/mse" in row}
+    best = min(validations, key=validations.__getitem__)
+    assert result["protocol"] == {
+        "dataset": "sinusoid",
+        "split": "test",
+        "ways": None,
+        "shots": 5,
+        "queries": 100,
+        "tasks": 20,
+        "task_seed": 0,
+        "inner_steps": [0, 1, 5, 10],
+        "headline_inner_steps": 10,
+        "batch_norm": "none",
+        "selected_step": best,
+        "selected_by": "validation mse on 10 fixed tasks",
+        "interval": "1.96 * std / sqrt(tasks), ddof 1",
+    }
+    assert result["validation"] == {"best_score": validations[best], "best_step": best}
+    assert result["num_parameters"] == 1 * 40 + 40 + 40 * 40 + 40 + 40 + 1
+    assert (result["metarun"], result["seed"], result["score"]) == (__version__, 0, "mse")
+    assert result["environment"]["packages"]["torch"] == torch.__version__
+    overrides = json.loads((folder / "overrides.json").read_text())
+    assert overrides["overrides"] == list(command)
+    assert overrides["command"].startswith("metarun device=cpu device.threads=1 tracker=none ")
+
+
+def test_the_table_is_the_mean_and_interval_of_the_tasks_in_the_csv(finished):
+    _, folder = finished
+    result = json.loads((folder / "result.json").read_text())
+    with (folder / "tasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 20
+    for line in result["results"]:
+        values = [float(row["mse"]) for row in rows if int(row["inner_steps"]) == line["inner_steps"]]
+        assert [int(row["task"]) for row in rows if int(row["inner_steps"]) == line["inner_steps"]] == list(range(20))
+        assert line["mse"] == vars(summarize(values))
+        assert line["mse"]["num_tasks"] == 20
+
+
+def test_the_test_is_made_with_the_selected_state(finished):
+    """The numbers in the result are those of best.pt, measured by hand for a task."""
+    from metarun.build import make_parts
+
+    _, folder = finished
+    parts = make_parts(json.loads((folder / "config.json").read_text()))
+    best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    measured = parts.evaluator(best["theta"], "test", 20, [0, 1, 5, 10])
+    with (folder / "tasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for measurement in measured:
+        stored = [float(row["mse"]) for row in rows if int(row["inner_steps"]) == measurement.inner_steps]
+        assert stored == measurement.metrics["mse"]
+
+
+def test_a_finished_run_is_answered_from_its_folder(finished, capsys):
+    command, folder = finished
+    before = times_and_bytes(folder)
+    assert run_here(*command) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"This configuration has been run already: {folder}. (run.overwrite=true runs it again.)")
+    mse = json.loads((folder / "result.json").read_text())["results"][-1]["mse"]
+    assert f"{mse['mean']:.3f} ± {mse['ci95']:.3f}" in out
+    assert err == ""
+    assert times_and_bytes(folder) == before
+
+
+def test_overwrite_runs_it_again_to_the_same_numbers(tmp_path):
+    command = (*SHORT, f"run.root={tmp_path}")
+    assert run_here(*command) == 0
+    folder = only_folder(tmp_path)
+    before, metrics = times_and_bytes(folder), metrics_of(folder)
+    assert run_here(*command, "run.overwrite=true") == 0
+    after = times_and_bytes(only_folder(tmp_path))
+    for name in ("checkpoints/last.pt", "checkpoints/best.pt", "result.json"):
+        assert after[folder / name][0] > before[folder / name][0]
+    assert metrics_of(folder) == metrics
+    assert after[folder / "tasks.csv"][1] == before[folder / "tasks.csv"][1]
+
+
+def test_a_folder_of_another_run_is_refused_with_the_keys_that_differ(finished, capsys):
+    command, folder = finished
+    before = times_and_bytes(folder)
+    assert run_here(*command, f"run.folder={folder}", "algorithm.inner.step_size=0.02", "seed=3") == 2
+    err = capsys.readouterr().err
+    assert err == (
+        f"metarun: error: {folder} holds a run of another configuration "
+        "(algorithm.inner.step_size: 0.01 -> 0.02; seed: 0 -> 3). "
+        "Choose another run.folder, or run.overwrite=true to replace it.\n"
+    )
+    assert times_and_bytes(folder) == before
+
+
+def test_overwrite_replaces_another_run_in_its_folder(tmp_path):
+    command = (*SHORT, f"run.folder={tmp_path / 'mine'}")
+    assert run_here(*command) == 0
+    assert run_here(*command, "seed=3", "run.overwrite=true") == 0
+    assert json.loads((tmp_path / "mine" / "result.json").read_text())["seed"] == 3
+    assert [row["step"] for row in metrics_of(tmp_path / "mine")] == [2, 3, 4, 6, 6]
+
+
+def test_damage_in_a_run_folder_is_named_in_one_line(tmp_path, capsys):
+    command = (*SHORT, f"run.root={tmp_path}")
+    assert run_here(*command) == 0
+    folder = only_folder(tmp_path)
+    result, last, metrics = folder / "result.json", folder / "checkpoints" / "last.pt", folder / "metrics.jsonl"
+
+    def refused() -> str:
+        capsys.readouterr()
+        assert run_here(*command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    whole = result.read_text()
+    result.write_text(whole[:50])
+    assert refused().startswith(f"metarun: error: {result} is damaged (")
+    result.unlink()
+    checkpoint = last.read_bytes()
+    last.write_bytes(checkpoint[:500])
+    assert refused() == f"metarun: error: {last} is damaged; delete it and run again."
+    last.write_bytes(checkpoint)
+    metrics.write_text("hello\n" + metrics.read_text())
+    assert refused().startswith(f"metarun: error: {metrics}, line 1: expected a JSON object")
+
+
+def test_evaluate_measures_again_and_leaves_the_run_as_it_is(finished, capsys):
+    _, folder = finished
+    before = times_and_bytes(folder)
+    stored = json.loads((folder / "result.json").read_text())
+
+    assert run_here("evaluate", str(folder)) == 0
+    (path,) = (folder / "evaluations").iterdir()
+    same = json.loads(path.read_text())
+    assert f"stored in {path}" in capsys.readouterr().out
+    assert same["results"] == stored["results"]
+
+    changes = ("evaluation.shots=10", "evaluation.inner_steps=[0,3]", "evaluation.tasks=7", "algorithm.inner.steps=2")
+    assert run_here("evaluate", str(folder), *changes) == 0
+    (other,) = {*(folder / "evaluations").iterdir()} - {path}
+    changed = json.loads(other.read_text())
+    assert changed["overrides"] == list(changes)
+    assert (changed["protocol"]["shots"], changed["protocol"]["tasks"]) == (10, 7)
+    assert [line["inner_steps"] for line in changed["results"]] == [0, 2, 3]
+    assert [line["mse"]["num_tasks"] for line in changed["results"]] == [7, 7, 7]
+    # theta itself, on the first 7 of the same 20 tasks
+    with (folder / "tasks.csv").open() as file:
+        unadapted = [float(row["mse"]) for row in csv.DictReader(file) if row["inner_steps"] == "0"]
+    assert changed["results"][0]["mse"]["mean"] == pytest.approx(summarize(unadapted[:7]).mean, rel=1e-6)
+
+    after = times_and_bytes(folder)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {path, other}
+
+
+def test_evaluate_takes_whole_groups_and_parts(finished):
+    _, folder = finished
+    assert run_here("evaluate", str(folder), "algorithm/inner=gradient_descent_16", "device=cpu") == 0
+    newest = max((folder / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    result = json.loads(newest.read_text())
+    assert result["config"]["algorithm"]["inner"]["steps"] == 16
+    # What evaluation measures after is the run's own list; the number of the new part is added.
+    assert [line["inner_steps"] for line in result["results"]] == [0, 1, 5, 10, 16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["evaluation.shot=3"], "no key evaluation.shot; did you mean evaluation.shots?"),
+        (["evaluation.tasks=abc"], "evaluation: tasks must be an integer >= 2, got 'abc'"),
+        (["evaluation.tasks=[1"], "'evaluation.tasks=[1' cannot be read"),
+        (["device=tpu"], "device has no option 'tpu'; did you mean cpu?"),
+        (["foo"], "after RUN_DIR come KEY=VALUE pairs, and 'foo' has no '='."),
+        (["=3"], "'=3' cannot be read"),
+        (["model.hidden=[10]"], "the model must be the one that was trained"),
+    ],
+)
+def test_evaluate_refuses_what_cannot_be(changes, message, finished, capsys):
+    _, folder = finished
+    before = times_and_bytes(folder)
+    capsys.readouterr()
+    assert run_here("evaluate", str(folder), *changes) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("metarun: error: ")
+    assert message in line
+    assert times_and_bytes(folder) == before
+
+
+def test_evaluate_needs_a_run(tmp_path, capsys):
+    for folder, message in ((tmp_path, "must hold a run"), (tmp_path / "none", "is not a folder")):
+        assert run_here("evaluate", str(folder)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("metarun: error: ")
+        assert str(folder) in line
+        assert message in line
+
+
+def test_evaluate_looks_for_data_where_it_is_told_now(tmp_path, capsys):
+    """A run folder may have come from another machine."""
+    command = (*SHORT, *GLYPHS, f"run.folder={tmp_path / 'run'}", f"data.root={tmp_path / 'there'}")
+    assert run_here(*command) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    store = {
+        "_target_": "metarun.tasks.sources.omniglot.omniglot",
+        "root": config["data"]["root"],
+        "cache": config["data"]["cache"],
+        "image_size": 14,
+    }
+    config["dataset"]["source"]["store"] = store
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    here = tmp_path / "here"
+    capsys.readouterr()
+    assert run_here("evaluate", str(tmp_path / "run"), f"data.root={here}", f"data.cache={tmp_path / 'cache'}") == 2
+    assert f"not found in {here} or {here / 'omniglot'}" in capsys.readouterr().err
+
+
+def test_the_command_in_another_process(tmp_path):
+    """`python -m metarun`: exit status, both streams, and nothing but the run in the folder it was called from."""
+    done = python("-m", "metarun", *SHORT, cwd=tmp_path)
+    out, err = done.communicate()
+    assert (done.returncode, err) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    folder = only_folder(tmp_path / "outputs")
+    assert f"run folder  {folder.relative_to(tmp_path)}" in out
+
+
+def test_wandb_is_on_by_default_and_offline_without_a_key(tmp_path):
+    kept = [word for word in SHORT if not word.startswith("tracker")]
+    done = python(
+        "-m", "metarun", *kept, f"run.root={tmp_path / 'runs'}", HOME=str(tmp_path), NETRC="/nonexistent-netrc"
+    )
+    _, err = done.communicate()
+    assert done.returncode == 0, err
+    folder = only_folder(tmp_path / "runs")
+    (stored,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    assert stored.stat().st_size > 0
+    assert json.loads((folder / "result.json").read_text())["protocol"]["tasks"] == 20
+
+
+def test_the_score_for_sweepers_is_the_best_validation(tmp_path):
+    """Hydra hands the value on; here it is read from the run itself."""
+    from unittest import mock
+
+    from metarun import cli, run
+
+    values = []
+    wrapped = run.run
+
+    def listening(cfg):
+        values.append(wrapped(cfg))
+        return values[-1]
+
+    with mock.patch.object(run, "run", listening):
+        assert cli.main([*SHORT, f"run.root={tmp_path}"]) == 0
+        assert cli.main([*SHORT, f"run.root={tmp_path}"]) == 0
+    result = json.loads((only_folder(tmp_path) / "result.json").read_text())
+    assert values == [result["validation"]["best_score"]] * 2
+
+
+def test_the_log_tells_the_story(finished):
+    command, folder = finished
+    lines = (folder / "log.txt").read_text().splitlines()
+    assert f"metarun {__version__}, metarun {' '.join(command[:2])}" in lines[0]
+    assert lines[-1].partition("finished: ")[2].startswith('{"inner_steps": 10')
+
+
+def test_the_process_is_left_as_it_was(tmp_path):
+    """Working folder, environment, generator and logger of whoever calls the command line from Python."""
+    state, folder = torch.get_rng_state(), os.getcwd()
+    environment = dict(os.environ)
+    logger = logging.getLogger("metarun")
+    logging_before = logger.level, logger.propagate, list(logger.handlers)
+    assert run_here(*SHORT, f"run.root={tmp_path}") == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (os.getcwd(), dict(os.environ)) == (folder, environment)
+    assert (logger.level, logger.propagate, list(logger.handlers)) == logging_before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["maml", "imaml"])
+def test_a_gpu_trains_to_the_same_parameters(algorithm, tmp_path):
+    """Five steps in float64; convolutions on a GPU add in another order, so equal to rounding and not to the bit."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    trained = {}
+    for device in ("cpu", "cuda"):
+        command = (f"algorithm={algorithm}", *GLYPHS, *(word for word in SHORT if word != "device=cpu"))
+        command = (*command, f"device={device}", "device.dtype=float64")
+        assert run_here(*command, f"run.root={tmp_path / device}") == 0
+        trained[device] = torch.load(only_folder(tmp_path / device) / "checkpoints/last.pt", weights_only=True)["theta"]
+    for name, leaf in trained["cpu"].items():
+        torch.testing.assert_close(trained["cuda"][name], leaf, rtol=1e-8, atol=1e-8)

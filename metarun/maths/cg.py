@@ -32,9 +32,18 @@ class CGResult:
 
 
 def conjugate_gradient(
-    operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float = 0.0, early_exit: bool = True
+    operator: LinearOperator,
+    rhs: Tensor,
+    *,
+    max_steps: int,
+    rtol: float | Tensor = 0.0,
+    atol: float = 0.0,
+    start: Tensor | None = None,
+    progress_rtol: float = 0.0,
+    absolute_curvature: bool = False,
+    early_exit: bool = True,
 ) -> CGResult:
-    """Solve A x = rhs, from x = 0, with each system stopping on its own.
+    """Solve A x = rhs, from x = 0 or `start`, with each system stopping on its own.
 
     A system that has converged, or whose search direction has curvature <= 0, is frozen while the others go on. At
     negative curvature the present x is returned, or the right-hand side itself where there is none yet (Steihaug 1983);
@@ -45,29 +54,40 @@ def conjugate_gradient(
         operator: A, symmetric; its rows must be independent.
         rhs: right-hand sides [B, D].
         max_steps: largest number of products, >= 0.
-        rtol: stop when the residual's norm is <= rtol times the right-hand side's.
+        rtol: stop when the residual's norm is <= rtol times the right-hand side's; a number, or one for each system [B].
+        atol: or when it is <= atol.
+        start: first x, [B, D]; zero without it. Costs one product.
+        progress_rtol: or when the last max(10, k/10) of k steps together lowered x'Ax/2 - x'rhs by less than this fraction,
+            for each of them, of what all k did (0: never).
+        absolute_curvature: go on at negative curvature with its absolute value, as saddle-free methods do; a curvature of
+            exactly zero still stops.
         early_exit: leave the loop when all systems have stopped; asks the device for an answer after each step, so it is
             worth it on a CPU and not on a GPU.
     Returns:
         CGResult; finite wherever the operator's products are.
-    Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1.
+    Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; progress test: Martens 2010, section 4.4.
     """
-    solution = torch.zeros_like(rhs)
-    residual = rhs.clone()
-    direction = rhs.clone()
-    squared = _dot(residual, residual)
-    rhs_squared = squared.clone()
-    threshold = rtol**2 * rhs_squared
+    rhs_squared = _dot(rhs, rhs)
     steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     status = torch.full_like(steps, Status.MAX_STEPS)
-    min_curvature = torch.full_like(squared, torch.inf)
+    min_curvature = torch.full_like(rhs_squared, torch.inf)
     if max_steps == 0:
-        ones = torch.ones_like(squared)
-        return CGResult(rhs, steps, ones, min_curvature, status)
+        return CGResult(rhs, steps, torch.ones_like(rhs_squared), min_curvature, status)
+    solution = torch.zeros_like(rhs) if start is None else start
+    residual = rhs.clone() if start is None else rhs - operator.apply(start)
+    direction = residual.clone()
+    squared = _dot(residual, residual)
+    threshold = torch.maximum(rtol**2 * rhs_squared, torch.full_like(rhs_squared, atol**2))
+    lowered = torch.zeros_like(squared)  # by how much the steps so far lowered the quadratic
+    history = [lowered]
 
-    for _ in range(max_steps):
+    for step in range(max_steps):
         running = status == Status.MAX_STEPS
         converged = running & (squared <= threshold)
+        window = max(10, step // 10)
+        if progress_rtol and step >= window:
+            gained = lowered - history[step - window]
+            converged = converged | (running & (gained < window * progress_rtol * lowered))
         status = torch.where(converged, Status.CONVERGED, status)
         running = running & ~converged
         if early_exit and not running.any():
@@ -77,14 +97,19 @@ def conjugate_gradient(
         length = _dot(direction, direction)
         rayleigh = curvature / torch.where(length > 0, length, 1)
         min_curvature = torch.where(running, torch.minimum(min_curvature, rayleigh), min_curvature)
+        if absolute_curvature:
+            curvature = curvature.abs()
         negative = running & (curvature <= 0)
         status = torch.where(negative, Status.NEGATIVE_CURVATURE, status)
-        solution = torch.where((negative & (steps == 0))[:, None], rhs, solution)
+        if start is None:
+            solution = torch.where((negative & (steps == 0))[:, None], rhs, solution)
         running = running & ~negative
 
         rate = torch.where(running, squared / torch.where(running, curvature, 1), 0)
         solution = torch.addcmul(solution, rate[:, None], direction)
         residual = torch.addcmul(residual, rate[:, None], product, value=-1)
+        lowered = lowered + 0.5 * rate * squared
+        history.append(lowered)
         new_squared = torch.where(running, _dot(residual, residual), squared)
         ratio = torch.where(running, new_squared / torch.where(running, squared, 1), 0)
         direction = torch.where(running[:, None], torch.addcmul(residual, ratio[:, None], direction), direction)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from metarun.maths.trees import Params, detached, ravel, unravel
 
@@ -23,9 +24,13 @@ class LinearOperator:
         """`factor * A`."""
         return LinearOperator(lambda vectors: factor * self.apply(vectors))
 
-    def shifted(self, amount: float) -> "LinearOperator":
-        """`A + amount * I`."""
-        return LinearOperator(lambda vectors: torch.add(self.apply(vectors), vectors, alpha=amount))
+    def between(self, diagonal: float | Tensor) -> "LinearOperator":
+        """`S A S` with `S = diag(diagonal)`: a number, or a tensor that broadcasts against [B, D]; symmetric as A is."""
+        return LinearOperator(lambda vectors: diagonal * self.apply(diagonal * vectors))
+
+    def shifted(self, amount: float | Tensor) -> "LinearOperator":
+        """`A + diag(amount)`: a number, or a tensor that broadcasts against [B, D] ([B, 1]: one for each system)."""
+        return LinearOperator(lambda vectors: self.apply(vectors) + amount * vectors)
 
 
 def hessian(gradient: Callable[[Params], Params], params: Params) -> LinearOperator:
@@ -49,6 +54,49 @@ def hessian(gradient: Callable[[Params], Params], params: Params) -> LinearOpera
             live, list(leaves.values()), cotangents, retain_graph=True, materialize_grads=True
         )
         return ravel(dict(zip(leaves, products, strict=True)))
+
+    return LinearOperator(apply)
+
+
+def hessian_by_jvp(gradient: Callable[[Params], Params], params: Params) -> LinearOperator:
+    """Hessians at `params` as forward-mode derivatives of the gradient of one task, lifted over tasks.
+
+    Holds no graph between products and computes the forward pass anew in each of them.
+
+    Args:
+        gradient: maps leaves [B, ...] to the gradient of each task's loss, built of `torch.func` transforms.
+        params: where, leaves [B, ...].
+    """
+    leaves = detached(params)
+
+    def apply(vectors: Tensor) -> Tensor:
+        return ravel(jvp(gradient, (leaves,), (unravel(vectors, leaves),))[1])
+
+    return LinearOperator(apply)
+
+
+def finite_difference(gradient: Callable[[Params], Params], params: Params, radius: float) -> LinearOperator:
+    """Hessians at `params` by central differences of the gradient: H v = [g(x + d v) - g(x - d v)] / 2d.
+
+    No second derivative is taken. One d for all parameters of a task: `d = radius * (1 + |x|) / |v|`, so that the step has
+    the same length whatever v; with one for each tensor, the blocks off the diagonal would be scaled against each other.
+    Exact for cubic losses but for rounding; symmetric up to O(d^2).
+
+    Args:
+        gradient: maps leaves [B, ...] to the gradient of each task's loss.
+        params: where, leaves [B, ...].
+        radius: relative step length; the cube root of the machine's precision balances truncation and rounding.
+    Source: Fallah, Mokhtari and Ozdaglar 2020 (HF-MAML), equation 5, whose d is 1 / (6 rho alpha |v|).
+    """
+    point = ravel(detached(params))
+    length = radius * (1 + torch.linalg.vector_norm(point, dim=1, keepdim=True))
+
+    def apply(vectors: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        step = length / torch.where(norm > 0, norm, 1)
+        ahead = ravel(gradient(unravel(point + step * vectors, params)))
+        behind = ravel(gradient(unravel(point - step * vectors, params)))
+        return (ahead - behind) / (2 * step)
 
     return LinearOperator(apply)
 

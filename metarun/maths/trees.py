@@ -24,9 +24,19 @@ def mean_over_tasks(params: Params) -> Params:
     return {name: leaf.mean(0) for name, leaf in params.items()}
 
 
-def axpy(factor: float, x: Params, y: Params) -> Params:
-    """`y + factor * x`, leaf by leaf."""
+def axpy(factor: float | Params, x: Params, y: Params) -> Params:
+    """`y + factor * x`, leaf by leaf; `factor` is one number, or leaves that broadcast against those of `x`."""
+    if isinstance(factor, dict):
+        return {name: torch.addcmul(leaf, factor[name], x[name]) for name, leaf in y.items()}
     return {name: torch.add(leaf, x[name], alpha=factor) for name, leaf in y.items()}
+
+
+def against(values: Params, like: Params) -> Params:
+    """`values` shaped to broadcast against `like`: a number for each task, [B], becomes [B, 1, ...]; whole leaves stay."""
+    return {
+        name: value if value.dim() == like[name].dim() else value.reshape(-1, *[1] * (like[name].dim() - 1))
+        for name, value in values.items()
+    }
 
 
 def ravel(params: Params) -> Tensor:
@@ -39,6 +49,11 @@ def unravel(vectors: Tensor, like: Params) -> Params:
     sizes = [leaf[0].numel() for leaf in like.values()]
     pieces = vectors.split(sizes, dim=1)
     return {name: piece.reshape(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+
+
+def ravel_like(values: Params, like: Params) -> Tensor:
+    """`values`, which broadcast against `like`, repeated to its shapes and raveled: [B, D]."""
+    return ravel({name: values[name].expand(leaf.shape) for name, leaf in like.items()})
 
 
 def norm(params: Params) -> Tensor:

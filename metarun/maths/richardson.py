@@ -1,0 +1,34 @@
+"""Richardson's iteration, and the Neumann series, which is the same with a step of one."""
+
+import torch
+from torch import Tensor
+
+from metarun.maths.cg import CGResult, Status
+from metarun.maths.operators import LinearOperator
+
+
+def richardson(operator: LinearOperator, rhs: Tensor, *, max_steps: int, step_size: float) -> CGResult:
+    """x <- x - step_size (A x - rhs), from x = rhs, for B systems at once.
+
+    Converges when 0 < step_size < 2 / (largest eigenvalue) for a positive definite A. For A = I + M a step of one gives the
+    partial sums of the Neumann series of (I + M)^-1 rhs, which diverge where an eigenvalue of M is >= 1.
+
+    Args:
+        operator: A; its rows must be independent.
+        rhs: right-hand sides [B, D].
+        max_steps: number of products, >= 0.
+        step_size: > 0.
+    Returns:
+        CGResult; `residual_norm` is that of the last iterate but one, and no status is ever CONVERGED.
+    Source: Lorraine, Vicol and Duvenaud 2020, section 3 (Neumann); Grazzi et al. 2020, section 3 (fixed point).
+    """
+    norm = torch.linalg.vector_norm(rhs, dim=1)
+    solution, relative = rhs, torch.ones_like(norm)
+    for _ in range(max_steps):
+        residual = rhs - operator.apply(solution)
+        relative = torch.linalg.vector_norm(residual, dim=1) / torch.where(norm > 0, norm, 1)
+        solution = solution + step_size * residual
+    steps = torch.full((len(rhs),), max_steps, device=rhs.device)
+    return CGResult(
+        solution, steps, relative, torch.full_like(norm, torch.inf), torch.full_like(steps, Status.MAX_STEPS)
+    )

@@ -22,7 +22,7 @@ from metarun.train.trainer import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The objects of a run, checked against each other. `theta` is as the seed made it, on the CPU."""
+    """The objects of a run, checked against each other. `theta` are all meta-parameters before the first step, on the CPU."""
 
     algorithm: Algorithm
     learner: Learner
@@ -86,18 +86,21 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     with _named("model", config):
         learner = Learner(module, config["batch_norm"])
         learner.check(source.input_shape, source.output_size)
-    theta = learner.init(dtype=device_settings.torch_dtype)
+    problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", device_settings.torch_dtype))
+    model = learner.init(dtype=device_settings.torch_dtype)
+    with _named("algorithm", config):
+        algorithm.check(problem, model)
+        theta = algorithm.meta_parameters(model)
     # Both are constructors here; what they are given is refused now rather than when training starts.
     with _named("optimizer", config):
         optimizer = make(config, "optimizer")([leaf.clone().requires_grad_() for leaf in theta.values()])
     with _named("lr_schedule", config):
         make(config, "lr_schedule")(optimizer)
-    problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", device_settings.torch_dtype))
 
     def chunk(num_tasks: int, shots: int, queries: int) -> int:
         def forward() -> torch.Tensor:
             task = source.sample(0, "train", torch.arange(1), shots, queries).to("cpu", device_settings.torch_dtype)
-            phi = {name: leaf[None].requires_grad_() for name, leaf in theta.items()}
+            phi = {name: leaf[None].requires_grad_() for name, leaf in model.items()}
             return losses_of(problem, phi, task.support) + losses_of(problem, phi, task.query, task.support)
 
         return device_settings.chunk(num_tasks, forward)

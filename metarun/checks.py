@@ -20,3 +20,17 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise `ValueError` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def boolean(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+
+
+def steps(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a list, not empty, of integers >= 0."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a list of integers, such as [0, 1, 10], got {value!r}")
+    for each in value:
+        integer(name, each, minimum=0)

@@ -39,6 +39,8 @@ FLAGS = (
     ("-h, --help", "this text"),
 )
 
+FIRST = ("algorithm", "dataset", "model")
+
 COMPLETION = 'eval "$(metarun -sc install=bash)"'
 
 
@@ -67,7 +69,7 @@ def print_help(conf: Path, subcommands: Mapping[str, str], console: Console | No
     _section(console, "Usage")
     _columns(console, [*USAGE, *((f"metarun {usage}", summary) for usage, summary in subcommands.items())])
     _section(console, "Groups", "choose with GROUP=OPTION; * is the default")
-    _print_groups(console, groups(conf), default_choices(conf))
+    _print_groups(console, conf, groups(conf), default_choices(conf))
     _section(console, "Keys", "set with KEY=VALUE; the keys of the chosen parts too: metarun --cfg job")
     _columns(console, [(f"{key.name}={key.value}", key.description) for key in keys])
     _section(console, "Examples")
@@ -140,8 +142,8 @@ def _follow(conf: Path, config: str, chosen: dict[str, str], overrides: dict[str
         else:
             additions.append((group, option))
     for group, option in additions:
-        option = overrides.get(group, option)
         if group != folder:  # a bare name in a list extends a file beside this one and chooses nothing
+            option = overrides.get(group, option)
             chosen[group] = option
         _follow(conf, "/".join(part for part in (group, option) if part), chosen, overrides)
 
@@ -158,8 +160,8 @@ def _defaults_list(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _in_defaults_order(available: Mapping[str, object], chosen: Mapping[str, str]) -> list[str]:
-    """Group names in the order of config.yaml, each followed by the groups inside it; the others at the end."""
-    roots = [group for group in chosen if "/" not in group]
+    """What a reader looks for first, then group names in the order of config.yaml, each followed by the groups inside it."""
+    roots = [*FIRST, *(group for group in chosen if "/" not in group and group not in FIRST)]
 
     def place(group: str) -> tuple[int, str]:
         root = group.split("/")[0]
@@ -168,7 +170,21 @@ def _in_defaults_order(available: Mapping[str, object], chosen: Mapping[str, str
     return sorted(available, key=place)
 
 
-def _print_groups(console: Console, available: Mapping[str, Mapping[str, str]], chosen: Mapping[str, str]) -> None:
+def _owners(conf: Path, group: str, options: Mapping[str, str]) -> list[str]:
+    """The options of the group around `group` that bring it along."""
+    parent = group.rpartition("/")[0]
+    owners = []
+    for option in options:
+        chosen: dict[str, str] = {}
+        _follow(conf, f"{parent}/{option}", chosen, {})
+        if group in chosen:
+            owners.append(option)
+    return owners
+
+
+def _print_groups(
+    console: Console, conf: Path, available: Mapping[str, Mapping[str, str]], chosen: Mapping[str, str]
+) -> None:
     width = max((len(option) for options in available.values() for option in options), default=0) + 4
     for group in _in_defaults_order(available, chosen):
         parent, _, part = group.rpartition("/")
@@ -179,7 +195,8 @@ def _print_groups(console: Console, available: Mapping[str, Mapping[str, str]], 
         elif choice == "???":
             note = "must be chosen"
         elif choice is None:
-            note = f"nothing by default; choose with +{group}=OPTION"
+            owners = _owners(conf, group, available.get(parent, {}))
+            note = f"one part of {parent.rpartition('/')[2]}={owners[0]}" if owners else f"choose with +{group}=OPTION"
         if not parent:
             console.print()
         _print(console, Text.assemble("  ", (group, "bold cyan"), (f"  {note}" if note else "", "dim")))

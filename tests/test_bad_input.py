@@ -101,7 +101,10 @@ def refused(tmp_path, capsys):
             ["algorithm=imaml", "algorithm.meta_gradient.curvature=foo"],
             "algorithm.meta_gradient: curvature must be one of",
         ),
-        (["algorithm=imaml", "algorithm.meta_gradient.cg_steps=-1"], "algorithm.meta_gradient: cg_steps must be"),
+        (
+            ["algorithm=imaml", "algorithm.meta_gradient.solver.steps=-1"],
+            "algorithm.meta_gradient.solver: steps must be",
+        ),
         # tasks that cannot be filled
         ([*GLYPHS, "dataset.ways=1"], "dataset.source: ways must be >= 2 to classify, got 1. Set dataset.ways."),
         ([*GLYPHS, "dataset.ways=6"], "split val has 5 classes, but an episode needs ways = 6. Lower dataset.ways."),

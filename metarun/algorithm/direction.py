@@ -1,10 +1,12 @@
-"""What the optimizer is given: the meta-gradient, or a transform of it."""
+"""What the optimizer is given: the meta-gradient itself."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from metarun.algorithm.parts import Adapted, MetaGradient
 from metarun.maths.trees import Params
 
 
@@ -12,6 +14,15 @@ from metarun.maths.trees import Params
 class Plain:
     """The meta-gradient itself."""
 
-    def direction(self, gradient: Params) -> tuple[Params, Mapping[str, Tensor]]:
+    needs_tasks: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def start(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def direction(
+        self, gradient: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient, state: dict[str, Any]
+    ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The gradient, unchanged."""
-        return gradient, {}
+        return gradient, {}, state

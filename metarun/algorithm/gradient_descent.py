@@ -1,15 +1,17 @@
 """Inner solver: a fixed number of gradient steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.parts import InnerSolution
-from metarun.maths.trees import axpy, norm_per_task
+from metarun.maths.trees import Params, axpy, norm_per_task
+from metarun.problems.base import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,34 +24,69 @@ class GradientDescent:
         steps: number of steps in training, >= 0.
         step_size: alpha > 0, for losses that are means over examples.
         eval_steps: evaluation measures after each of these numbers of steps; the last is the one that counts.
+        proximal: "every_step", or "pull_back": the steps descend the support loss alone, and one more step of the same size
+            descends the proximal term alone, as in iMAML's released code. The result is then no stationary point.
     Source: Finn et al. 2017, equation 1; Rajeswaran et al. 2019, section 3.
     """
 
     steps: int
     step_size: float
     eval_steps: Sequence[int]
-    differentiable: ClassVar[bool] = True
+    proximal: Literal["every_step", "pull_back"] = "every_step"
+    learns: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=0)
         checks.number("step_size", self.step_size, minimum=0, exclusive=True)
-        if not self.eval_steps:
-            raise ValueError("eval_steps must name at least one number of inner steps, got an empty list")
-        for steps in self.eval_steps:
-            checks.integer("eval_steps", steps, minimum=0)
+        checks.steps("eval_steps", self.eval_steps)
+        checks.one_of("proximal", self.proximal, ("every_step", "pull_back"))
 
-    def solve(self, inner: InnerProblem, steps: int | None = None) -> InnerSolution:
+    @property
+    def offers(self) -> frozenset[str]:
+        """Everything; a pull-back is no step like the others."""
+        every = frozenset({"graph", "iterates", "fixed rates", "minimum"})
+        return every if self.proximal == "every_step" else every - {"iterates", "fixed rates"}
+
+    def check(self, problem: Problem, adapted: Params) -> None:
+        """Fits every problem."""
+
+    def meta_parameters(self, adapted: Params) -> Params:
+        """None."""
+        return {}
+
+    def iterates(self, inner: InnerProblem, learned: Params, steps: int) -> Iterator[Params]:
+        """phi after each step."""
+        for phi, _ in self._steps(inner, steps):
+            yield phi
+
+    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
         """Adapt every task. `inner/residual` [B] is the last gradient's norm over the first's: 0 at a stationary point."""
-        steps = self.steps if steps is None else steps
+        return last_of(self._steps(inner, self.steps if steps is None else steps), inner.anchor)
+
+    def _steps(self, inner: InnerProblem, steps: int) -> Iterator[tuple[Params, Params]]:
+        """Each phi with the gradient that led to it; a pull-back comes last, with the gradient where it ended."""
         phi = inner.anchor
-        first = last = None
+        pulls_back = self.proximal == "pull_back" and steps > 0
         for _ in range(steps):
-            gradient = inner.gradient(phi)
-            phi = axpy(-self.step_size, gradient, phi)
-            first, last = (gradient if first is None else first), gradient
-        if first is None:
-            return InnerSolution(phi, {})
-        with torch.no_grad():
-            initial = norm_per_task(first)
-            residual = norm_per_task(last) / initial.clamp_min(torch.finfo(initial.dtype).tiny)
-        return InnerSolution(phi, {"inner/residual": residual})
+            slope = inner.loss_gradient(phi) if pulls_back else inner.gradient(phi)
+            phi = axpy(-self.step_size, slope, phi)
+            yield phi, slope
+        if pulls_back:
+            phi = axpy(-self.step_size, inner.pull(phi), phi)
+            yield phi, inner.gradient(phi)
+
+
+def last_of(path: Iterable[tuple[Params, Params]], anchor: Params) -> InnerSolution:
+    """The end of a path of (phi, the gradient that led there), with its `inner/residual`; the anchor if there are no steps."""
+    phi, first, last = anchor, None, None
+    for step in path:
+        phi, last = step
+        first = last if first is None else first
+    return InnerSolution(phi, {} if first is None else {"inner/residual": residual(first, last)})
+
+
+def residual(first: Params, last: Params) -> Tensor:
+    """Norm of the last gradient over that of the first, for each task: [B]."""
+    with torch.no_grad():
+        initial = norm_per_task(first)
+        return norm_per_task(last) / initial.clamp_min(torch.finfo(initial.dtype).tiny)

@@ -1,60 +1,119 @@
 """Meta-gradient by the implicit function theorem (iMAML)."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from metarun import checks
 from metarun.algorithm.first_order import adapt_and_differentiate
-from metarun.algorithm.inner_problem import CURVATURES, Curvature
-from metarun.algorithm.parts import Episode, MetaEstimate
-from metarun.maths.cg import Status, conjugate_gradient
-from metarun.maths.trees import Params, mean_over_tasks, ravel, unravel
+from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
+from metarun.algorithm.linear_solver import LinearSolver, System
+from metarun.algorithm.parts import Episode, Jacobian, TaskGradients
+from metarun.maths.cg import Status
+from metarun.maths.operators import LinearOperator
+from metarun.maths.trees import Params, axpy, detached, ravel, unravel
+
+_FAR_FROM_STATIONARY = 0.3
+_OFTEN = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Implicit:
-    """Solve (I + (C + damping I) / lambda) x = query gradient at phi, for each task; the mean of x is the meta-gradient.
+    """Solve (I + (C + damping I) / lambda) g = query gradient at phi, for each task.
 
     Only phi matters and not the way there, so memory does not grow with inner steps and any inner solver will do. Exact where
     phi is a stationary point of the inner objective (`inner/residual` says how far it is) and C the Hessian.
 
+    Where each parameter has a lambda of its own, d phi / d theta = (C + L)^-1 L with L = diag(lambda) is not symmetric. The
+    system solved is then I + L^-1/2 C L^-1/2, which is, with L^-1/2 (query gradient) on the right; g = L^1/2 times its solution.
+
     Attributes:
-        curvature: C, of the support loss at phi: "hessian" (the paper) or "gauss_newton" (never indefinite).
-        cg_steps: conjugate gradient steps; 0 gives the first-order gradient.
-        rtol: stop a task when its residual is this small, relative to the query gradient.
+        curvature: C, of the support loss at phi (`InnerProblem.curvature`): "hessian" is the paper's.
+        solver: of the linear system.
         damping: added to C.
-    Source: Rajeswaran et al. 2019, lemma 1 and algorithm 2.
+        identity: the factor of I; iMAML's released code has 2 (its option cg_damping plus one).
+        weight_offset: added to lambda in the system alone; iMAML's released code has 10 (its option lam_damping).
+    Source: Rajeswaran et al. 2019, lemma 1 and algorithm 2; gradients of lambda and of frozen leaves by the same theorem.
     """
 
     curvature: Curvature
-    cg_steps: int
-    rtol: float
+    solver: LinearSolver
     damping: float
-    needs_differentiable_solver: ClassVar[bool] = False
-    needs_proximal_term: ClassVar[bool] = True
+    identity: float = 1.0
+    weight_offset: float = 0.0
+    needs: ClassVar[frozenset[str]] = frozenset({"minimum", "proximal term"})
+    gives: ClassVar[frozenset[str]] = frozenset({"gradient", "jacobian", "proximal_weight"})
 
     def __post_init__(self) -> None:
         checks.one_of("curvature", self.curvature, CURVATURES)
-        checks.integer("cg_steps", self.cg_steps, minimum=0)
-        checks.number("rtol", self.rtol, minimum=0)
         checks.number("damping", self.damping, minimum=0)
+        checks.number("identity", self.identity, minimum=0, exclusive=True)
+        checks.number("weight_offset", self.weight_offset, minimum=0)
 
-    def estimate(self, theta: Params, episode: Episode) -> MetaEstimate:
+    def estimate(self, theta: Params, episode: Episode) -> TaskGradients:
         """Adapt without graph, differentiate the query loss at phi, solve."""
-        solution, losses, slope = adapt_and_differentiate(theta, episode)
-        if self.cg_steps == 0:
-            return MetaEstimate(mean_over_tasks(slope), losses, solution.stats)
-        weight = episode.proximal_weight
-        system = episode.inner(theta).curvature(solution.params, self.curvature)
-        system = system.scaled(1 / weight).shifted(1 + self.damping / weight)
-        rhs = ravel(slope)
-        # Asking whether all tasks have stopped is free on a CPU and makes a GPU wait.
-        early_exit = rhs.device.type == "cpu"
-        result = conjugate_gradient(system, rhs, max_steps=self.cg_steps, rtol=self.rtol, early_exit=early_exit)
-        stats = solution.stats | {
-            "cg/steps": result.steps,
-            "cg/residual": result.residual_norm,
-            "cg/min_curvature": result.min_curvature,
-            "cg/negative_curvature": result.status == Status.NEGATIVE_CURVATURE,
+        adapted = adapt_and_differentiate(theta, episode)
+        inner, phi = adapted.inner, adapted.solution.params
+        slope = {name: adapted.slope[name] for name in phi}
+        system, root = self._system(inner, phi)
+        result = self.solver.solve(system(ravel(slope) / root))
+        solution = root * result.solution
+        stats = adapted.solution.stats | {
+            "system/steps": result.steps,
+            "system/residual": result.residual_norm,
+            "system/negative_curvature": result.status == Status.NEGATIVE_CURVATURE,
         }
-        return MetaEstimate(mean_over_tasks(unravel(result.solution, slope)), losses, stats)
+        if self.solver.sees_curvature:
+            stats["system/min_curvature"] = result.min_curvature
+        gradient = unravel(solution, slope)
+        if inner.frozen or isinstance(inner.proximal_weight, dict):
+            # z = L^-1 g: what the frozen leaves and lambda see of the query loss through phi.
+            through = unravel(solution / inner.weights(phi), slope)
+            direct = {name: adapted.slope[name] for name in inner.frozen}
+            gradient |= axpy(-1.0, inner.mixed(phi, through), direct)
+            away = axpy(-1.0, inner.anchor, phi)
+            gradient |= episode.weight_gradient(detached(theta), {name: -through[name] * away[name] for name in phi})
+        return TaskGradients(gradient, adapted.query_loss, adapted.params, stats)
+
+    def jacobian(self, theta: Params, episode: Episode, params: Params) -> Jacobian:
+        """(C + L)^-1 L by the same solver; exact only as far as it is."""
+        inner, _ = episode.set_up(detached(theta))
+        system, root = self._system(inner, {name: params[name] for name in inner.anchor})
+        return Jacobian(
+            push=lambda vectors: self.solver.solve(system(root * vectors)).solution / root,
+            pull=lambda vectors: root * self.solver.solve(system(vectors / root)).solution,
+        )
+
+    def advice(self, means: Mapping[str, float]) -> str | None:
+        """Where phi is far from stationary, or the Hessian indefinite in most tasks."""
+        if means.get("train/inner/residual", 0.0) > _FAR_FROM_STATIONARY:
+            return (
+                f"the implicit meta-gradient holds at a stationary point of the inner objective, and its gradient is still "
+                f"{means['train/inner/residual']:.2f} times that at the start. Likely causes: inner steps too large for the "
+                "curvature (algorithm.inner.step_size) or too few (algorithm.inner.steps), or a large lambda with large steps "
+                "(algorithm.proximal_weight); algorithm/inner=newton_cg chooses its own step lengths."
+            )
+        if means.get("train/system/negative_curvature", 0.0) > _OFTEN:
+            return (
+                f"the implicit system is indefinite in {100 * means['train/system/negative_curvature']:.0f} % of the tasks, so "
+                "what is solved there is another one (algorithm.meta_gradient.solver.negative_curvature). "
+                "algorithm.meta_gradient.curvature=gauss_newton never is, and a larger algorithm.proximal_weight helps."
+            )
+        return None
+
+    def _system(self, inner: InnerProblem, phi: Params) -> tuple[Callable[[Tensor], System], float | Tensor]:
+        """The systems for given right-hand sides, and the square root of lambda that scales them; 1 where it is one number."""
+        weight = inner.weights(phi) + self.weight_offset
+        is_number = isinstance(weight, float | int)
+        root = 1.0 if is_number else weight.sqrt()
+
+        def operator(curvature: Curvature) -> LinearOperator:
+            damped = inner.curvature(phi, curvature)
+            damped = damped.shifted(self.damping) if self.damping else damped
+            scaled = damped.scaled(1 / weight) if is_number else damped.between(1 / root)
+            return scaled.shifted(self.identity)
+
+        chosen = operator(self.curvature)
+        return lambda rhs: System(chosen, rhs, lambda: operator("gauss_newton")), root

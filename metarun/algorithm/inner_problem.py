@@ -1,63 +1,126 @@
 """What a task asks of its parameters: minimise  loss(phi; support) + lambda/2 ||phi - theta||^2."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, vmap
 
-from metarun.maths.operators import LinearOperator, gauss_newton, hessian
-from metarun.maths.trees import Params, axpy, gradient, norm_per_task
+from metarun.maths.operators import LinearOperator, finite_difference, gauss_newton, hessian, hessian_by_jvp
+from metarun.maths.trees import Params, axpy, gradient, ravel_like
 from metarun.problems.base import Problem, losses_of, outputs_of
 from metarun.tasks.types import Examples
 
-Curvature = Literal["hessian", "gauss_newton"]
-CURVATURES: tuple[Curvature, ...] = ("hessian", "gauss_newton")
+Curvature = Literal["hessian", "hessian_forward", "gauss_newton", "finite_difference"]
+CURVATURES: tuple[Curvature, ...] = ("hessian", "hessian_forward", "gauss_newton", "finite_difference")
+
+Weight = float | Params
+"""lambda: one number, or leaves that broadcast against those of phi, [B, ...] or [B, 1, ...]."""
 
 
 @dataclass(frozen=True)
 class InnerProblem:
     """The inner objectives of B tasks. The proximal term belongs to the problem, so lambda has this one owner.
 
+    phi are the adapted parameters alone; what is not adapted is in `frozen` and comes along unchanged.
+
     Attributes:
         support: support sets, [B, S, ...].
-        anchor: theta, repeated: leaves [B, ...]. Where it carries a graph, so do the gradients made here.
+        anchor: theta's adapted leaves, repeated: [B, ...]. Where it carries a graph, so do the gradients made here.
         proximal_weight: lambda >= 0.
+        frozen: theta's other leaves, [B, ...].
     """
 
     problem: Problem
     support: Examples
     anchor: Params
-    proximal_weight: float
+    proximal_weight: Weight
+    frozen: Params = field(default_factory=dict)
+
+    @property
+    def is_proximal(self) -> bool:
+        """Whether lambda is there at all."""
+        return isinstance(self.proximal_weight, dict) or self.proximal_weight != 0
 
     def value(self, params: Params) -> Tensor:
         """The objective, proximal term included: [B]."""
-        distance = norm_per_task(axpy(-1.0, self.anchor, params))
-        return losses_of(self.problem, params, self.support) + 0.5 * self.proximal_weight * distance**2
+        loss = losses_of(self.problem, params | self.frozen, self.support)
+        return loss + 0.5 * self.distance(params) if self.is_proximal else loss
+
+    def distance(self, params: Params) -> Tensor:
+        """lambda ||phi - theta||^2, each parameter with its own lambda: [B]."""
+        away = axpy(-1.0, self.anchor, params)
+        pulls = self._weighted(away)
+        return torch.stack([(away[name] * pulls[name]).flatten(1).sum(1) for name in away]).sum(0)
 
     def loss_gradient(self, params: Params) -> Params:
         """Gradient of the support loss alone, leaves [B, ...]; differentiable when `params` are."""
-        return gradient(lambda p: losses_of(self.problem, p, self.support), params)
+        return gradient(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
+
+    def pull(self, params: Params) -> Params:
+        """Gradient of the proximal term alone: lambda (phi - theta)."""
+        return self._weighted(axpy(-1.0, self.anchor, params))
 
     def gradient(self, params: Params) -> Params:
         """Gradient of the objective, leaves [B, ...]; differentiable when `params` are."""
         slope = self.loss_gradient(params)
-        if self.proximal_weight == 0:
+        if not self.is_proximal:
             return slope
         return axpy(self.proximal_weight, axpy(-1.0, self.anchor, params), slope)
 
     def curvature(self, params: Params, kind: Curvature) -> LinearOperator:
-        """Second derivatives of the support loss alone (never of the proximal term), at `params`.
+        """Second derivatives of the support loss alone (never of the proximal term) in the adapted parameters, at `params`.
 
-        "hessian" is exact and may be indefinite. "gauss_newton", for softmax the Fisher matrix, never is.
+        "hessian" is exact and may be indefinite; "hessian_forward" is the same by forward over reverse mode, with a forward
+        pass in each product and no graph between them; "finite_difference" takes no second derivative. "gauss_newton", for
+        softmax the Fisher matrix, is never indefinite.
         """
         if kind == "hessian":
             return hessian(self.loss_gradient, params)
+        if kind == "hessian_forward":
+            return hessian_by_jvp(self._functional_gradient, params)
+        if kind == "finite_difference":
+            precision = torch.finfo(next(iter(params.values())).dtype).eps
+            return finite_difference(self.loss_gradient, params, precision ** (1 / 3))
         with torch.no_grad():
-            reference = outputs_of(self.problem, params, self.support)
+            reference = outputs_of(self.problem, params | self.frozen, self.support)
         return gauss_newton(
-            lambda p: outputs_of(self.problem, p, self.support),
+            lambda p: outputs_of(self.problem, p | self.frozen, self.support),
             lambda outputs: vmap(self.problem.divergence)(outputs, reference),
             params,
         )
+
+    def mixed(self, params: Params, vectors: Params) -> Params:
+        """How the frozen leaves turn the gradient: d/dw <d loss/d phi, vectors>, leaves of `frozen`."""
+        if not self.frozen:
+            return {}
+        frozen = {name: leaf.detach().requires_grad_() for name, leaf in self.frozen.items()}
+        with torch.enable_grad():
+            leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
+            loss = losses_of(self.problem, leaves | frozen, self.support).sum()
+            slope = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
+            product = sum((g * vectors[name]).sum() for name, g in zip(leaves, slope, strict=True))
+        products = torch.autograd.grad(product, list(frozen.values()), materialize_grads=True)
+        return dict(zip(frozen, products, strict=True))
+
+    def weights(self, like: Params) -> float | Tensor:
+        """lambda against raveled parameters: one number, or [B, D]."""
+        if isinstance(self.proximal_weight, dict):
+            return ravel_like(self.proximal_weight, like)
+        return self.proximal_weight
+
+    def _weighted(self, params: Params) -> Params:
+        weight = self.proximal_weight
+        if isinstance(weight, dict):
+            return {name: weight[name] * leaf for name, leaf in params.items()}
+        return {name: weight * leaf for name, leaf in params.items()}
+
+    def _functional_gradient(self, params: Params) -> Params:
+        """`loss_gradient` by `torch.func`, which forward mode needs: one task's gradient, lifted."""
+        problem = self.problem
+
+        def loss(phi: Params, frozen: Params, inputs: Tensor, targets: Tensor) -> Tensor:
+            return problem.loss(problem.outputs(phi | frozen, inputs, None), targets)
+
+        return vmap(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)

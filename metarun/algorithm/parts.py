@@ -1,80 +1,194 @@
 """The three axes along which algorithms differ, as protocols, and what passes between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from metarun.algorithm.inner_problem import InnerProblem
-from metarun.maths.trees import Params, expand
+from metarun.maths.trees import Params
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import TaskBatch
 
 
 @dataclass(frozen=True)
 class InnerSolution:
-    """`params`, leaves [B, ...]; `stats` per task, [B], detached."""
+    """`params`, the adapted leaves [B, ...]; `stats` per task, [B], detached."""
 
     params: Params
     stats: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class MetaEstimate:
-    """A meta-gradient (leaves without task axis), the query losses [B] that it descends, and statistics per task [B]."""
-
-    gradient: Params
-    query_loss: Tensor
-    stats: dict[str, Tensor]
-
-
 class InnerSolver(Protocol):
-    """From theta to phi. `differentiable` says whether a graph through the solution exists."""
+    """From theta to phi.
 
-    differentiable: ClassVar[bool]
+    Attributes:
+        steps: in training.
+        eval_steps: evaluation measures after each of these numbers of steps.
+        offers: what estimators may need: "graph", a solution that can be differentiated; "iterates", phi after each step;
+            "fixed rates", steps of one size `step_size`; "minimum", phi descends the inner objective from theta.
+        learns: whether it has meta-parameters of its own.
+    """
 
-    def solve(self, inner: InnerProblem, steps: int | None = None) -> InnerSolution:
-        """Adapt all tasks; `steps` replaces the solver's own number of steps (evaluation measures at several)."""
+    steps: int
+    eval_steps: Sequence[int]
+    offers: frozenset[str]
+    learns: ClassVar[bool]
+
+    def check(self, problem: Problem, adapted: Params) -> None:
+        """Raise `ValueError` where the solver cannot work on this problem with these leaves (no task axis)."""
+        ...
+
+    def meta_parameters(self, adapted: Params) -> Params:
+        """What the solver itself would have learned, by name, for theta's adapted leaves (no task axis); mostly nothing."""
+        ...
+
+    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
+        """Adapt all tasks.
+
+        Args:
+            inner: B inner problems.
+            learned: the solver's own meta-parameters, leaves [B, ...].
+            steps: in place of the solver's own number of steps.
+        """
+        ...
+
+
+class IterativeSolver(InnerSolver, Protocol):
+    """A solver that offers "iterates"."""
+
+    def iterates(self, inner: InnerProblem, learned: Params, steps: int) -> Iterator[Params]:
+        """phi after 1, 2, ... steps."""
         ...
 
 
 @dataclass(frozen=True)
 class Episode:
-    """B tasks as an estimator sees them: set up an inner problem, solve it, judge the outcome."""
+    """B tasks as an estimator sees them: set up an inner problem, solve it, judge the outcome.
+
+    Attributes:
+        set_up: from all meta-parameters, leaves [B, ...], to the inner problems and the solver's own meta-parameters.
+        step: the outer step, for what changes in the course of training.
+    """
 
     problem: Problem
     tasks: TaskBatch
     solver: InnerSolver
-    proximal_weight: float
+    set_up: Callable[[Params], tuple[InnerProblem, Params]]
+    weight_gradient: Callable[[Params, Params], Params]
+    step: int = 0
 
-    def inner(self, theta: Params) -> InnerProblem:
-        """The inner problems anchored at theta (leaves without task axis)."""
-        return InnerProblem(self.problem, self.tasks.support, expand(theta, len(self.tasks)), self.proximal_weight)
+    def solve(self, theta: Params) -> tuple[InnerProblem, InnerSolution]:
+        """Adapt theta, leaves [B, ...], to every task, with a graph where it has one and the solver is differentiable."""
+        inner, learned = self.set_up(theta)
+        return inner, self.solver.solve(inner, learned)
 
-    def solve(self, theta: Params) -> InnerSolution:
-        """Adapt theta to every task, with a graph where theta has one and the solver is differentiable."""
-        return self.solver.solve(self.inner(theta))
+    def judge(self, params: Params) -> Tensor:
+        """Query losses [B] of complete parameters, adapted and frozen leaves together."""
+        return losses_of(self.problem, params, self.tasks.query, self.tasks.support)
 
-    def judge(self, phi: Params) -> Tensor:
-        """Query losses [B]."""
-        return losses_of(self.problem, phi, self.tasks.query, self.tasks.support)
+
+@dataclass(frozen=True)
+class TaskGradients:
+    """What an estimator makes of an episode, each task by itself.
+
+    Attributes:
+        gradient: d query loss / d theta, leaves [B, ...], detached.
+        query_loss: [B].
+        params: adapted and frozen leaves [B, ...], detached.
+        stats: per task, [B].
+    """
+
+    gradient: Params
+    query_loss: Tensor
+    params: Params
+    stats: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """d phi / d theta of B tasks: `push` is its product with vectors [B, D], `pull` that of its transpose."""
+
+    push: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor], Tensor]
 
 
 class MetaGradient(Protocol):
-    """From theta and an episode to an estimate of the gradient of the mean query loss."""
+    """From theta and an episode to an estimate of the gradient of the query losses.
 
-    needs_differentiable_solver: ClassVar[bool]
-    needs_proximal_term: ClassVar[bool]
+    Attributes:
+        needs: of the solver (`InnerSolver.offers`) and, as "proximal term", of lambda; `Algorithm` refuses what is not there.
+        gives: "gradient", of the query losses and in the model's parameters; "inner" and "proximal_weight", in the solver's
+            meta-parameters and in lambda too; "jacobian".
+    """
 
-    def estimate(self, theta: Params, episode: Episode) -> MetaEstimate:
-        """The mean over the episode's tasks."""
+    needs: ClassVar[frozenset[str]]
+    gives: ClassVar[frozenset[str]]
+
+    def estimate(self, theta: Params, episode: Episode) -> TaskGradients:
+        """Of each task; theta's leaves are [B, ...]."""
+        ...
+
+    def jacobian(self, theta: Params, episode: Episode, params: Params) -> Jacobian | None:
+        """d phi / d theta as this estimator sees it, at phi = `params`; None where it has none."""
+        ...
+
+    def advice(self, means: Mapping[str, float]) -> str | None:
+        """A warning in words where the means of a run's statistics say that the estimate is not what it claims to be."""
         ...
 
 
-class Direction(Protocol):
-    """From the meta-gradient to what the optimizer is given as a gradient."""
+@dataclass(frozen=True)
+class MetaEstimate:
+    """What an outer step is given.
 
-    def direction(self, gradient: Params) -> tuple[Params, Mapping[str, Tensor]]:
-        """The direction, and statistics of it (scalars)."""
+    Attributes:
+        gradient: for the optimizer, leaves without task axis.
+        query_loss: [B].
+        stats: per task [B], or of the whole step, scalars.
+        state: what the algorithm carries to its next step, to be given back then; empty for most.
+    """
+
+    gradient: Params
+    query_loss: Tensor
+    stats: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One chunk of a step's tasks after the estimate, for directions that ask the adapted models again."""
+
+    episode: Episode
+    theta: Params
+    gradients: TaskGradients
+
+
+class Direction(Protocol):
+    """From the meta-gradient to what the optimizer is given as a gradient.
+
+    Attributes:
+        needs_tasks: it asks for `chunks`.
+        needs: of the estimator (`MetaGradient.gives`).
+    """
+
+    needs_tasks: ClassVar[bool]
+    needs: frozenset[str]
+
+    def start(self) -> dict[str, Any]:
+        """The state before the first step."""
+        ...
+
+    def direction(
+        self, gradient: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient, state: dict[str, Any]
+    ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
+        """The direction, statistics of it (scalars), and the next state.
+
+        Args:
+            gradient: mean meta-gradient, leaves without task axis.
+            chunks: the step's tasks; empty unless `needs_tasks`.
+            meta_gradient: the estimator that made the gradient.
+            state: what the last step returned.
+        """
         ...

@@ -24,6 +24,7 @@ class TrainState:
         theta: meta-parameters, leaves without task axis.
         optimizer, lr_schedule: their `state_dict`s.
         best_score, best_step: of the best validation so far.
+        algorithm: what the algorithm carries from step to step (`Algorithm.start`).
         sums, count: metrics of the steps since the last line of metrics.jsonl, added up.
         train_s, step_s: seconds spent, over all sittings: in all, and in steps alone (no validation).
         fingerprint: of the configuration (`metarun.train.folder.fingerprint`).
@@ -36,6 +37,7 @@ class TrainState:
     fingerprint: str
     best_score: float | None = None
     best_step: int | None = None
+    algorithm: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
     train_s: float = 0.0

@@ -1,5 +1,6 @@
 """The one training loop. It does not know which algorithm it runs."""
 
+import logging
 import math
 import signal
 import time
@@ -22,6 +23,8 @@ from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.evaluate import Evaluator
 from metarun.train.state import TrainState, save, save_state
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,8 @@ class Trainer:
         leaves = [leaf.detach().requires_grad_() for leaf in theta.values()]
         optimizer = self.optimizer(leaves)
         lr_schedule = self.lr_schedule(optimizer)
-        return TrainState(0, theta, optimizer.state_dict(), lr_schedule.state_dict(), fingerprint)
+        states = optimizer.state_dict(), lr_schedule.state_dict()
+        return TrainState(0, theta, *states, fingerprint, algorithm=self.algorithm.start())
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the end.
@@ -121,6 +125,7 @@ class Trainer:
         state.theta = theta
         schedule = self.schedule
         sitting = time.perf_counter() - state.train_s
+        advised = False
 
         with _stop_requests() as requests:
             while state.step < schedule.steps:
@@ -128,7 +133,9 @@ class Trainer:
                 tasks = self._tasks(state.step)
                 sampled = time.perf_counter()
                 try:
-                    estimate = self.algorithm.meta_step(theta, self.problem, tasks, self.task_chunk)
+                    estimate = self.algorithm.meta_step(
+                        theta, self.problem, tasks, self.task_chunk, state.algorithm, state.step
+                    )
                 except torch.OutOfMemoryError as error:
                     raise TrainingError(_out_of_memory(self.task_chunk)) from error
                 self._record(state, estimate.query_loss, norm(estimate.gradient), estimate.stats, tasks)
@@ -136,6 +143,7 @@ class Trainer:
                     leaf.grad = gradient
                 optimizer.step()
                 lr_schedule.step()
+                state.algorithm = estimate.state
                 state.step += 1
                 is_last = state.step == schedule.steps
                 times = {"time/data_s": sampled - started, "time/step_s": time.perf_counter() - started}
@@ -143,7 +151,10 @@ class Trainer:
                 for name, value in times.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value
                 if state.step % schedule.log_every == 0 or is_last:
-                    self._log(state, optimizer.param_groups[0]["lr"])
+                    advice = self._log(state, optimizer.param_groups[0]["lr"])
+                    if advice and not advised:
+                        _logger.warning("steps up to %d: %s", state.step, advice)
+                    advised = advised or advice is not None
                 if state.step % schedule.eval_every == 0 or is_last:
                     self._validate(state)
                 state.train_s = time.perf_counter() - sitting
@@ -176,10 +187,12 @@ class Trainer:
         state.count += 1
         self.observer.stepped(state.step + 1, values[0], len(losses))
 
-    def _log(self, state: TrainState, learning_rate: float) -> None:
+    def _log(self, state: TrainState, learning_rate: float) -> str | None:
+        """Write the means since the last line; returns what the algorithm has to say about them."""
         means = {name: total / state.count for name, total in state.sums.items()}
         self.tracker.log(state.step, means | {"train/learning_rate": learning_rate})
         state.sums, state.count = {}, 0
+        return self.algorithm.advice(means)
 
     def _validate(self, state: TrainState) -> None:
         steps = self.evaluator.evaluation.measured_steps(self.algorithm.inner.steps)[-1:]

@@ -118,7 +118,9 @@ class Case:
         inner = {"steps": steps, "step_size": 0.05 if choice != "imaml" else 0.4 / self.weight}
         if choice == "imaml":
             rtol = 1e-13 if implicit["cg_steps"] == CONVERGED else 0.0
-            values = {"inner": inner, "meta_gradient": implicit | {"rtol": rtol}, "proximal_weight": self.weight}
+            solver = {"steps": implicit["cg_steps"], "rtol": rtol, "negative_curvature": "raise"}
+            estimator = {"curvature": implicit["curvature"], "solver": solver}
+            values = {"inner": inner, "meta_gradient": estimator, "proximal_weight": self.weight}
             cg_steps = None if implicit["cg_steps"] == CONVERGED else implicit["cg_steps"]
             known = inner | implicit | {"cg_steps": cg_steps, "weight": self.weight}
             reference = imaml.meta_gradient
@@ -134,7 +136,7 @@ class Case:
             assert estimate.query_loss.shape == (NUM_TASKS,)
             torch.testing.assert_close(estimate.query_loss.mean(), expected_loss, rtol=RTOL, atol=0)
             if choice == "imaml":
-                assert not estimate.stats["cg/negative_curvature"].any()
+                assert not estimate.stats["system/negative_curvature"].any()
             assert list(estimate.gradient) == list(theta)
             for key, leaf in expected.items():
                 error = (estimate.gradient[key] - leaf).norm() / scale

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metarun.algorithm import Algorithm, FirstOrder, GradientDescent, Implicit, Plain, Unrolled
-from metarun.algorithm.parts import Episode
+from metarun.algorithm import Algorithm, ConjugateGradient, FirstOrder, GradientDescent, Implicit, Plain, Unrolled
+from metarun.algorithm.inner_problem import InnerProblem
 from metarun.maths.operators import dense
+from metarun.maths.trees import expand
 from metarun.models.learner import Learner
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
@@ -26,16 +27,17 @@ def algorithm(meta_gradient, *, steps: int, step_size: float, weight: float = 0.
     return Algorithm(inner=inner, meta_gradient=meta_gradient, direction=Plain(), proximal_weight=weight)
 
 
-def implicit(cg_steps: int, curvature: str = "hessian") -> Implicit:
-    return Implicit(curvature=curvature, cg_steps=cg_steps, rtol=0.0, damping=0.0)
+def implicit(cg_steps: int, curvature: str = "hessian", negative_curvature: str = "stop") -> Implicit:
+    solver = ConjugateGradient(steps=cg_steps, rtol=0.0, atol=0.0, negative_curvature=negative_curvature)
+    return Implicit(curvature=curvature, solver=solver, damping=0.0)
 
 
 def one_task(support: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]) -> TaskBatch:
     return TaskBatch(*(Examples(inputs[None], targets[None]) for inputs, targets in (support, query)), {})
 
 
-def episode(chosen: Algorithm, problem, tasks: TaskBatch) -> Episode:
-    return Episode(problem, tasks, chosen.inner, chosen.proximal_weight)
+def inner_problem(chosen: Algorithm, problem, tasks: TaskBatch, theta) -> InnerProblem:
+    return chosen.episode(problem, tasks).set_up(expand(theta, len(tasks)))[0]
 
 
 # One parameter, quadratic losses: support a/2 (phi - c)^2, query b/2 (phi - e)^2; a=2, c=1, b=3, e=-1, theta=0.
@@ -340,7 +342,7 @@ def test_bilinear_curvatures():
     """At theta H = [[4, 3], [3, 1]] and J'MJ = [[4, 2], [2, 1]]; at phi* H is indefinite and H + lambda I is not (TOY7)."""
     theta, tasks = toy()
     chosen = converged_toy("hessian")
-    inner = episode(chosen, Bilinear(), tasks).inner(theta)
+    inner = inner_problem(chosen, Bilinear(), tasks, theta)
     like = torch.zeros(())
     hessian = dense(inner.curvature(inner.anchor, "hessian"), 1, 2, like=like)[0]
     torch.testing.assert_close(hessian, torch.tensor([[4.0, 3.0], [3.0, 1.0]]), rtol=1e-15, atol=0)
@@ -351,8 +353,8 @@ def test_bilinear_curvatures():
     eigenvalues = torch.linalg.eigvalsh(dense(inner.curvature(phi, "hessian"), 1, 2, like=like)[0])
     torch.testing.assert_close(eigenvalues, torch.tensor([-0.2209, 4.2753]), rtol=0, atol=5e-5)
     stats = chosen.meta_step(theta, Bilinear(), tasks).stats
-    assert not stats["cg/negative_curvature"].any()
-    assert stats["cg/residual"].item() < 1e-14
+    assert not stats["system/negative_curvature"].any()
+    assert stats["system/residual"].item() < 1e-14
 
 
 def test_negative_curvature_stops_a_task_where_it_is():
@@ -362,8 +364,8 @@ def test_negative_curvature_stops_a_task_where_it_is():
     """
     theta, tasks = toy()
     estimate = algorithm(implicit(5), steps=0, step_size=0.1, weight=0.5).meta_step(theta, Bilinear(), tasks)
-    assert estimate.stats["cg/negative_curvature"].tolist() == [True]
-    assert estimate.stats["cg/steps"].tolist() == [1]
-    assert estimate.stats["cg/min_curvature"].item() < 0
+    assert estimate.stats["system/negative_curvature"].tolist() == [True]
+    assert estimate.stats["system/steps"].tolist() == [1]
+    assert estimate.stats["system/min_curvature"].item() < 0
     gradient = torch.cat([estimate.gradient["w"], estimate.gradient["b"]])
     torch.testing.assert_close(gradient, torch.tensor([-10 / 63, -5 / 63]), rtol=1e-14, atol=0)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from metarun import rng
-from metarun.algorithm import Algorithm, FirstOrder, GradientDescent, Implicit, Plain, Unrolled
-from metarun.algorithm.parts import Episode
-from metarun.maths.trees import Params, axpy
+from metarun.algorithm import Algorithm, ConjugateGradient, FirstOrder, GradientDescent, Implicit, Plain, Unrolled
+from metarun.maths.trees import Params, axpy, expand
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
 from metarun.problems.regression import Regression
@@ -30,8 +29,9 @@ def algorithm(meta_gradient, *, steps: int, step_size: float, weight: float = 0.
 
 
 def implicit(cg_steps: int = 30, **changes) -> Implicit:
-    settings = {"curvature": "hessian", "cg_steps": cg_steps, "rtol": 1e-13, "damping": 0.0}
-    return Implicit(**settings | changes)
+    solver = {"steps": cg_steps, "rtol": 1e-13, "atol": 0.0, "negative_curvature": "raise"}
+    solver |= {name: changes.pop(name) for name in list(changes) if name in solver}
+    return Implicit(**{"curvature": "hessian", "solver": ConjugateGradient(**solver), "damping": 0.0} | changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +298,7 @@ def test_adapt_takes_the_steps_it_is_told(net):
 
 def test_proximal_term_draws_back_to_theta(net):
     """`value` is loss + lambda/2 |phi - theta|^2, and `gradient` its derivative along a direction."""
-    inner = Episode(net.problem, net.tasks, ALL["imaml"].inner, 3.0).inner(net.theta)
+    inner, _ = ALL["imaml"].episode(net.problem, net.tasks).set_up(expand(net.theta, NUM_TASKS))
     phi = {name: leaf + 0.3 for name, leaf in inner.anchor.items()}
     free = dataclasses.replace(inner, proximal_weight=0.0)
     size = flat(net.theta).numel()
@@ -322,9 +322,9 @@ def test_proximal_weight_is_a_number_that_is_not_negative(weight):
 
 def test_unrolled_needs_a_solver_that_can_be_differentiated():
     class Opaque(GradientDescent):
-        differentiable = False
+        offers = frozenset({"minimum"})
 
-    with pytest.raises(ValueError, match=r"Opaque cannot be differentiated\. Choose algorithm/meta_gradient=implicit"):
+    with pytest.raises(ValueError, match=r"Opaque cannot be\. Choose algorithm/meta_gradient=implicit"):
         Algorithm(
             inner=Opaque(steps=1, step_size=0.1, eval_steps=[1]),
             meta_gradient=Unrolled(),
@@ -336,9 +336,12 @@ def test_unrolled_needs_a_solver_that_can_be_differentiated():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"curvature": "fisher"}, "curvature must be one of hessian, gauss_newton, got 'fisher'"),
-        ({"cg_steps": -1}, "cg_steps must be an integer >= 0, got -1"),
-        ({"cg_steps": 2.5}, "cg_steps must be an integer >= 0, got 2.5"),
+        (
+            {"curvature": "fisher"},
+            "curvature must be one of hessian, hessian_forward, gauss_newton, finite_difference, got 'fisher'",
+        ),
+        ({"steps": -1}, "steps must be an integer >= 0, got -1"),
+        ({"steps": 2.5}, "steps must be an integer >= 0, got 2.5"),
         ({"rtol": -1e-3}, "rtol must be a number >= 0"),
         ({"damping": "much"}, "damping must be a number >= 0, got 'much'"),
     ],
@@ -355,7 +358,7 @@ def test_bad_settings_of_the_implicit_gradient(changes, message):
         ({"steps": True}, "steps must be an integer >= 0, got True"),
         ({"step_size": 0.0}, "step_size must be a number > 0, got 0.0"),
         ({"step_size": float("nan")}, "step_size must be a number > 0, got nan"),
-        ({"eval_steps": []}, "eval_steps must name at least one"),
+        ({"eval_steps": []}, "eval_steps must be a list of integers"),
         ({"eval_steps": [0, -2]}, "eval_steps must be an integer >= 0, got -2"),
     ],
 )

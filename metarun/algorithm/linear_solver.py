@@ -1,0 +1,190 @@
+"""How the implicit system is solved: a part of the implicit meta-gradient, to be swapped by itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from metarun import checks
+from metarun.errors import TrainingError
+from metarun.maths.cg import CGResult, Status, conjugate_gradient
+from metarun.maths.minres import minres
+from metarun.maths.operators import LinearOperator, dense
+from metarun.maths.richardson import richardson
+
+POLICIES = ("stop", "damp", "abs", "minres", "gauss_newton", "raise")
+_MAX_TRIES = 5
+_FIRST_DAMPING = 1e-3
+_MAX_DENSE = 4000
+
+
+@dataclass(frozen=True)
+class System:
+    """B systems `operator x = rhs`; `positive` builds the same systems with a curvature that is never indefinite."""
+
+    operator: LinearOperator
+    rhs: Tensor
+    positive: Callable[[], LinearOperator]
+
+
+class LinearSolver(Protocol):
+    """From systems to solutions [B, D] with statistics. `sees_curvature`: it measures the smallest curvature it meets."""
+
+    sees_curvature: ClassVar[bool]
+
+    def solve(self, system: System) -> CGResult:
+        """Solve all B systems; zero steps return the right-hand sides."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateGradient:
+    """Conjugate gradients, and what to do where a matrix turns out not to be positive definite.
+
+    Attributes:
+        steps: CG steps; 0 gives the first-order gradient.
+        rtol: a task stops when its residual is this small, relative to the query gradient.
+        atol: or when it is this small in itself (iMAML's released code: 1e-5).
+        negative_curvature: "stop" keeps what there is (at the first step the query gradient: first order); "damp" solves
+            again with more and more of the identity added, at most five times; "abs" takes the curvature's absolute value;
+            "minres" solves the indefinite system; "gauss_newton" solves with that curvature; "raise" ends the run.
+    Source: Rajeswaran et al. 2019, algorithm 2; Nocedal & Wright 2006, section 7.1.
+    """
+
+    steps: int
+    rtol: float
+    atol: float
+    negative_curvature: Literal["stop", "damp", "abs", "minres", "gauss_newton", "raise"]
+    sees_curvature: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, minimum=0)
+        checks.number("rtol", self.rtol, minimum=0)
+        checks.number("atol", self.atol, minimum=0)
+        checks.one_of("negative_curvature", self.negative_curvature, POLICIES)
+
+    def solve(self, system: System) -> CGResult:
+        """Solve; `status` and `min_curvature` are those of the first try, whatever was done about it.
+
+        Raises:
+            TrainingError: negative curvature, where `negative_curvature` is "raise".
+        """
+        result = self._cg(system.operator, system.rhs)
+        failed = result.status == Status.NEGATIVE_CURVATURE
+        # "stop" and "abs" ask nothing of the device; the others must know whether any task failed.
+        if self.negative_curvature in ("stop", "abs") or not failed.any():
+            return result
+        if self.negative_curvature == "raise":
+            raise TrainingError(
+                f"the implicit system of {int(failed.sum())} of {len(failed)} tasks is not positive definite (smallest "
+                f"curvature {result.min_curvature.min():.3g}). Choose algorithm.meta_gradient.curvature=gauss_newton, a larger "
+                "algorithm.proximal_weight, or another algorithm.meta_gradient.solver.negative_curvature."
+            )
+        solution = result.solution
+        if self.negative_curvature == "minres":
+            other = minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol)
+            solution = torch.where(failed[:, None], other.solution, solution)
+        elif self.negative_curvature == "gauss_newton":
+            other = self._cg(system.positive(), system.rhs)
+            solution = torch.where(failed[:, None], other.solution, solution)
+        else:
+            still, damping = failed, 0.0
+            for _ in range(_MAX_TRIES):
+                damping = max(10 * damping, _FIRST_DAMPING)
+                other = self._cg(system.operator.shifted(damping), system.rhs)
+                better = still & (other.status != Status.NEGATIVE_CURVATURE)
+                solution = torch.where(better[:, None], other.solution, solution)
+                still = still & ~better
+                if not still.any():
+                    break
+        return CGResult(solution, result.steps, result.residual_norm, result.min_curvature, result.status)
+
+    def _cg(self, operator: LinearOperator, rhs: Tensor) -> CGResult:
+        return conjugate_gradient(
+            operator,
+            rhs,
+            max_steps=self.steps,
+            rtol=self.rtol,
+            atol=self.atol,
+            absolute_curvature=self.negative_curvature == "abs",
+            # Asking whether all tasks have stopped is free on a CPU and makes a GPU wait.
+            early_exit=rhs.device.type == "cpu",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minres:
+    """MINRES: for indefinite systems; as cheap as conjugate gradients.
+
+    Attributes:
+        steps: products, >= 0.
+        rtol: a task stops when its residual is this small, relative to the query gradient.
+    """
+
+    steps: int
+    rtol: float
+    sees_curvature: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, minimum=0)
+        checks.number("rtol", self.rtol, minimum=0)
+
+    def solve(self, system: System) -> CGResult:
+        """Solve."""
+        return minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Richardson:
+    """x <- x - step_size (A x - v) from x = v; a step of one gives the Neumann series.
+
+    Diverges unless 0 < step_size < 2 / (1 + h / lambda), h the largest curvature. With the inner solver's own step,
+    `step_size = alpha lambda`, these are the fixed-point iterations of proximal gradient descent, differentiated backwards.
+
+    Attributes:
+        steps: products, >= 0.
+        step_size: > 0.
+    Source: Lorraine, Vicol and Duvenaud 2020; Grazzi et al. 2020.
+    """
+
+    steps: int
+    step_size: float
+    sees_curvature: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, minimum=0)
+        checks.number("step_size", self.step_size, minimum=0, exclusive=True)
+
+    def solve(self, system: System) -> CGResult:
+        """Solve."""
+        return richardson(system.operator, system.rhs, max_steps=self.steps, step_size=self.step_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """Form the matrices and factorise them: exact, for models of at most 4 000 parameters."""
+
+    sees_curvature: ClassVar[bool] = True
+
+    def solve(self, system: System) -> CGResult:
+        """Solve.
+
+        Raises:
+            TrainingError: too many parameters.
+        """
+        num_tasks, size = system.rhs.shape
+        if size > _MAX_DENSE:
+            raise TrainingError(
+                f"a dense solve is for at most {_MAX_DENSE} adapted parameters, got {size}. "
+                "Choose algorithm/meta_gradient/solver=cg."
+            )
+        matrix = dense(system.operator, num_tasks, size, like=system.rhs)
+        solution = torch.linalg.solve(matrix, system.rhs)
+        norm = torch.linalg.vector_norm(system.rhs, dim=1)
+        residual = torch.linalg.vector_norm(system.rhs - system.operator.apply(solution), dim=1)
+        steps = torch.full((num_tasks,), size, device=system.rhs.device)
+        converged = torch.full_like(steps, Status.CONVERGED)
+        lowest = torch.linalg.eigvalsh(matrix)[:, 0]
+        return CGResult(solution, steps, residual / torch.where(norm > 0, norm, 1), lowest, converged)

@@ -1,0 +1,169 @@
+"""The meta-gradient in the geometry of the models' predictions (natural gradient)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from metarun import checks
+from metarun.algorithm.parts import Adapted, MetaGradient
+from metarun.maths.cg import conjugate_gradient
+from metarun.maths.operators import LinearOperator, gauss_newton
+from metarun.maths.trees import Params, axpy, detached, expand, ravel, unravel
+from metarun.problems.base import outputs_of
+
+POINTS = ("phi", "pullback", "theta", "task_empirical")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalGradient:
+    """Solve (F + damping I) s = meta-gradient by conjugate gradients and step along it no further than a divergence allows.
+
+    F is the mean over the step's tasks of a Fisher (Gauss-Newton) matrix on the query inputs. The optimizer must be plain
+    SGD: Adam would rescale the coordinates and destroy the invariance.
+
+    Attributes:
+        point: "phi": at the adapted parameters, their Jacobian taken for the identity; "pullback": P' F P with that Jacobian
+            P = d phi / d theta, the Fisher matrix of the adapted predictor as a function of theta (exact, several times the
+            cost); "theta": at theta, before adaptation; "task_empirical": the mean of g g' over the tasks' meta-gradients,
+            which is no Fisher matrix, solved in the span of the g.
+        step_size: eta > 0; the optimizer's learning rate multiplies the step once more (1 by default).
+        damping: > 0 unless F is known to be regular; at the start, where it is adapted.
+        steps: CG steps.
+        rtol: CG stops at this residual, relative to the meta-gradient.
+        max_divergence: the step is shortened until its predicted divergence, s' F s / 2 in the loss's units, is no larger;
+            null: never.
+        adapt_damping: Levenberg and Marquardt: after each step the tasks are adapted once more, and the damping is raised by
+            3/2 where a quarter of the predicted decrease came, lowered by 2/3 where three quarters did.
+        recompute: make the matrices' graphs anew in each product, which is slower and bounds memory by `device.task_chunk`;
+            without it the graphs of all tasks of the step are held.
+    Source: Amari 1998; Martens 2020; the trust region as in Schulman et al. 2015, section 6 and appendix C. No published
+        algorithm is called I-MAML-NG; this is the definition used here.
+    """
+
+    point: Literal["phi", "pullback", "theta", "task_empirical"]
+    step_size: float
+    damping: float
+    steps: int
+    rtol: float
+    max_divergence: float | None
+    adapt_damping: bool
+    recompute: bool
+    needs_tasks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.one_of("point", self.point, POINTS)
+        checks.number("step_size", self.step_size, minimum=0, exclusive=True)
+        checks.number("damping", self.damping, minimum=0, exclusive=self.point == "task_empirical")
+        checks.integer("steps", self.steps, minimum=1)
+        checks.number("rtol", self.rtol, minimum=0)
+        if self.max_divergence is not None:
+            checks.number("max_divergence", self.max_divergence, minimum=0, exclusive=True)
+        for name in ("adapt_damping", "recompute"):
+            checks.boolean(name, getattr(self, name))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A gradient, and for the pull-back the Jacobian of the adaptation."""
+        return frozenset({"gradient", "jacobian"} if self.point == "pullback" else {"gradient"})
+
+    def start(self) -> dict[str, Any]:
+        """The damping, where it is adapted."""
+        return {"damping": self.damping} if self.adapt_damping else {}
+
+    def direction(
+        self, gradient: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient, state: dict[str, Any]
+    ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
+        """The natural direction; `direction/divergence` is that predicted for the step, `direction/shortened` its cut."""
+        damping = state.get("damping", self.damping)
+        row = {name: leaf[None] for name, leaf in gradient.items()}
+        rhs = ravel(row)
+        if self.point == "task_empirical":
+            gradients = torch.cat([ravel(chunk.gradients.gradient) for chunk in chunks])
+            metric = LinearOperator(lambda vectors: (vectors @ gradients.T) @ gradients / len(gradients))
+            solution, stats = _by_woodbury(gradients, rhs, damping), {}
+        else:
+            metric = self._metric(row, chunks, meta_gradient)
+            result = conjugate_gradient(
+                metric.shifted(damping),
+                rhs,
+                max_steps=self.steps,
+                rtol=self.rtol,
+                early_exit=rhs.device.type == "cpu",
+            )
+            solution = result.solution
+            stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}
+        step = self.step_size * solution
+        squared = (step * metric.apply(step)).sum()
+        divergence, cut = squared / 2, torch.ones_like(squared)
+        if self.max_divergence is not None:
+            allowed = torch.full_like(divergence, self.max_divergence)
+            cut = torch.where(divergence > allowed, (allowed / divergence).sqrt(), cut)
+        step = cut * step
+        stats |= {"direction/divergence": cut**2 * divergence, "direction/shortened": cut}
+        direction = {name: leaf[0] for name, leaf in unravel(step, row).items()}
+        if not self.adapt_damping:
+            return direction, stats, state
+        predicted = -(rhs * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
+        state = {"damping": _adapted(damping, float(_change(direction, chunks) / predicted))}
+        return direction, stats | {"direction/damping": rhs.new_tensor(damping)}, state
+
+    def _metric(self, like: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient) -> LinearOperator:
+        """The mean over all tasks, on vectors [1, D]."""
+        makers = [lambda chunk=chunk: self._sum(chunk, meta_gradient) for chunk in chunks]
+        made = None if self.recompute else [make() for make in makers]
+        num_tasks = sum(len(chunk.episode.tasks) for chunk in chunks)
+
+        def apply(vectors: Tensor) -> Tensor:
+            return sum(product(vectors) for product in (made or (make() for make in makers))) / num_tasks
+
+        return LinearOperator(apply)
+
+    def _sum(self, chunk: Adapted, meta_gradient: MetaGradient) -> Callable[[Tensor], Tensor]:
+        """Of one chunk's tasks: v [1, D] -> the sum of their products, [1, D]."""
+        episode = chunk.episode
+        problem, tasks = episode.problem, episode.tasks
+        params = {name: leaf for name, leaf in chunk.theta.items() if name in chunk.gradients.params}
+        params = detached(params) if self.point == "theta" else {name: chunk.gradients.params[name] for name in params}
+        with torch.no_grad():
+            reference = outputs_of(problem, params, tasks.query, tasks.support)
+        fisher = gauss_newton(
+            lambda p: outputs_of(problem, p, tasks.query, tasks.support),
+            lambda outputs: vmap(problem.divergence)(outputs, reference),
+            params,
+        )
+        jacobian = meta_gradient.jacobian(chunk.theta, episode, params) if self.point == "pullback" else None
+
+        def product(vectors: Tensor) -> Tensor:
+            each = vectors.expand(len(tasks), -1)
+            turned = fisher.apply(each) if jacobian is None else jacobian.pull(fisher.apply(jacobian.push(each)))
+            return turned.sum(0, keepdim=True)
+
+        return product
+
+
+def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float) -> Tensor:
+    """(damping I + U U')^-1 rhs with U' = gradients / sqrt(B), by a B x B system."""
+    rows = gradients / len(gradients) ** 0.5
+    inner = damping * torch.eye(len(rows), dtype=rows.dtype, device=rows.device) + rows @ rows.T
+    return (rhs - torch.linalg.solve(inner, rows @ rhs.T).T @ rows) / damping
+
+
+def _change(direction: Params, chunks: Sequence[Adapted]) -> Tensor:
+    """By how much the mean query loss changes when theta moves against the direction by a whole step."""
+    changes = []
+    for chunk in chunks:
+        moved = axpy(-1.0, expand(direction, len(chunk.episode.tasks)), chunk.theta)
+        inner, solution = chunk.episode.solve(detached(moved))
+        with torch.no_grad():
+            changes.append(chunk.episode.judge(solution.params | inner.frozen) - chunk.gradients.query_loss)
+    return torch.cat(changes).mean()
+
+
+def _adapted(damping: float, ratio: float) -> float:
+    if ratio < 0.25:
+        return 1.5 * damping
+    return damping / 1.5 if ratio > 0.75 else damping

@@ -141,8 +141,8 @@ def test_an_experiment_is_what_it_says(experiment):
     assert lines[0] == "# @package _global_"
     assert f"# Command: metarun experiment={experiment}" in lines
     config = configuration(f"experiment={experiment}")
-    algorithm, dataset = experiment.split("_")[:2]
-    assert (config["choices"]["algorithm"], config["choices"]["dataset"]) == (algorithm, dataset)
+    algorithm, dataset = config["choices"]["algorithm"], config["choices"]["dataset"]
+    assert re.fullmatch(rf"{algorithm}_{dataset}(_\d+min)?", experiment)
     schedule: Schedule = make(config, "schedule")
     evaluation = make(config, "evaluation")
     measured = evaluation.measured_steps(make(config, "algorithm").inner.steps)
@@ -157,8 +157,8 @@ def test_an_experiment_is_what_it_says(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_yields_to_the_command_line(experiment):
-    config = configuration(f"experiment={experiment}", "seed=5", "schedule.steps=3", "algorithm.inner.step_size=0.125")
-    assert (config["seed"], config["schedule"]["steps"], config["algorithm"]["inner"]["step_size"]) == (5, 3, 0.125)
+    config = configuration(f"experiment={experiment}", "seed=5", "schedule.steps=3", "algorithm.inner.steps=7")
+    assert (config["seed"], config["schedule"]["steps"], config["algorithm"]["inner"]["steps"]) == (5, 3, 7)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -90,6 +90,11 @@ def _train_and_test(
     folder.write_json(folder.path / "environment.json", environment)
     _logger.info("metarun %s, %s", __version__, _command(overrides))
     _header(console, folder, config, parts, resumed)
+    if parts.algorithm.direction.needs_tasks and not config["optimizer"]["_target_"].endswith(".SGD"):
+        _logger.warning(
+            "the natural gradient chooses its own step, and %s rescales its coordinates; choose optimizer=sgd_unit",
+            config["choices"]["optimizer"],
+        )
 
     try:
         record = MetricsFile(folder.metrics, resumed.step if resumed else -1)
@@ -194,11 +199,14 @@ def _header(
     """What will run, on what, and where it goes, in the words of the configuration."""
     choices, schedule, evaluation = config["choices"], parts.schedule, parts.evaluator.evaluation
     algorithm = config["algorithm"]
-    inner = {key: value for key, value in algorithm["inner"].items() if key not in ("_target_", "eval_steps")}
-    settings = ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in inner.items()
-    )
-    weight = f", lambda {algorithm['proximal_weight']:g}" if algorithm["proximal_weight"] else ""
+    parts_of = [f"{choices[f'algorithm/{part}']} ({_words(algorithm[part])})".replace(" ()", "") for part in _PARTS]
+    composition = f"{parts_of[0]}, {parts_of[1]} meta-gradient, {parts_of[2]} direction"
+    if algorithm["proximal_weight"]:
+        composition += f", lambda {_value(algorithm['proximal_weight'])}"
+    if algorithm["learn_proximal_weight"] != "never":
+        composition += f", learned by {algorithm['learn_proximal_weight']}"
+    if algorithm["adapted"] != "all":
+        composition += f", adapting {_value(algorithm['adapted'])}"
     ways = f"{config['dataset']['ways']}-way " if "ways" in config["dataset"] else ""
     norm = "" if parts.learner.batch_norm == "none" else f", batch norm {parts.learner.batch_norm}"
     replaced = (
@@ -210,8 +218,7 @@ def _header(
     header(
         console,
         [
-            ("algorithm", f"{choices['algorithm']}: {choices['algorithm/inner']} ({settings}{weight}), "
-             f"{choices['algorithm/meta_gradient']} meta-gradient"),
+            ("algorithm", f"{choices['algorithm']}: {composition}"),
             ("data", f"{choices['dataset']}: {ways}{schedule.shots}-shot, {schedule.queries} queries; tested with "
              f"{evaluation.shots} shot(s), {evaluation.queries} queries, {evaluation.tasks} tasks"),
             ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters{norm}{replaced}"),
@@ -221,6 +228,26 @@ def _header(
             ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
         ],
     )  # fmt: skip
+
+
+_PARTS = ("inner", "meta_gradient", "direction")
+_TOLD = ("steps", "step_size", "rates", "curvature", "cg_steps", "point", "max_divergence", "solver")
+
+
+def _words(part: Mapping[str, Any]) -> str:
+    """The settings of a part that a reader looks for first; config.json has them all."""
+    told = [
+        f"{key.replace('_', ' ')} {_value(part[key])}"
+        for key in _TOLD
+        if key in part and not isinstance(part[key], Mapping)
+    ]
+    if isinstance(part.get("solver"), Mapping):
+        told.append(f"{part['solver']['_target_'].rpartition('.')[2]} {part['solver'].get('steps', '')}".strip())
+    return ", ".join(told)
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _draw_adaptation(path: Path, parts: Parts, theta: Params) -> None:

@@ -67,7 +67,7 @@ def hessian_by_jvp(gradient: Callable[[Params], Params], params: Params) -> Line
         gradient: maps leaves [B, ...] to the gradient of each task's loss, built of `torch.func` transforms.
         params: where, leaves [B, ...].
     """
-    leaves = detached(params)
+    leaves = {name: leaf.detach().contiguous() for name, leaf in params.items()}  # a repeated leaf cannot be made dual
 
     def apply(vectors: Tensor) -> Tensor:
         return ravel(jvp(gradient, (leaves,), (unravel(vectors, leaves),))[1])

@@ -92,6 +92,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def status(self) -> Path:
+        """What the run is doing: `metarun.train.status`."""
+        return self.path / "status.json"
+
+    @property
     def log(self) -> Path:
         """What happened, in words."""
         return self.path / "log.txt"

@@ -88,11 +88,11 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
         make(config, "tracker")  # refused, if at all, before anything is written
     folder.make()
     status = RunStatus(folder.status, steps=config["schedule"]["steps"])
-    with folder.locked(), _logged_to(folder, console), status:
+    with folder.locked(), _logged_to(folder, console):
         if config["run"]["overwrite"]:
-            for path in (*folder.checkpoints.glob("*.pt"), folder.metrics, folder.result):
-                path.unlink(missing_ok=True)
-        result = _train_and_test(console, folder, config, parts, overrides, sweep, status)
+            folder.clear()
+        with status:
+            result = _train_and_test(console, folder, config, parts, overrides, sweep, status)
         return result["validation"]["best_score"]
 
 

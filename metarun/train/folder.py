@@ -123,6 +123,11 @@ class RunFolder:
                 "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
             ) from error
 
+    def clear(self) -> None:
+        """Take away what a run would go on from, or be answered from."""
+        for path in (*self.checkpoints.glob("*.pt"), self.metrics, self.result, self.status):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's lock; the kernel frees it however the process ends.

@@ -74,8 +74,16 @@ class Grid(Sweeper):
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
+        from metarun.errors import ConfigurationError
+
         words = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
         overrides = OverridesParser.create(config_loader=self._loader).parse_overrides(words)
+        for override in overrides:
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                raise ConfigurationError(
+                    f"{override.input_line} is a range and names no values: search it with hydra/sweeper=tpe or "
+                    f"hydra/sweeper=random, or write {override.get_key_element()}=VALUE,VALUE."
+                )
         (batch,) = BasicSweeper.split_arguments(overrides, None)
         if not isinstance(self._launcher, Local | Slurm):
             returns = self._launcher.launch(batch, initial_job_idx=0)

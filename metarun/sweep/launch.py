@@ -39,6 +39,8 @@ class Launch:
         self.states: dict[int, JobState] = {}
         self._console = Console(highlight=False)
         self._view = SweepView(self._console)
+        if cluster is None:
+            _check_places(master.hydra.launcher)
 
     @property
     def waits(self) -> bool:
@@ -92,17 +94,21 @@ class Launch:
             slurm.require_slurm()
             slurm.require_idle(self.folder)
         fresh = [_overwritten(job) for job in jobs]
+        is_first = not self.jobs
         self._record(fresh)
         states = {job.index: job_state(job) for job in fresh}
         by_folder = {job.folder: job for job in reversed(fresh)}  # the same run twice is run once
         missing = [job for job in by_folder.values() if states[job.index].state != DONE]
         missing.sort(key=lambda job: job.index)
-        self._say_what_is_done(fresh, missing)
+        if is_first:
+            self._view.note(f"metarun {__version__}  sweep {self.folder}")
+        done = sum(state.state == DONE for state in states.values())
+        self._view.note(f"{len(fresh)} jobs{f', {done} of them done already' if done else ''}")
         self.states |= states
         with self._view:
             for job in fresh:
                 if states[job.index].state == DONE:
-                    self._view.show(job, states[job.index])
+                    self._view.know(job, states[job.index])
             if missing:
                 self.states |= self._ended(missing)
         for job in fresh:  # of a pair only one was run
@@ -111,9 +117,9 @@ class Launch:
     def _ended(self, missing: Sequence[Job]) -> dict[int, JobState]:
         if self._cluster is None:
             places = self._places(missing)
-            gpus = ", each with a GPU" if places[0].gpu is not None else ""
-            threads = f"{places[0].threads} thread{'s' if places[0].threads > 1 else ''} each"
-            self._view.note(f"{len(places)} at a time, {threads}{gpus}")
+            gpus = " and a GPU" if places[0].gpu is not None else ""
+            threads = f"{places[0].threads} thread{'s' if places[0].threads > 1 else ''}"
+            self._view.note(f"{len(places)} at a time, each with {threads}{gpus}")
             return run_locally(missing, self.folder, places, self._view)
         array = slurm.submit(self._cluster, missing, self.folder)
         self._view.note(f"submitted array {array}: {len(missing)} jobs ({self.folder / 'sbatch.sh'})")
@@ -124,13 +130,6 @@ class Launch:
 
     def _places(self, jobs: Sequence[Job]) -> list[Slot]:
         asked = self._master.hydra.launcher
-        try:
-            if asked.jobs != "auto":
-                checks.integer("jobs", asked.jobs, minimum=1)
-            if asked.gpus != "auto" and not OmegaConf.is_list(asked.gpus):
-                raise ValueError(f"gpus must be auto or a list of ids, got {asked.gpus!r}")
-        except ValueError as error:
-            raise ConfigurationError(f"hydra.launcher: {error}") from error
         wants_gpu = any(job.config["device"]["kind"] != "cpu" for job in jobs)
         gpus = [] if not wants_gpu else visible_gpus(os.environ) if asked.gpus == "auto" else list(map(str, asked.gpus))
         threads = max((job.config["device"]["threads"] or 1) for job in jobs)
@@ -151,15 +150,17 @@ class Launch:
                     f"({'; '.join(example[:3])}): they are run anew. The earlier manifest is {kept}."
                 )
         self.jobs += jobs
-        words = list(self._master.hydra.overrides.task)
-        command = shlex.join(["metarun", "-m", *self._master.hydra.overrides.hydra, *words])
         code = Path(__file__).resolve().parent
-        Manifest(folder=self.folder, command=command, jobs=tuple(self.jobs), git=git_state(code)).write()
+        Manifest(folder=self.folder, command=self._command(), jobs=tuple(self.jobs), git=git_state(code)).write()
 
-    def _say_what_is_done(self, jobs: Sequence[Job], missing: Sequence[Job]) -> None:
-        done = len(jobs) - len(missing)
-        answered = f", {done} of them done already" if done else ""
-        self._view.note(f"metarun {__version__}  sweep of {len(jobs)} jobs{answered}: {self.folder}")
+    def _command(self) -> str:
+        """The command line, to give again."""
+        hydra = self._master.hydra
+        ours = ("hydra.mode=", "hydra.launcher.wait=", "hydra.launcher.dry_run=")
+        sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+        how = [word for word in hydra.overrides.hydra if not word.startswith(ours)]
+        folders = [word for path in sources for word in ("--config-dir", path.removeprefix("file://"))]
+        return shlex.join(["metarun", "-m" if self.waits else "submit", *folders, *how, *hydra.overrides.task])
 
     def _return(self, job: Job | ConfigurationError) -> JobReturn:
         if isinstance(job, ConfigurationError):
@@ -172,8 +173,8 @@ class Launch:
             return _returned(SweepError(f"{job.label}: its validation score is {state.value}"))
         return _returned(state.value)
 
-    def close(self) -> None:
-        """The table at the end.
+    def close(self, closing: Sequence[str] = ()) -> None:
+        """The table at the end, and after it `closing` lines.
 
         Raises:
             SweepError: a job has no result.
@@ -186,12 +187,15 @@ class Launch:
         self._console.print(self._view.table())
         bad = [job for job in self.jobs if self.states[job.index].state != DONE]
         self._view.note(counts([self.states[job.index] for job in self.jobs]))
+        for job in bad:
+            state = self.states[job.index]
+            self._view.note(f"  {job.label}: {state.error or state.state}\n     {job.log}")
+        for line in closing:
+            self._view.note(line)
         if bad:
-            for job in bad:
-                state = self.states[job.index]
-                self._view.note(f"  {job.label}: {state.error or state.state}\n     {job.log}")
-            words = f"{len(bad)} of {len(self.jobs)} jobs gave no result"
-            raise SweepError(f"{words}: {self.folder}. The same command runs those again, from their checkpoints.")
+            raise SweepError(
+                f"{len(bad)} of {len(self.jobs)} jobs gave no result. The same command runs those again, and no others."
+            )
 
 
 def _overwritten(job: Job) -> Job:
@@ -203,6 +207,16 @@ def _overwritten(job: Job) -> Job:
         job.run.clear()
     values = {field: getattr(job, field) for field in job.__dataclass_fields__}
     return Job(**values | {"config": {**job.config, "run": {**job.config["run"], "overwrite": False}}})
+
+
+def _check_places(asked: DictConfig) -> None:
+    try:
+        if asked.jobs != "auto":
+            checks.integer("jobs", asked.jobs, minimum=1)
+        if asked.gpus != "auto" and not OmegaConf.is_list(asked.gpus):
+            raise ValueError(f"gpus must be auto or a list of ids, got {asked.gpus!r}")
+    except ValueError as error:
+        raise ConfigurationError(f"hydra.launcher: {error}") from error
 
 
 def _returned(value: float | Exception) -> JobReturn:

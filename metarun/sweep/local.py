@@ -13,7 +13,7 @@ from metarun.sweep.job import PARENT
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, JobState, exit_words, job_state, last_line
 from metarun.sweep.view import SweepView
-from metarun.train.status import FAILED, PREEMPTED, RUNNING, stopped_by
+from metarun.train.status import FAILED, PREEMPTED, RUNNING, mark_failed, stopped_by
 from metarun.train.stopping import stop_at_once
 
 _POLL_S = 0.1
@@ -143,6 +143,7 @@ def _outcome(job: Job, code: int, started: float) -> JobState:
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR2):
         return replace(state, state=PREEMPTED, error=stopped_by(code), seconds=seconds)
     if code < 0:
+        mark_failed(job.run.status, exit_words(code))
         return replace(state, state=FAILED, error=exit_words(code), seconds=seconds)
     told = state.error if state.state == FAILED else last_line(job.log)
     if told.startswith("---"):  # it did not say a word

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from metarun.build import make, make_parts
@@ -34,7 +35,8 @@ def sweep_folder(master: DictConfig) -> Path:
         if word.startswith(("hydra.sweeper", "hydra/sweeper")) and not word.startswith("hydra.sweeper.n_trials=")
     ]
     digest = hashlib.sha256(json.dumps([*asked, *sweeper]).encode()).hexdigest()[:8]
-    words = re.sub(r"[^\w.+-]+", "_", " ".join(asked)).strip("_")
+    varied = [str(o.input_line) for o in OverridesParser.create().parse_overrides(asked) if o.is_sweep_override()]
+    words = re.sub(r"[^\w.+-]+", "_", " ".join(varied)).strip("_")
     return Path(master.run.root) / "sweeps" / "-".join(filter(None, [words[:60].strip("_"), digest]))
 
 
@@ -124,7 +126,8 @@ def plan(
             _require_own_folder(job, [*known, *(other for other in planned if isinstance(other, Job))])
             planned.append(job)
         except ConfigurationError as error:
-            planned.append(ConfigurationError(f"job #{index} ({' '.join(words)}): {error}"))
+            varied = " ".join(word for word in words if word not in fixed)
+            planned.append(ConfigurationError(f"job #{index}{f' ({varied})' if varied else ''}: {error}"))
     return planned
 
 

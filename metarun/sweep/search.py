@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
 
 from metarun import checks
 from metarun.errors import ConfigurationError
@@ -65,8 +65,7 @@ def search(
             if "No trials are completed" in str(error):
                 raise _NoTrial from error
             raise
-    _report(sweep, goal)
-    sweep.close()
+    sweep.close(_best(sweep, goal))
 
 
 class _NoTrial(Exception):
@@ -119,20 +118,18 @@ def _fixed_words(arguments: Sequence[str]) -> list[str]:
     return [str(override.input_line) for override in parsed if not override.is_sweep_override()]
 
 
-def _report(sweep: Launch, goal: str) -> None:
+def _best(sweep: Launch, goal: str) -> list[str]:
+    """The best trial in words, and its command."""
     done = [(sweep.states[job.index].value, job) for job in sweep.jobs if sweep.states[job.index].state == DONE]
-    scored = [(value, job) for value, job in done if value is not None]
+    scored = [(value, job) for value, job in done if value is not None and math.isfinite(value)]
     if not scored:
-        return
+        return []
     choose = max if goal == "maximize" else min
     value, best = choose(scored, key=lambda pair: pair[0])
-    console = Console(highlight=False)
-    console.print(
-        f"best of {len(sweep.jobs)} trials by validation: {value:.4g} ({best.label}), {best.folder}",
-        soft_wrap=True,
-        markup=False,
-    )
-    console.print(shlex.join(["metarun", *best.overrides]), soft_wrap=True, markup=False, style="cyan")
+    return [
+        f"best of {len(sweep.jobs)} trials by validation: {value:.4g}, {best.label}: {best.folder}",
+        shlex.join(["metarun", *best.overrides]),
+    ]
 
 
 @contextlib.contextmanager

@@ -55,6 +55,10 @@ class SweepView:
             words = ", ".join(f"#{j.index} {_percent(s)}" for j, s in running)
             self.note(f"{counts([s for _, s in self._states.values()])}" + (f" ({words})" if words else ""))
 
+    def know(self, job: Job, state: JobState) -> None:
+        """A job has stood so all along: it is in the table, and not told."""
+        self._states[job.index] = (job, state)
+
     def note(self, words: str) -> None:
         """A line that stays."""
         self._console.print(Text(words), soft_wrap=True)

@@ -65,6 +65,10 @@ class RunStatus:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Say how it ended; without having been entered, that it never began."""
         if error is None:
             self._status["state"] = FINISHED
         elif isinstance(error, Exception):
@@ -117,6 +121,15 @@ def read_status(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return status if isinstance(status, dict) else None
+
+
+def mark_failed(path: Path, error: str) -> None:
+    """Say in a status.json that still reads "running" that its process is gone; for whoever saw it end."""
+    status = read_status(path)
+    if status is not None and status.get("state") == RUNNING:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(status | {"state": FAILED, "error": error, "updated": time.time()}) + "\n")
+        os.replace(temporary, path)
 
 
 def slurm_job(environment: Mapping[str, str]) -> str | None:

@@ -16,11 +16,11 @@ from metarun.errors import ConfigurationError, SweepError
 from metarun.report.console import waiting
 from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
-from metarun.sweep.manifest import Job, Manifest, git_state, read
+from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read
 from metarun.sweep.plan import Composed, compose, plan, sweep_folder
 from metarun.sweep.state import DONE, JobState, job_state
 from metarun.sweep.view import SweepView, counts
-from metarun.train.folder import differences
+from metarun.train.folder import RunFolder, differences
 
 
 class Launch:
@@ -37,6 +37,7 @@ class Launch:
         self.folder = sweep_folder(master)
         self.jobs: list[Job] = []
         self.states: dict[int, JobState] = {}
+        self.refused: list[ConfigurationError] = []
         self._console = Console(highlight=False)
         self._view = SweepView(self._console)
         if cluster is None:
@@ -61,16 +62,22 @@ class Launch:
         """
         planned = self._planned(overrides, first)
         refused = [error for error in planned if isinstance(error, ConfigurationError)]
-        if refused and (all_or_none or len(refused) == len(planned)):
+        if refused and (all_or_none or (len(refused) == len(planned) and not self.jobs)):
             more = f" ({len(refused) - 1} more of the {len(planned)} jobs are refused.)" if len(refused) > 1 else ""
             raise ConfigurationError(f"{refused[0]}{more}")
         jobs = [job for job in planned if isinstance(job, Job)]
         if self._cluster is not None and self._cluster.dry_run:
             self._console.print(slurm.script(self._cluster, jobs, self.folder), end="", markup=False, soft_wrap=True)
             return [_returned(0.0) for _ in planned]
+        self.refused += refused
         for error in refused:
             self._view.note(f"failed    {error}")
-        self._run(jobs)
+        if self._cluster is not None:
+            slurm.require_slurm()
+            slurm.require_idle(self.folder)
+        make_folder(self.folder)
+        with RunFolder(self.folder).locked():
+            self._run(jobs)
         return [self._return(job) for job in planned]
 
     def _planned(self, overrides: Sequence[Sequence[str]], first: int) -> list[Job | ConfigurationError]:
@@ -90,9 +97,6 @@ class Launch:
 
     def _run(self, jobs: Sequence[Job]) -> None:
         """Run those that have no result yet; `states` then says how each ended."""
-        if self._cluster is not None:
-            slurm.require_slurm()
-            slurm.require_idle(self.folder)
         fresh = [_overwritten(job) for job in jobs]
         is_first = not self.jobs
         self._record(fresh)
@@ -113,6 +117,7 @@ class Launch:
                 self.states |= self._ended(missing)
         for job in fresh:  # of a pair only one was run
             self.states[job.index] = self.states[by_folder[job.folder].index]
+            self._view.know(job, self.states[job.index])
 
     def _ended(self, missing: Sequence[Job]) -> dict[int, JobState]:
         if self._cluster is None:
@@ -192,9 +197,10 @@ class Launch:
             self._view.note(f"  {job.label}: {state.error or state.state}\n     {job.log}")
         for line in closing:
             self._view.note(line)
-        if bad:
+        num_bad, num_jobs = len(bad) + len(self.refused), len(self.jobs) + len(self.refused)
+        if num_bad:
             raise SweepError(
-                f"{len(bad)} of {len(self.jobs)} jobs gave no result. The same command runs those again, and no others."
+                f"{num_bad} of {num_jobs} jobs gave no result. The same command runs those again, and no others."
             )
 
 

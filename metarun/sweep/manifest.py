@@ -2,7 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,29 @@ class Manifest:
             for job in self.jobs
         ]
         content = {"metarun": __version__, "git": self.git, "command": self.command, "jobs": jobs}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with _writable(self.folder):
             write_atomically(self.folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
-        except OSError as error:
-            raise ConfigurationError(
-                f"the sweep's folder must be writable, and {self.folder} is not: {error.strerror}. "
-                "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
-            ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a sweep's folder.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"the sweep's folder must be writable, and {folder} is not: {error.strerror}. "
+            "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
+        ) from error
 
 
 def read(folder: Path) -> Manifest:

@@ -37,7 +37,7 @@ def sweep_folder(master: DictConfig) -> Path:
     digest = hashlib.sha256(json.dumps([*asked, *sweeper]).encode()).hexdigest()[:8]
     varied = [str(o.input_line) for o in OverridesParser.create().parse_overrides(asked) if o.is_sweep_override()]
     words = re.sub(r"[^\w.+-]+", "_", " ".join(varied)).strip("_")
-    return Path(master.run.root) / "sweeps" / "-".join(filter(None, [words[:60].strip("_"), digest]))
+    return Path(master.run.root).absolute() / "sweeps" / "-".join(filter(None, [words[:60].strip("_"), digest]))
 
 
 def compose(loader: Any, master: DictConfig, overrides: Sequence[str]) -> Composed:
@@ -120,7 +120,7 @@ def plan(
                 varied=tuple(word for word in overrides if word not in fixed),
                 config=config,
                 fingerprint=fingerprint(config),
-                folder=folder_of(config).path,
+                folder=folder_of(config).path.absolute(),
                 log=sweep / f"job-{index}.log",
             )
             _require_own_folder(job, [*known, *(other for other in planned if isinstance(other, Job))])

@@ -1,4 +1,4 @@
-"""A small network for sweeps under test: as slow as asked, and failing when a file says so. Not for import by tests.
+"""A small network for sweeps under test: as slow as asked, and failing or waiting when a file says so. Not for import by tests.
 
 It is given to the command line as `model._target_`, so that a process of its own must find it: see `stubborn` in
 small_sweeps.py.
@@ -22,6 +22,8 @@ class Net(nn.Sequential):
         Net.calls += 1
         if "_job" in sys.argv and Net.calls > 20:  # in a job's process, once it trains
             time.sleep(float(os.environ.get("STUBBORN_PAUSE_S", "0")))
+            while Net.calls > 200 and os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/wait-{self.hidden}"):
+                time.sleep(0.02)
             if os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/fail-{self.hidden}"):
                 raise RuntimeError("the machine is on fire")
         return super().forward(inputs)

@@ -39,18 +39,15 @@ class Slurm(Launcher):
     """conf/hydra/launcher/slurm_*.yaml: the tasks of an array."""
 
     def __init__(self, **settings: Any) -> None:
-        from metarun.sweep.slurm import settings_from
-
-        self._settings = settings_from(
-            {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}
-        )
+        self._settings = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}
         self.sweep: Launch | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
         from metarun.sweep.launch import Launch
+        from metarun.sweep.slurm import settings_from
 
-        self.sweep = Launch(hydra_context.config_loader, config, self._settings)
+        self.sweep = Launch(hydra_context.config_loader, config, settings_from(self._settings))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by sweepers that are not ours."""

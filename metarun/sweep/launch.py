@@ -18,7 +18,7 @@ from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
 from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read
 from metarun.sweep.plan import Composed, compose, plan, sweep_folder
-from metarun.sweep.state import DONE, JobState, job_state
+from metarun.sweep.state import DONE, PENDING, JobState, job_state
 from metarun.sweep.view import SweepView, counts
 from metarun.train.folder import RunFolder, differences
 
@@ -104,15 +104,14 @@ class Launch:
         by_folder = {job.folder: job for job in reversed(fresh)}  # the same run twice is run once
         missing = [job for job in by_folder.values() if states[job.index].state != DONE]
         missing.sort(key=lambda job: job.index)
-        if is_first:
-            self._view.note(f"metarun {__version__}  sweep {self.folder}")
         done = sum(state.state == DONE for state in states.values())
-        self._view.note(f"{len(fresh)} jobs{f', {done} of them done already' if done else ''}")
+        words = f"{len(fresh)} jobs{f', {done} of them done already' if done else ''}"
+        self._view.note(f"metarun {__version__}  sweep {self.folder}\n{words}" if is_first else words)
         self.states |= states
         with self._view:
             for job in fresh:
-                if states[job.index].state == DONE:
-                    self._view.know(job, states[job.index])
+                is_done = states[job.index].state == DONE
+                self._view.know(job, states[job.index] if is_done else JobState(state=PENDING))
             if missing:
                 self.states |= self._ended(missing)
         for job in fresh:  # of a pair only one was run

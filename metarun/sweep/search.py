@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -79,7 +79,12 @@ class _Trials:
         self._sweep = sweep
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        return self._sweep.batch(job_overrides, initial_job_idx, all_or_none=False)
+        returns = self._sweep.batch(job_overrides, initial_job_idx, all_or_none=False)
+        for done in returns:
+            if done.status == JobStatus.FAILED:
+                # What is no number is a failed trial. An exception would be one too, and be written to the terminal.
+                done.status, done.return_value = JobStatus.COMPLETED, None
+        return returns
 
 
 def _checked(

@@ -103,6 +103,7 @@ def test_the_manifest_is_whole_before_the_first_job_and_wins_over_files_edited_l
     assert only_sweep(tmp_path / "runs") == sweep
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_jobs_with_a_checkpoint_and_the_same_command_goes_on(tmp_path, capsys):
     words, environment = stubborn(tmp_path)
     root = tmp_path / "runs"

@@ -62,7 +62,7 @@ def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
     folder.chmod(0o755)
     for name in ("state", "spool", "munge"):
         (folder / name).mkdir(mode=0o755)
-    host = socket.gethostname()
+    host = socket.gethostname().partition(".")[0]
     port, other_port = _free_port(), _free_port()
     config = folder / "slurm.conf"
     config.write_text(CONFIG.format(host=host, folder=folder, port=port, other_port=other_port, cpus=cpus))

@@ -6,7 +6,8 @@ exception becomes words and an exit status:
 | status | what happened |
 |---|---|
 | 0 | done |
-| 1 | a bug (full traceback), or, in one line, the machine refused (disk full, permission, a missing file) or training diverged |
+| 1 | a bug (full traceback), or, in one line, the machine refused (disk full, permission, a missing file), training
+      diverged, or jobs of a sweep failed |
 | 2 | the user asked for what cannot be: `ConfigurationError`, or Hydra could not compose (one line) |
 | 130 | interrupted by Ctrl-C |
 
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from metarun import __version__
 from metarun.config_folder import config_folder, groups
-from metarun.errors import ConfigurationError, TrainingError
+from metarun.errors import ConfigurationError, SweepError, TrainingError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if full_error:
             traceback.print_exc()
         return _report(str(error), 2)
-    except TrainingError as error:
+    except (TrainingError, SweepError) as error:
         if full_error:
             traceback.print_exc()
         return _report(str(error), 1)
@@ -85,15 +86,52 @@ def evaluate(arguments: list[str]) -> None:
     evaluate_run(parsed.run_dir, parsed.overrides)
 
 
+def submit(arguments: list[str]) -> None:
+    """`metarun submit [--dry-run] [KEY=VALUE ...]`: a sweep whose launcher is Slurm, and does not wait.
+
+    Raises:
+        ConfigurationError: as for a sweep; a launcher that is not one of Slurm's.
+    """
+    words = [word for word in arguments if word not in ("--dry-run", "-m", "--multirun")]
+    chosen = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
+    if chosen and not chosen[-1].startswith("slurm"):
+        raise ConfigurationError(f"metarun submit needs a launcher of Slurm's, got hydra/launcher={chosen[-1]}.")
+    launcher = [] if chosen else ["hydra/launcher=slurm_cpu"]
+    how = ["hydra.launcher.wait=false", *(["hydra.launcher.dry_run=true"] if "--dry-run" in arguments else [])]
+    if {"-h", "--help"} & {*words}:
+        _parser("submit").parse_args(["--help"])
+    _hydra(["-m", *launcher, *words, *how])
+
+
+def status(arguments: list[str]) -> None:
+    """`metarun status DIR`.
+
+    Raises:
+        ConfigurationError: DIR holds no sweep.
+    """
+    parser = _parser("status")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a sweep, or of several")
+    parsed = parser.parse_args(arguments)
+    from metarun.sweep.status import show_status
+
+    show_status(parsed.folder)
+
+
 # name -> (usage after the name, one line for --help, function of the arguments after the name)
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     "evaluate": ("RUN_DIR [KEY=VALUE ...]", "judge a trained run again, on other tasks if you like", evaluate),
+    "submit": ("[--dry-run] [KEY=VALUE ...]", "put a sweep into Slurm's queue and return", submit),
+    "status": ("DIR", "how a sweep stands, from its files alone", status),
 }
 
 
 def _dispatch(arguments: list[str]) -> None:
     first = arguments[0] if arguments else ""
-    if first in SUBCOMMANDS:
+    if first == "_job":  # one job of a sweep, as a launcher starts it
+        from metarun.sweep.job import run_job
+
+        run_job(Path(arguments[1]), int(arguments[2]))
+    elif first in SUBCOMMANDS:
         SUBCOMMANDS[first][2](arguments[1:])
     elif re.fullmatch(r"[A-Za-z][\w-]*", first):
         from metarun.suggest import unknown_word

@@ -1,4 +1,4 @@
-"""The one exception that means "the user asked for something that cannot be"."""
+"""Exceptions that are told in one line: what cannot be, and what did not work out."""
 
 
 class ConfigurationError(ValueError):
@@ -7,3 +7,7 @@ class ConfigurationError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on (a loss that is not finite); `str()` says where, and the likely causes with their keys."""
+
+
+class SweepError(RuntimeError):
+    """Some jobs of a sweep gave no result; `str()` says how many, and what to do."""

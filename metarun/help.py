@@ -27,7 +27,9 @@ EXAMPLES = (
     ("metarun algorithm=maml dataset=omniglot", "MAML on few-shot characters"),
     ("metarun algorithm=imaml dataset=omniglot", "implicit MAML on the same tasks"),
     ("metarun algorithm/meta_gradient=first_order", "swap one part of an algorithm"),
-    ("metarun -m algorithm=maml,imaml seed=0,1,2", "six runs"),
+    ("metarun -m algorithm=maml,imaml seed=0,1,2", "six runs, side by side; again: only what is missing"),
+    ("metarun -m hydra/sweeper=tpe 'optimizer.lr=tag(log,interval(1e-4,1e-1))'", "search a range; random is the other"),
+    ("metarun submit --dry-run seed=0,1,2", "three runs on a cluster: show the script"),
 )
 
 FLAGS = (

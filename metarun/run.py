@@ -29,6 +29,7 @@ from metarun.tracking.base import RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.state import TrainState, load, load_state, write_atomically
+from metarun.train.status import RunStatus
 from metarun.train.trainer import Stopped, Trainer
 
 _logger = logging.getLogger("metarun")
@@ -42,18 +43,41 @@ def run(cfg: DictConfig) -> float | None:
     Raises:
         ConfigurationError: before anything is trained or written, if something in `cfg` cannot be.
     """
-    console = Console(highlight=False)
     hydra = HydraConfig.get()
+    sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
+    return run_resolved(resolved(cfg, hydra.runtime.choices), list(hydra.overrides.task), sweep)
+
+
+def resolved(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+    """The whole configuration as plain values, with the group choices that led to it under `choices`.
+
+    Raises:
+        ConfigurationError: a path that is none.
+    """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    config["choices"] = {group: choice for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
+    config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
     _check_paths(config)
     for key in ("root", "cache"):
         config["data"][key] = str(Path(config["data"][key]).expanduser())
-    config = _with_expanded_data(cfg, config)
-    chosen = config["run"]["folder"]
-    folder = RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))
+    return _with_expanded_data(cfg, config)
 
-    result = _stored_result(folder, config)
+
+def folder_of(config: Mapping[str, Any]) -> RunFolder:
+    """Where the run of a resolved configuration lies."""
+    chosen = config["run"]["folder"]
+    return RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))
+
+
+def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | None = None) -> float | None:
+    """`run`, from a configuration that `resolved` gave, here or in another process.
+
+    Args:
+        overrides: the command line that led to it, for the record.
+        sweep: the name of the sweep that the run belongs to.
+    """
+    console = Console(highlight=False)
+    folder = folder_of(config)
+    result = stored_result(folder, config)
     if result is not None:
         console.print(f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)")
         report(console, folder, result)
@@ -63,16 +87,23 @@ def run(cfg: DictConfig) -> float | None:
         parts = make_parts(config)
         make(config, "tracker")  # refused, if at all, before anything is written
     folder.make()
+    status = RunStatus(folder.status, steps=config["schedule"]["steps"])
     with folder.locked(), _logged_to(folder, console):
         if config["run"]["overwrite"]:
-            for path in (*folder.checkpoints.glob("*.pt"), folder.metrics, folder.result):
-                path.unlink(missing_ok=True)
-        overrides = list(hydra.overrides.task)
-        return _train_and_test(console, folder, config, parts, overrides)["validation"]["best_score"]
+            folder.clear()
+        with status:
+            result = _train_and_test(console, folder, config, parts, overrides, sweep, status)
+        return result["validation"]["best_score"]
 
 
 def _train_and_test(
-    console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, overrides: list[str]
+    console: Console,
+    folder: RunFolder,
+    config: dict[str, Any],
+    parts: Parts,
+    overrides: Sequence[str],
+    sweep: str | None,
+    status: RunStatus,
 ) -> dict[str, Any]:
     optimizer, lr_schedule = make(config, "optimizer"), make(config, "lr_schedule")
     mark = fingerprint(config)
@@ -83,10 +114,8 @@ def _train_and_test(
             f"{last} was written by another configuration. Choose another run.folder, or run.overwrite=true to replace it."
         )
     environment = environment_of(parts)
-    hydra = HydraConfig.get()
-    sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
     folder.write_json(folder.config, config)
-    folder.write_json(folder.path / "overrides.json", {"overrides": overrides, "command": _command(overrides)})
+    folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": _command(overrides)})
     folder.write_json(folder.path / "environment.json", environment)
     _logger.info("metarun %s, %s", __version__, _command(overrides))
     _header(console, folder, config, parts, resumed)
@@ -136,10 +165,11 @@ def _train_and_test(
             task_chunk=parts.task_chunk,
             tracker=tracker,
             sync_record=record.sync,
-            observer=watcher,
+            observer=status.beside(watcher),
             checkpoints=folder.checkpoints,
         )
         state = resumed or trainer.start(parts.theta, mark)
+        status.at(state.step)
         with watcher:
             state = trainer.run(state)
         result = _finish(console, folder, config, parts, state, environment)
@@ -262,7 +292,7 @@ def _draw_adaptation(path: Path, parts: Parts, theta: Params) -> None:
     adaptation_curves(path, parts.algorithm, parts.problem, theta, tasks.to(parts.device, parts.dtype), grid, steps)
 
 
-def _stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] | None:
+def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] | None:
     """The result of a finished run of this very configuration; refuses a folder that holds another one."""
     stored = folder.read_json(folder.config)
     if stored is None or config["run"]["overwrite"]:

@@ -54,7 +54,8 @@ def test_the_wheel_holds_the_package_and_the_whole_configuration(tmp_path):
         archive.extractall(unpacked)
     shipped = {f"metarun/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
     code = {f"metarun/{path.relative_to(ROOT / 'metarun').as_posix()}" for path in (ROOT / "metarun").rglob("*.py")}
-    assert shipped | code <= names
+    assert shipped | code | {"hydra_plugins/metarun_sweep.py"} <= names
+    assert "hydra_plugins/__init__.py" not in names, "Hydra's plugins share a name space package"
     assert not {name for name in names if name.startswith(("tests/", "conf/", "scripts/", "outputs/"))}
     # From the wheel alone: every group, and a composed key.
     assert groups(config_folder(unpacked / "metarun")) == groups(CONF)

@@ -46,6 +46,7 @@ def test_what_lies_in_a_run_folder(finished):
         "metrics.jsonl",
         "tasks.csv",
         "result.json",
+        "status.json",
         "log.txt",
         "checkpoints/last.pt",
         "checkpoints/best.pt",

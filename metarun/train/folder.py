@@ -92,6 +92,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def status(self) -> Path:
+        """What the run is doing: `metarun.train.status`."""
+        return self.path / "status.json"
+
+    @property
     def log(self) -> Path:
         """What happened, in words."""
         return self.path / "log.txt"
@@ -117,6 +122,11 @@ class RunFolder:
                 f"the run's folder must be writable, and {self.path} is not: {error.strerror}. "
                 "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
             ) from error
+
+    def clear(self) -> None:
+        """Take away what a run would go on from, or be answered from."""
+        for path in (*self.checkpoints.glob("*.pt"), self.metrics, self.result, self.status):
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.evaluate import Evaluator
 from metarun.train.state import TrainState, save, save_state
+from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 _logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Trainer:
         """Train from `state` to the end.
 
         Raises:
-            Stopped: on SIGINT or SIGTERM, after the step at hand and a checkpoint.
+            Stopped: on SIGINT, SIGTERM or SIGUSR2, after the step at hand and a checkpoint.
             TrainingError: a loss or a meta-gradient that is not finite, or the device's memory is full; the last
                 checkpoint stands.
         """
@@ -236,21 +237,23 @@ def _out_of_memory(task_chunk: int) -> str:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to. A second SIGINT interrupts at once.
+    """A list that SIGINT, SIGTERM and SIGUSR2 append to. A second SIGINT interrupts at once.
 
+    A second SIGTERM does not: Slurm sends it to the step and to the batch script, whose `srun` passes it on.
     Handlers that somebody else has set (a cluster's launcher) are left in place; so is everything outside the main thread.
     """
     requests: list[int] = []
 
     def request(number: int, _frame: object) -> None:
         requests.append(number)
-        signal.signal(number, previous[number])
+        if number == signal.SIGINT:
+            signal.signal(number, previous[number])
 
     previous: dict[int, object] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             handler = signal.getsignal(number)
-            if handler in (signal.SIG_DFL, signal.default_int_handler):
+            if handler in (signal.SIG_DFL, signal.default_int_handler, stop_at_once):
                 signal.signal(number, request)
                 previous[number] = handler
     except ValueError:  # not the main thread: signals are somebody else's business

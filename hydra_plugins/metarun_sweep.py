@@ -1,0 +1,128 @@
+"""What Hydra looks for in the name space `hydra_plugins`: metarun's launchers and sweepers.
+
+Hydra imports this file whenever it starts, so that all that works is imported when it is used. No class here changes what
+Hydra's own do: the launchers run each job in a process of its own, the sweepers hand them all jobs at once.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from metarun.sweep.launch import Launch
+
+
+class Local(Launcher):
+    """conf/hydra/launcher/local.yaml: processes of this machine."""
+
+    def __init__(self, jobs: Any, gpus: Any) -> None:
+        self.sweep: Launch | None = None  # what was asked is read from the configuration
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        from metarun.sweep.launch import Launch
+
+        self.sweep = Launch(hydra_context.config_loader, config, None)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Called by sweepers that are not ours."""
+        assert self.sweep is not None
+        return self.sweep.batch(job_overrides, initial_job_idx, all_or_none=True)
+
+
+class Slurm(Launcher):
+    """conf/hydra/launcher/slurm_*.yaml: the tasks of an array."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}
+        self.sweep: Launch | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        from metarun.sweep.launch import Launch
+        from metarun.sweep.slurm import settings_from
+
+        self.sweep = Launch(hydra_context.config_loader, config, settings_from(self._settings))
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Called by sweepers that are not ours."""
+        assert self.sweep is not None
+        return self.sweep.batch(job_overrides, initial_job_idx, all_or_none=True)
+
+
+class Grid(Sweeper):
+    """conf/hydra/sweeper/grid.yaml: every combination of the values, all checked before the first is run."""
+
+    def __init__(self, params: Any) -> None:
+        self._params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self._launcher = _launcher(hydra_context, task_function, config)
+        self._loader = hydra_context.config_loader
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Called by Hydra."""
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        from metarun.errors import ConfigurationError
+
+        words = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
+        overrides = OverridesParser.create(config_loader=self._loader).parse_overrides(words)
+        for override in overrides:
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                raise ConfigurationError(
+                    f"{override.input_line} is a range and names no values: search it with hydra/sweeper=tpe or "
+                    f"hydra/sweeper=random, or write {override.get_key_element()}=VALUE,VALUE."
+                )
+        (batch,) = BasicSweeper.split_arguments(overrides, None)
+        if not isinstance(self._launcher, Local | Slurm):
+            returns = self._launcher.launch(batch, initial_job_idx=0)
+            return [done.return_value for done in returns]  # raises what a job raised
+        assert self._launcher.sweep is not None
+        self._launcher.sweep.batch(batch, 0, all_or_none=True)
+        return self._launcher.sweep.close()
+
+
+class Search(Sweeper):
+    """conf/hydra/sweeper/tpe.yaml and random.yaml: Optuna proposes batches of values and learns from their scores."""
+
+    def __init__(
+        self, sampler: str, n_trials: int, n_jobs: int, seed: int, direction: str, params: Any, startup: int = 10
+    ) -> None:
+        self._settings = {
+            "sampler": sampler,
+            "n_trials": n_trials,
+            "n_jobs": n_jobs,
+            "seed": seed,
+            "direction": direction,
+            "startup": startup,
+        }
+        self._params = params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self._context, self._task, self._config = hydra_context, task_function, config
+        self._launcher = _launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Called by Hydra."""
+        from metarun.errors import ConfigurationError
+        from metarun.sweep.search import search
+
+        if not isinstance(self._launcher, Local | Slurm):
+            raise ConfigurationError("a search needs hydra/launcher=local, slurm_cpu or slurm_gpu.")
+        assert self._launcher.sweep is not None
+        return search(self._launcher.sweep, self._config, self._context, arguments, self._params, **self._settings)
+
+
+def _launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Launcher:
+    from hydra.core.plugins import Plugins
+
+    return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)

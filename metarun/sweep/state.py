@@ -1,0 +1,146 @@
+"""How a job stands, from its files alone: the same on any host that sees them."""
+
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.report.console import interval
+from metarun.sweep.manifest import Job
+from metarun.train.status import BEAT_S, FAILED, PREEMPTED, RUNNING, read_status
+
+PENDING, DONE, LOST = "pending", "done", "lost"
+SILENT_S = 12 * BEAT_S
+"""A run that has not renewed its status for so long is gone; network file systems show a change up to a minute late."""
+_TAIL_BYTES = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """One row of a sweep's table.
+
+    Attributes:
+        state: "pending", "running", "preempted" (it will go on), "done", "failed", or "lost" (it says it is running, and
+            gave no sign of life for a minute).
+        step, steps: outer steps done, and in all; 0 where nothing is known.
+        score: test score of a finished run, last validation of a running one, in words.
+        value: the best validation score of a finished run: the objective of a search.
+        seconds: since it started, or that it trained.
+        error: why there is no result, in one line.
+    """
+
+    state: str
+    step: int = 0
+    steps: int = 0
+    score: str = ""
+    value: float | None = None
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it by itself."""
+        return self.state in (DONE, FAILED, LOST)
+
+
+def job_state(job: Job) -> JobState:
+    """How a job stands."""
+    result = _read(job.run.result)
+    if result is not None and result.get("fingerprint") == job.fingerprint:
+        return _done(result)
+    status = read_status(job.run.status)
+    if status is None:
+        return JobState(state=PENDING)
+    try:
+        return _unfinished(job, status)
+    except (KeyError, TypeError, ValueError):  # a status.json that another version wrote
+        return JobState(state=LOST, error=f"{job.run.status} cannot be understood")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a file that says anything, without the prefix of our own errors; "" if there is none."""
+    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+    return lines[-1].removeprefix("metarun: error: ") if lines else ""
+
+
+def exit_words(code: int) -> str:
+    """Why a process ended, from what `Popen` says of it."""
+    if code >= 0:
+        return f"ended with status {code}"
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+    return f"killed by {name}" + (" (out of memory, or kill -9)" if -code == signal.SIGKILL else "")
+
+
+def _done(result: dict[str, Any]) -> JobState:
+    score, headline = result["score"], result["results"][-1]
+    summary = headline[score]
+    return JobState(
+        state=DONE,
+        score=f"{score} {interval(summary['mean'], summary['ci95'], score == 'accuracy')}",
+        value=result["validation"]["best_score"],
+        seconds=result["train_s"] + result["test_s"],
+    )
+
+
+def _unfinished(job: Job, status: dict[str, Any]) -> JobState:
+    state, error = status["state"], status["error"] or ""
+    silent_s = time.time() - status["updated"]
+    if state == RUNNING:
+        is_here = status["host"] == socket.gethostname()
+        if (is_here and not _is_alive(status["pid"])) or silent_s > SILENT_S:
+            state, error = LOST, last_line(job.log)
+    elif state not in (FAILED, PREEMPTED):
+        state, error = LOST, f"{job.run.result} is missing or of another configuration"
+    return JobState(
+        state=state,
+        step=status["step"],
+        steps=status["steps"],
+        score=_validation(job.run.metrics),
+        seconds=(time.time() if state == RUNNING else status["updated"]) - status["started"],
+        error=error,
+    )
+
+
+def _validation(metrics: Path) -> str:
+    """The last validation in a metrics.jsonl, in words."""
+    for line in reversed(_tail(metrics).splitlines()):
+        try:
+            row = json.loads(line)
+            names = [key.removesuffix("_ci95") for key in row if key.startswith("val/") and key.endswith("_ci95")]
+            if names:
+                score = names[0].removeprefix("val/")
+                return f"val {score} {interval(row[names[0]], row[f'{names[0]}_ci95'], score == 'accuracy')}"
+        except (ValueError, TypeError, KeyError):  # a torn line, a null
+            continue
+    return ""
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -1,0 +1,120 @@
+"""A real Slurm on this machine, started from Debian's packages without systemd: munged, slurmctld and slurmd."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun", "munged", "runuser")
+CONFIG = """
+ClusterName=local
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
+CredType=cred/munge
+SlurmctldPort={port}
+SlurmdPort={other_port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+JobRequeue=1
+KillWait=10
+SchedulerParameters=sched_interval=2,requeue_setup_env_fail
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def why_not() -> str | None:
+    """Why no Slurm can be started here, or None."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+    if missing:
+        return f"Slurm is not installed ({', '.join(missing)} missing): apt-get install slurmctld slurmd slurm-client munge"
+    if os.geteuid() != 0:
+        return "starting a Slurm needs root"
+    return None
+
+
+@contextmanager
+def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
+    """A running Slurm with one node; gives the environment in which its commands find it."""
+    folder.chmod(0o755)
+    for name in ("state", "spool", "munge"):
+        (folder / name).mkdir(mode=0o755)
+    host = socket.gethostname().partition(".")[0]
+    port, other_port = _free_port(), _free_port()
+    config = folder / "slurm.conf"
+    config.write_text(CONFIG.format(host=host, folder=folder, port=port, other_port=other_port, cpus=cpus))
+    environment = dict(os.environ) | {"SLURM_CONF": str(config), "PATH": _path()}
+    daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(*words: str) -> None:
+        output = open(folder / f"{Path(words[0]).name}.out", "wb")  # noqa: SIM115
+        daemons.append(subprocess.Popen(words, env=environment, stdout=output, stderr=output, start_new_session=True))
+
+    try:
+        _munge(folder / "munge", start)
+        start("slurmctld", "-D", "-c")
+        start("slurmd", "-D")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            answer = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
+            if answer.returncode == 0 and set(answer.stdout.split()) == {"idle"}:
+                break
+            time.sleep(0.3)
+        else:
+            raise RuntimeError(f"Slurm did not start: {answer.stdout}{answer.stderr} (logs in {folder})")
+        yield environment
+    finally:
+        subprocess.run(["scancel", "--signal=KILL", "--full", "--user=root"], env=environment, capture_output=True)
+        for daemon in reversed(daemons):
+            daemon.terminate()
+        for daemon in reversed(daemons):
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+
+
+def _munge(folder: Path, start: object) -> None:
+    key = folder / "key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    words = ("munged", "--foreground", "--force", f"--socket={folder}/socket", f"--key-file={key}")
+    files = (f"--pid-file={folder}/pid", f"--log-file={folder}/log", f"--seed-file={folder}/seed")
+    start(*words, *files)  # type: ignore[operator]
+    deadline = time.monotonic() + 10
+    while not (folder / "socket").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,146 @@
+"""A sweep on a real Slurm: signals, requeues and failures lose nothing, and nothing waits for what will not come."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..train.small import ROOT, assert_same_runs, run_here
+from . import cluster
+from .small_sweeps import SHORT, only_sweep, runs_by_size, status_of, stubborn
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.timeout(280),
+    pytest.mark.skipif(cluster.why_not() is not None, reason=str(cluster.why_not())),
+]
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
+    with cluster.slurm(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+def until(condition: Callable[[], object], limit_s: float, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come in {limit_s} s"
+        time.sleep(0.2)
+
+
+def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path, monkeypatch, capsys):
+    """Three right results, one failure with its name; then the same command, waiting, runs that one alone."""
+    words, own = stubborn(tmp_path)
+    environment = slurm | own | {"STUBBORN_PAUSE_S": "0.05", "COLUMNS": "200"}
+    root = tmp_path / "runs"
+    sweep_of_four = (*words, "model.hidden=10,11,12,13", *SHORT, f"run.root={root}")
+
+    def metarun(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "metarun", *arguments]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    def slurm_says(*command: str) -> str:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout
+
+    def is_training(size: int) -> bool:
+        folder = runs_by_size(root).get(size)
+        return folder is not None and (folder / "checkpoints" / "last.pt").exists()
+
+    (tmp_path / "fail-13").touch()
+    done = metarun("submit", *sweep_of_four)
+    assert (done.returncode, done.stderr) == (0, "")
+    array = done.stdout.partition("submitted array ")[2].partition(":")[0]
+    sweep = only_sweep(root)
+    assert f"metarun status {sweep}" in done.stdout
+
+    again = metarun("submit", *sweep_of_four)
+    assert again.returncode == 2
+    assert f"array {array} of this sweep is still in the queue" in again.stderr
+
+    until(lambda: is_training(10), 60, "training of the first")
+    slurm_says("scancel", "--signal=USR2", f"{array}_0")
+    until(lambda: is_training(11), 60, "training of the second")
+    slurm_says("scontrol", "requeue", f"{array}_1")
+    until(lambda: not slurm_says("squeue", "--noheader"), 150, "an empty queue")
+
+    status = metarun("status", str(sweep))
+    assert "3 done, 1 failed of 4" in status.stdout
+    assert "#3 model.hidden=13: RuntimeError: the machine is on fire" in status.stdout
+    first, second = (sweep / f"job-{index}.log" for index in (0, 1))
+    assert "stopped by SIGUSR2 after step" in first.read_text()
+    assert f"back into the queue: scontrol requeue {array}_0" in first.read_text()
+    for log in (first, second):
+        assert log.read_text().count("(going on after step ") == 1
+    assert status_of(runs_by_size(root)[13])["job"] == f"{array}_3"
+
+    # What was interrupted ends with the bits of a run that was not.
+    for key, value in own.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    for size in (10, 11):
+        whole = tmp_path / "whole"
+        assert run_here(*words, f"model.hidden={size}", *SHORT, f"run.root={whole}") == 0
+        assert_same_runs(runs_by_size(whole)[size], runs_by_size(root)[size])
+    capsys.readouterr()
+
+    waited = metarun("-m", "hydra/launcher=slurm_cpu", *sweep_of_four)
+    assert waited.returncode == 1
+    assert "4 jobs, 3 of them done already" in waited.stdout
+    assert ": 1 jobs (" in waited.stdout
+    assert "3 done, 1 failed of 4" in waited.stdout
+    assert waited.stderr.startswith("metarun: error: 1 of 4 jobs gave no result.")
+    (tmp_path / "fail-13").unlink()
+    waited = metarun("-m", "hydra/launcher=slurm_cpu", *sweep_of_four)
+    assert (waited.returncode, waited.stderr) == (0, "")
+    assert "4 done of 4" in waited.stdout
+
+
+def test_a_cancelled_job_is_a_failure_and_nobody_waits_for_it(slurm, tmp_path):
+    words, own = stubborn(tmp_path)
+    environment = slurm | own | {"STUBBORN_PAUSE_S": "0.05", "COLUMNS": "200"}
+    root = tmp_path / "runs"
+    arguments = ("-m", "hydra/launcher=slurm_cpu", *words, "model.hidden=10,11", *SHORT, f"run.root={root}")
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "metarun", *arguments],
+        env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(
+        lambda: 10 in runs_by_size(root) and (runs_by_size(root)[10] / "checkpoints/last.pt").exists(), 60, "training"
+    )
+    job = status_of(runs_by_size(root)[10])["job"]
+    subprocess.run(["scancel", job], env=environment, check=True)
+    out, err = waiting.communicate(timeout=100)
+    assert waiting.returncode == 1, out + err
+    assert "1 done, 1 failed of 2" in out
+    assert "failed    #0 model.hidden=10" in out
+    assert status_of(runs_by_size(root)[10])["state"] == "preempted"
+
+
+def test_a_preempted_job_goes_on_when_its_place_is_free_again(slurm, tmp_path):
+    """A partition of higher priority takes the machine for a while."""
+    words, own = stubborn(tmp_path)
+    environment = slurm | own | {"STUBBORN_PAUSE_S": "0.05", "COLUMNS": "200"}
+    root = tmp_path / "runs"
+    arguments = ("submit", *words, "model.hidden=10", *SHORT, f"run.root={root}")
+    done = subprocess.run(
+        [sys.executable, "-m", "metarun", *arguments], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    until(
+        lambda: 10 in runs_by_size(root) and (runs_by_size(root)[10] / "checkpoints/last.pt").exists(), 60, "training"
+    )
+    subprocess.run(
+        ["sbatch", "--partition=high", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 5"],
+        env=environment, check=True, capture_output=True,
+    )  # fmt: skip
+    folder = runs_by_size(root)[10]
+    until(lambda: status_of(folder)["state"] == "preempted", 40, "preemption")
+    until(lambda: (folder / "result.json").exists(), 90, "the result")
+    log = (only_sweep(root) / "job-0.log").read_text()
+    assert "stopped by SIGTERM after step" in log
+    assert log.count("(going on after step ") == 1

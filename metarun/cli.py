@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         if full_error:
             traceback.print_exc()
-        return _report(str(error), 2)
+        # Under torchrun every rank finds the same; one of them says it.
+        return _report(str(error), 2) if os.environ.get("RANK", "0") == "0" else 2
     except (TrainingError, SweepError) as error:
         if full_error:
             traceback.print_exc()

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import os
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,19 @@ from rich.console import Console
 from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts
 from metarun.errors import ConfigurationError
+from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.result import device_name, environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
-from metarun.tracking.base import RunInfo, TeeTracker
+from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, Tracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.state import TrainState, load, load_state, write_atomically
 from metarun.train.status import RunStatus
-from metarun.train.trainer import Stopped, Trainer
+from metarun.train.trainer import NoObserver, Observer, Stopped, Trainer
 
 _logger = logging.getLogger("metarun")
 
@@ -79,6 +81,8 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
     folder = folder_of(config)
     result = stored_result(folder, config)
     if result is not None:
+        if os.environ.get("RANK", "0") != "0":
+            return result["validation"]["best_score"]
         console.print(f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)")
         report(console, folder, result)
         return result["validation"]["best_score"]
@@ -86,13 +90,21 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
     with waiting(console, "preparing data and model"):
         parts = make_parts(config)
         make(config, "tracker")  # refused, if at all, before anything is written
+    ranks = ranks_from_environment(parts.device.type)
+    if config["schedule"]["tasks_per_step"] < ranks.size:
+        raise ConfigurationError(
+            f"every rank needs a task of each step, and {ranks.size} ranks share schedule.tasks_per_step="
+            f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
+        )
+    if not ranks.is_first:
+        return _follow(folder, config, parts, ranks)
     folder.make()
     status = RunStatus(folder.status, steps=config["schedule"]["steps"])
     with folder.locked(), _logged_to(folder, console):
         if config["run"]["overwrite"]:
             folder.clear()
         with status:
-            result = _train_and_test(console, folder, config, parts, overrides, sweep, status)
+            result = _train_and_test(console, folder, config, parts, overrides, sweep, status, ranks)
         return result["validation"]["best_score"]
 
 
@@ -104,8 +116,8 @@ def _train_and_test(
     overrides: Sequence[str],
     sweep: str | None,
     status: RunStatus,
+    ranks: Ranks,
 ) -> dict[str, Any]:
-    optimizer, lr_schedule = make(config, "optimizer"), make(config, "lr_schedule")
     mark = fingerprint(config)
     last = folder.checkpoints / "last.pt"
     resumed = load_state(last) if last.exists() else None
@@ -113,12 +125,14 @@ def _train_and_test(
         raise ConfigurationError(
             f"{last} was written by another configuration. Choose another run.folder, or run.overwrite=true to replace it."
         )
-    environment = environment_of(parts)
+    environment = environment_of(parts) | {"ranks": ranks.size}
     folder.write_json(folder.config, config)
     folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": _command(overrides)})
     folder.write_json(folder.path / "environment.json", environment)
     _logger.info("metarun %s, %s", __version__, _command(overrides))
-    _header(console, folder, config, parts, resumed)
+    _header(console, folder, config, parts, resumed, ranks)
+    ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
+    ranks.wait()  # and have read it
     if parts.algorithm.direction.needs_tasks and not config["optimizer"]["_target_"].endswith(".SGD"):
         _logger.warning(
             "the natural gradient chooses its own step, and %s rescales its coordinates; choose optimizer=sgd_unit",
@@ -151,23 +165,7 @@ def _train_and_test(
             done=resumed.step if resumed else 0,
             is_percent=parts.problem.score == "accuracy",
         )
-        trainer = Trainer(
-            algorithm=parts.algorithm,
-            problem=parts.problem,
-            source=parts.source,
-            schedule=parts.schedule,
-            evaluator=parts.evaluator,
-            optimizer=optimizer,
-            lr_schedule=lr_schedule,
-            seed=config["seed"],
-            device=parts.device,
-            dtype=parts.dtype,
-            task_chunk=parts.task_chunk,
-            tracker=tracker,
-            sync_record=record.sync,
-            observer=status.beside(watcher),
-            checkpoints=folder.checkpoints,
-        )
+        trainer = _trainer(folder, config, parts, ranks, tracker, record.sync, status.beside(watcher))
         state = resumed or trainer.start(parts.theta, mark)
         status.at(state.step)
         with watcher:
@@ -190,6 +188,48 @@ def _train_and_test(
         tracker.close(exit_code)
     report(console, folder, result)
     return result
+
+
+def _trainer(
+    folder: RunFolder,
+    config: dict[str, Any],
+    parts: Parts,
+    ranks: Ranks,
+    tracker: Tracker,
+    sync_record: Callable[[], None],
+    observer: Observer,
+) -> Trainer:
+    return Trainer(
+        algorithm=parts.algorithm,
+        problem=parts.problem,
+        source=parts.source,
+        schedule=parts.schedule,
+        evaluator=parts.evaluator,
+        optimizer=make(config, "optimizer"),
+        lr_schedule=make(config, "lr_schedule"),
+        seed=config["seed"],
+        device=parts.device,
+        dtype=parts.dtype,
+        task_chunk=parts.task_chunk,
+        tracker=tracker,
+        sync_record=sync_record,
+        observer=observer,
+        checkpoints=folder.checkpoints,
+        ranks=ranks,
+    )
+
+
+def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Ranks) -> None:
+    """What every rank but the first does: its part of each step's tasks. It writes nothing and says nothing."""
+    ranks.wait()
+    last = folder.checkpoints / "last.pt"
+    resumed = load_state(last) if last.exists() else None
+    ranks.wait()
+    trainer = _trainer(folder, config, parts, ranks, NullTracker(), lambda: None, NoObserver())
+    try:
+        trainer.run(resumed or trainer.start(parts.theta, fingerprint(config)))
+    except Stopped as stopped:
+        raise SystemExit(128 + stopped.signal_number) from stopped
 
 
 def _finish(
@@ -224,7 +264,7 @@ def _finish(
 
 
 def _header(
-    console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, resumed: TrainState | None
+    console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, resumed: TrainState | None, ranks: Ranks
 ) -> None:
     """What will run, on what, and where it goes, in the words of the configuration."""
     choices, schedule, evaluation = config["choices"], parts.schedule, parts.evaluator.evaluation
@@ -254,7 +294,8 @@ def _header(
             ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters{norm}{replaced}"),
             ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
              f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
-            ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"),
+            ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
+             f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),
             ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
         ],
     )  # fmt: skip

@@ -13,6 +13,7 @@ from metarun.algorithm.compatible import refuse_impossible
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.parts import Adapted, Direction, Episode, InnerSolution, InnerSolver, MetaEstimate, MetaGradient
 from metarun.algorithm.proximal import ProximalWeight
+from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params, axpy, detached, expand
 from metarun.problems.base import Problem
 from metarun.tasks.types import Examples, TaskBatch
@@ -115,17 +116,19 @@ class Algorithm:
         task_chunk: int | None = None,
         state: dict[str, Any] | None = None,
         step: int = 0,
+        ranks: Ranks = ALONE,
     ) -> MetaEstimate:
         """What the optimizer is to be given for this batch of tasks.
 
         Args:
             theta: all meta-parameters, leaves without task axis.
-            tasks: B tasks, on the device.
+            tasks: B tasks, on the device; where several ranks share the step, this rank's part of them, at least one.
             task_chunk: work on at most so many tasks at once; bounds memory, and changes the result by rounding alone.
             state: what the last step returned; None for the first.
             step: the outer step's number, for what changes in the course of training.
+            ranks: who else works on the step.
         Returns:
-            MetaEstimate: `gradient` is the direction.
+            MetaEstimate: `gradient` is the direction, of the tasks of all ranks; losses and statistics are of these tasks.
         """
         state = self.start() if state is None else state
         total: Params | None = None
@@ -143,7 +146,8 @@ class Algorithm:
             stats.append(gradients.stats)
             if self.direction.needs_tasks:
                 chunks.append(Adapted(episode, each, gradients))
-        direction, direction_stats, state = self.direction.direction(total, chunks, self.meta_gradient, state)
+        total = _mean_over_ranks(total, len(tasks), ranks)
+        direction, direction_stats, state = self.direction.direction(total, chunks, self.meta_gradient, state, ranks)
         joined = {name: torch.cat([piece[name] for piece in stats]) for name in stats[0]}
         return MetaEstimate(direction, torch.cat(losses), joined | direction_stats, state)
 
@@ -160,6 +164,16 @@ class Algorithm:
         frozen = {name: leaf for name, leaf in model.items() if name not in anchor}
         weight = proximal.weight(_inside(theta, _PROXIMAL), anchor)
         return InnerProblem(problem, support, anchor, weight, frozen), _inside(theta, _INNER)
+
+
+def _mean_over_ranks(mean: Params, num_tasks: int, ranks: Ranks) -> Params:
+    """The mean over all tasks from each rank's own, by one sum of one vector."""
+    if ranks.size == 1:
+        return mean
+    count = next(iter(mean.values())).new_tensor([float(num_tasks)])
+    flat = ranks.sum(torch.cat([*(num_tasks * leaf.flatten() for leaf in mean.values()), count]))
+    pieces = (flat[:-1] / flat[-1]).split([leaf.numel() for leaf in mean.values()])
+    return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(mean.items(), pieces, strict=True)}
 
 
 def _inside(theta: Params, prefix: str) -> Params:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from metarun.algorithm.parts import Adapted, MetaGradient
+from metarun.maths.ranks import Ranks
 from metarun.maths.trees import Params
 
 
@@ -22,7 +23,12 @@ class Plain:
         return {}
 
     def direction(
-        self, gradient: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient, state: dict[str, Any]
+        self,
+        gradient: Params,
+        chunks: Sequence[Adapted],
+        meta_gradient: MetaGradient,
+        state: dict[str, Any],
+        ranks: Ranks,
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The gradient, unchanged."""
         return gradient, {}, state

@@ -12,6 +12,7 @@ from metarun import checks
 from metarun.algorithm.parts import Adapted, MetaGradient
 from metarun.maths.cg import conjugate_gradient
 from metarun.maths.operators import LinearOperator, gauss_newton
+from metarun.maths.ranks import Ranks
 from metarun.maths.trees import Params, axpy, detached, expand, ravel, unravel
 from metarun.problems.base import outputs_of
 
@@ -75,18 +76,23 @@ class NaturalGradient:
         return {"damping": self.damping} if self.adapt_damping else {}
 
     def direction(
-        self, gradient: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient, state: dict[str, Any]
+        self,
+        gradient: Params,
+        chunks: Sequence[Adapted],
+        meta_gradient: MetaGradient,
+        state: dict[str, Any],
+        ranks: Ranks,
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The natural direction; `direction/divergence` is that predicted for the step, `direction/shortened` its cut."""
         damping = state.get("damping", self.damping)
         row = {name: leaf[None] for name, leaf in gradient.items()}
         rhs = ravel(row)
         if self.point == "task_empirical":
-            gradients = torch.cat([ravel(chunk.gradients.gradient) for chunk in chunks])
+            gradients = ranks.rows(torch.cat([ravel(chunk.gradients.gradient) for chunk in chunks]))
             metric = LinearOperator(lambda vectors: (vectors @ gradients.T) @ gradients / len(gradients))
             solution, stats = _by_woodbury(gradients, rhs, damping), {}
         else:
-            metric = self._metric(row, chunks, meta_gradient)
+            metric = self._metric(chunks, meta_gradient, ranks)
             result = conjugate_gradient(
                 metric.shifted(damping),
                 rhs,
@@ -108,17 +114,17 @@ class NaturalGradient:
         if not self.adapt_damping:
             return direction, stats, state
         predicted = -(rhs * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
-        state = {"damping": _adapted(damping, float(_change(direction, chunks) / predicted))}
+        state = {"damping": _adapted(damping, float(_change(direction, chunks, ranks) / predicted))}
         return direction, stats | {"direction/damping": rhs.new_tensor(damping)}, state
 
-    def _metric(self, like: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient) -> LinearOperator:
-        """The mean over all tasks, on vectors [1, D]."""
+    def _metric(self, chunks: Sequence[Adapted], meta_gradient: MetaGradient, ranks: Ranks) -> LinearOperator:
+        """The mean over all tasks of all ranks, on vectors [1, D]."""
         makers = [lambda chunk=chunk: self._sum(chunk, meta_gradient) for chunk in chunks]
         made = None if self.recompute else [make() for make in makers]
-        num_tasks = sum(len(chunk.episode.tasks) for chunk in chunks)
+        num_tasks = _num_tasks(chunks, ranks)
 
         def apply(vectors: Tensor) -> Tensor:
-            return sum(product(vectors) for product in (made or (make() for make in makers))) / num_tasks
+            return ranks.sum(sum(product(vectors) for product in (made or (make() for make in makers)))) / num_tasks
 
         return LinearOperator(apply)
 
@@ -152,7 +158,12 @@ def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float) -> Tensor:
     return (rhs - torch.linalg.solve(inner, rows @ rhs.T).T @ rows) / damping
 
 
-def _change(direction: Params, chunks: Sequence[Adapted]) -> Tensor:
+def _num_tasks(chunks: Sequence[Adapted], ranks: Ranks) -> Tensor:
+    like = next(iter(chunks[0].gradients.params.values()))
+    return ranks.sum(like.new_tensor(float(sum(len(chunk.episode.tasks) for chunk in chunks))))
+
+
+def _change(direction: Params, chunks: Sequence[Adapted], ranks: Ranks) -> Tensor:
     """By how much the mean query loss changes when theta moves against the direction by a whole step."""
     changes = []
     for chunk in chunks:
@@ -160,7 +171,7 @@ def _change(direction: Params, chunks: Sequence[Adapted]) -> Tensor:
         inner, solution = chunk.episode.solve(detached(moved))
         with torch.no_grad():
             changes.append(chunk.episode.judge(solution.params | inner.frozen) - chunk.gradients.query_loss)
-    return torch.cat(changes).mean()
+    return ranks.sum(torch.cat(changes).sum()) / _num_tasks(chunks, ranks)
 
 
 def _adapted(damping: float, ratio: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from metarun.algorithm.inner_problem import InnerProblem
+from metarun.maths.ranks import Ranks
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import TaskBatch
@@ -181,14 +182,20 @@ class Direction(Protocol):
         ...
 
     def direction(
-        self, gradient: Params, chunks: Sequence[Adapted], meta_gradient: MetaGradient, state: dict[str, Any]
+        self,
+        gradient: Params,
+        chunks: Sequence[Adapted],
+        meta_gradient: MetaGradient,
+        state: dict[str, Any],
+        ranks: Ranks,
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The direction, statistics of it (scalars), and the next state.
 
         Args:
             gradient: mean meta-gradient, leaves without task axis.
-            chunks: the step's tasks; empty unless `needs_tasks`.
+            chunks: this rank's tasks of the step; empty unless `needs_tasks`.
             meta_gradient: the estimator that made the gradient.
             state: what the last step returned.
+            ranks: who else works on the step; the gradient is that of all.
         """
         ...

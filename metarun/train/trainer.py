@@ -15,7 +15,9 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm import Algorithm
+from metarun.algorithm.parts import MetaEstimate
 from metarun.errors import TrainingError
+from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.stats import Summary
 from metarun.maths.trees import Params, norm
 from metarun.problems.base import Problem
@@ -64,6 +66,16 @@ class Observer(Protocol):
         ...
 
 
+class NoObserver:
+    """Nobody watches."""
+
+    def stepped(self, step: int, loss: float, tasks: int) -> None:
+        """Does nothing."""
+
+    def validated(self, step: int, score: Summary, is_best: bool) -> None:
+        """Does nothing."""
+
+
 class Stopped(Exception):
     """A signal asked the run to stop; a checkpoint has been written."""
 
@@ -82,6 +94,7 @@ class Trainer:
         task_chunk: tasks worked on at once.
         sync_record: makes the metrics written so far durable; called before each checkpoint, which supersedes none of them.
         checkpoints: the folder of last.pt and best.pt.
+        ranks: the processes that share each step's tasks. The first validates and writes; the others only compute.
     """
 
     algorithm: Algorithm
@@ -99,6 +112,7 @@ class Trainer:
     sync_record: Callable[[], None]
     observer: Observer
     checkpoints: Path
+    ranks: Ranks = ALONE
 
     def start(self, theta: Params, fingerprint: str) -> TrainState:
         """The state before the first step."""
@@ -135,11 +149,11 @@ class Trainer:
                 sampled = time.perf_counter()
                 try:
                     estimate = self.algorithm.meta_step(
-                        theta, self.problem, tasks, self.task_chunk, state.algorithm, state.step
+                        theta, self.problem, tasks, self.task_chunk, state.algorithm, state.step, self.ranks
                     )
                 except torch.OutOfMemoryError as error:
                     raise TrainingError(_out_of_memory(self.task_chunk)) from error
-                self._record(state, estimate.query_loss, norm(estimate.gradient), estimate.stats, tasks)
+                stopping = self._record(state, estimate, tasks, bool(requests))
                 for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
                     leaf.grad = gradient
                 optimizer.step()
@@ -156,37 +170,53 @@ class Trainer:
                     if advice and not advised:
                         _logger.warning("steps up to %d: %s", state.step, advice)
                     advised = advised or advice is not None
-                if state.step % schedule.eval_every == 0 or is_last:
+                if (state.step % schedule.eval_every == 0 or is_last) and self.ranks.is_first:
                     self._validate(state)
                 state.train_s = time.perf_counter() - sitting
-                if state.step % schedule.checkpoint_every == 0 or is_last or requests:
+                if state.step % schedule.checkpoint_every == 0 or is_last or stopping:
                     state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
-                    self.sync_record()
-                    save_state(self.checkpoints / "last.pt", state)
-                if requests and not is_last:
-                    raise Stopped(requests[0], state.step)
+                    if self.ranks.is_first:
+                        self.sync_record()
+                        save_state(self.checkpoints / "last.pt", state)
+                if stopping and not is_last:
+                    raise Stopped(requests[0] if requests else signal.SIGTERM, state.step)
         return state
 
     def _tasks(self, step: int) -> TaskBatch:
-        """The tasks of a step, by their running number."""
+        """The rank's tasks of a step, by their running number."""
         first = step * self.schedule.tasks_per_step
         indices = torch.arange(first, first + self.schedule.tasks_per_step, device=self.device)
+        indices = indices[self.ranks.share(len(indices))]
         tasks = self.source.sample(self.seed, "train", indices, self.schedule.shots, self.schedule.queries)
         return tasks.to(self.device, self.dtype)
 
-    def _record(
-        self, state: TrainState, losses: Tensor, gradient_norm: Tensor, stats: dict[str, Tensor], tasks: TaskBatch
-    ) -> None:
-        """Add this step to the sums, with the step's only wait for the device; stop before a bad step moves anything."""
-        names = ["train/loss", "train/gradient_norm", *(f"train/{name}" for name in stats)]
-        means = [losses.mean(), gradient_norm, *(value.to(losses.dtype).mean() for value in stats.values())]
-        values = torch.stack(means).tolist()
-        if not all(map(math.isfinite, values[:2])):
+    def _record(self, state: TrainState, estimate: MetaEstimate, tasks: TaskBatch, asked_to_stop: bool) -> bool:
+        """Add this step to the sums, with the step's only wait for the device; stop before a bad step moves anything.
+
+        Returns:
+            Whether any rank has been asked to stop: all stop after the same step.
+        """
+        losses, stats = estimate.query_loss, estimate.stats
+        per_task = {"loss": losses} | {name: value for name, value in stats.items() if value.dim()}
+        # Statistics of the whole step, and the gradient, are the same on all ranks.
+        whole = {"gradient_norm": norm(estimate.gradient)} | {name: v for name, v in stats.items() if not v.dim()}
+        if self.ranks.size == 1:
+            means = torch.stack([value.to(losses.dtype).mean() for value in per_task.values()])
+        else:
+            counts = [losses.new_tensor(float(number)) for number in (len(losses), asked_to_stop)]
+            sums = self.ranks.sum(
+                torch.stack([*(value.to(losses.dtype).sum() for value in per_task.values()), *counts])
+            )
+            means, asked_to_stop = sums[:-2] / sums[-2], bool(sums[-1] > 0)
+        values = torch.cat([means, torch.stack([value.to(losses.dtype) for value in whole.values()])]).tolist()
+        named = {f"train/{name}": value for name, value in zip([*per_task, *whole], values, strict=True)}
+        if not all(math.isfinite(named[f"train/{name}"]) for name in ("loss", "gradient_norm")):
             raise TrainingError(_not_finite(state.step, losses, stats, tasks))
-        for name, value in zip(names, values, strict=True):
+        for name, value in named.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         state.count += 1
-        self.observer.stepped(state.step + 1, values[0], len(losses))
+        self.observer.stepped(state.step + 1, named["train/loss"], self.schedule.tasks_per_step)
+        return asked_to_stop
 
     def _log(self, state: TrainState, learning_rate: float) -> str | None:
         """Write the means since the last line; returns what the algorithm has to say about them."""

@@ -17,7 +17,7 @@ from metarun import cli
 from metarun.build import Parts, make, make_parts
 from metarun.config_folder import config_folder
 from metarun.tracking.jsonl import MetricsFile
-from metarun.train.trainer import Trainer
+from metarun.train.trainer import NoObserver, Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("METARUN_DATA", ROOT.parent / "shared" / "data"))
@@ -33,14 +33,6 @@ GLYPHS = (
     "dataset.test_queries=5",
 )
 TIMES = ("train_s", "step_s", "test_s", "peak_memory_mib")
-
-
-class SilentObserver:
-    """Watches nothing."""
-
-    def stepped(self, step, loss, tasks): ...
-
-    def validated(self, step, score, is_best): ...
 
 
 @functools.cache
@@ -78,7 +70,7 @@ def trainer_of(config: dict[str, Any], folder: Path, *, last_step: int = -1) -> 
         task_chunk=parts.task_chunk,
         tracker=record,
         sync_record=record.sync,
-        observer=SilentObserver(),
+        observer=NoObserver(),
         checkpoints=folder,
     )
     return trainer, parts

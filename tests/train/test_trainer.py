@@ -14,12 +14,11 @@ from metarun.errors import TrainingError
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train import trainer as module
 from metarun.train.state import TrainState, load, load_state
-from metarun.train.trainer import Schedule, Trainer
+from metarun.train.trainer import NoObserver, Schedule, Trainer
 
 from .small import (
     GLYPHS,
     QUICK,
-    SilentObserver,
     assert_equal_bits,
     assert_same_checkpoints,
     configuration,
@@ -242,7 +241,7 @@ def test_a_large_step_is_found_out_at_once(tmp_path):
 def test_what_the_observer_is_told(tmp_path):
     told = []
 
-    class Listener(SilentObserver):
+    class Listener(NoObserver):
         def stepped(self, step, loss, tasks):
             told.append((step, tasks))
 

@@ -16,6 +16,7 @@ exception becomes words and an exit status:
 import argparse
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +120,7 @@ def report(arguments: list[str]) -> None:
         form=parsed.format,
         html=parsed.html,
         figures=parsed.figures,
+        command=shlex.join(["metarun", "report", *arguments]),
     )
 
 

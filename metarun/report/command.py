@@ -30,9 +30,15 @@ def report(
     form: str,
     html: Path | None,
     figures: Path | None,
+    command: str,
 ) -> None:
     """Compare the runs in or below `roots`: print in `form`, and write the page and the figures that are asked for.
 
+    Args:
+        rows, columns, where, baseline, inner_steps: see `compare` and `selected`.
+        form: one of FORMATS.
+        html, figures: a file and a folder to write, or None.
+        command: the line that asks for this, for the page.
     Raises:
         ConfigurationError: no runs, or a request that no run can answer.
         OSError: a file cannot be written.
@@ -62,7 +68,7 @@ def report(
         from metarun.report.page import page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        write(html, page(comparison, html.parent).encode())
+        write(html, page(comparison, html.parent, command).encode())
         written.append(html)
     # What is redirected into a file stays what that file is to hold.
     said = console if form == "terminal" else Console(stderr=True, highlight=False)

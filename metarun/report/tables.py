@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from metarun.report import protocol
 from metarun.report.comparison import INNER_STEPS, Cell, Comparison, Estimate, Grid
-from metarun.report.runs import Run, word
+from metarun.report.runs import word
 
 NONE = "–"
 
@@ -201,20 +201,18 @@ def clock(seconds: float | None) -> str:
 
 
 def gap(cell: Cell) -> str:
-    """What keeps a cell from being whole, in words: `seed 2 missing; seed 1 failed (MemoryError: ...)`."""
+    """What keeps a cell from being whole, in words: `seed 2 missing; seed 1 failed (MemoryError: ...) in out/b`."""
     words = []
     if cell.missing:
         words.append(f"seed{'s' if len(cell.missing) > 1 else ''} {', '.join(cell.missing)} missing")
-    words += [f"seed {word(run.seed)} {state(run)}" for run in cell.others]
+    for run in cell.others:
+        if run.result:
+            measured = ", ".join(map(str, sorted(run.scores())))
+            words.append(f"seed {word(run.seed)} not measured after these inner steps (but after {measured})")
+        else:
+            detail = f" ({run.detail})" if run.detail else ""
+            words.append(f"seed {word(run.seed)} {run.state}{detail} in {run.path}")
     return "; ".join(words)
-
-
-def state(run: Run) -> str:
-    """A run that a cell cannot count, in words."""
-    if run.result:
-        measured = ", ".join(map(str, sorted(run.scores())))
-        return f"not measured after these inner steps (but after {measured})"
-    return f"{run.state} ({run.detail})" if run.detail else run.state
 
 
 def _whole(cell: Cell, grid: Grid, places: int, is_best: bool) -> Entry:

@@ -13,6 +13,7 @@ from metarun.errors import ConfigurationError
 from metarun.report import formats
 from metarun.report.comparison import compare
 from metarun.report.runs import Run, duration, read_runs, selected
+from metarun.report.tables import short
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", "damaged")
@@ -102,7 +103,10 @@ def ls(root: Path | None, *, states: Sequence[str]) -> None:
             f"{scores[id(run)]:<{width}}  ",
             (f"{duration(now - run.changed):>7} ago  ", "dim"),
             (str(run.path), "bold"),
-            (f"  {run.detail}" if run.detail else "", "red" if run.state in ("failed", "damaged", "killed") else ""),
+            (
+                f"  {short(run.detail)}" if run.detail else "",
+                "red" if run.state in ("failed", "damaged", "killed") else "",
+            ),
         )
         console.print(line, soft_wrap=True)
         console.print(Text(f"  {run.command or '(command not recorded)'}", "dim"), soft_wrap=True)

@@ -240,14 +240,22 @@ def _grid(
         for shown in every if INNER_STEPS in (*keys, *columns) and every else [None]:
             place = (_label(run, keys, shown), _label(run, columns, shown))
             places.setdefault(place, []).append((run, _measured(run, inner_steps if shown is None else shown)))
-    for (row, column), inside in places.items():
-        _check_alike([run for run, _ in inside], keys, columns, ", ".join((*row, *column)))
+    passed_over: dict[tuple[Label, Label], list[str]] = {}
+    for place, inside in places.items():
+        places[place], passed_over[place] = _without_other_attempts(inside)
+        _check_alike([run for run, _ in places[place]], keys, columns, ", ".join((*place[0], *place[1])))
     row_labels = sorted({row for row, _ in places}, key=_natural)
     column_labels = sorted({column for _, column in places}, key=_natural)
     seeds = sorted({_seed(run) for run in runs}, key=_natural)
     finished = [run for run in runs if run.result]
     cells = tuple(
-        _cell(row, column, places.get((row, column), []), [] if "seed" in (*keys, *columns) else seeds)
+        _cell(
+            row,
+            column,
+            places.get((row, column), []),
+            [] if "seed" in (*keys, *columns) else seeds,
+            passed_over.get((row, column), []),
+        )
         for row in row_labels
         for column in column_labels
     )
@@ -269,7 +277,26 @@ def _measured(run: Run, inner_steps: int | None) -> int | None:
     return wanted if wanted in run.scores() else None
 
 
-def _cell(row: Label, column: Label, inside: Sequence[tuple[Run, int | None]], seeds: Sequence[str]) -> Cell:
+def _without_other_attempts(
+    inside: Sequence[tuple[Run, int | None]],
+) -> tuple[list[tuple[Run, int | None]], list[str]]:
+    """Pass over unfinished runs that differ in their settings from all finished ones of their cell; and say so."""
+    finished = [run.settings for run, _ in inside if run.result]
+    kept, said = [], []
+    for run, steps in inside:
+        if run.result or not finished or run.settings in finished:
+            kept.append((run, steps))
+        else:
+            key = _telling_apart([run, next(other for other, _ in inside if other.result)], [])[0]
+            said.append(
+                f"{run.path} ({run.state}) is left out: its {key} is {word(run.value(key))}, unlike the finished runs'"
+            )
+    return kept, said
+
+
+def _cell(
+    row: Label, column: Label, inside: Sequence[tuple[Run, int | None]], seeds: Sequence[str], problems: list[str]
+) -> Cell:
     by_seed = sorted(inside, key=lambda pair: _natural((_seed(pair[0]),)))
     finished = [(run, steps) for run, steps in by_seed if steps is not None]
     there = {_seed(run) for run, _ in inside}
@@ -280,6 +307,7 @@ def _cell(row: Label, column: Label, inside: Sequence[tuple[Run, int | None]], s
         finished=tuple(run for run, _ in finished),
         others=tuple(run for run, steps in by_seed if steps is None),
         missing=tuple(seed for seed in seeds if seed not in there),
+        problems=list(problems),
     )
 
 

@@ -30,11 +30,13 @@ _LATEX = {
 def terminal(console: Console, comparison: Comparison) -> None:
     """Print for a person; a pipe gets the same without colours."""
     for section in sections(comparison):
-        console.print(Text(section.title, "bold reverse" if console.is_terminal else ""), soft_wrap=True)
+        console.print(
+            Text(section.title, "bold reverse" if console.is_terminal else ""), soft_wrap=not console.is_terminal
+        )
         for table in section.tables:
             console.print()
-            console.print(Text(table.title, "bold"), soft_wrap=True)
-            console.print(_rich(table))
+            console.print(Text(table.title, "bold"), soft_wrap=not console.is_terminal)
+            console.print(_rich(table, is_narrow=console.is_terminal))
             for note in table.notes:
                 _print_note(console, note)
         console.print()
@@ -111,11 +113,11 @@ def escaped(text: str) -> str:
     return "".join(found)
 
 
-def _rich(table: Table) -> RichTable:
+def _rich(table: Table, *, is_narrow: bool) -> RichTable:
     rich = RichTable(box=box.ROUNDED)
     for number, name in enumerate(table.columns):
-        is_label = number < table.labels
-        rich.add_column(Text(name), justify="left" if is_label else "right", overflow="fold")
+        head = Text(name.replace(".", ".\n") if is_narrow else name)
+        rich.add_column(head, justify="left" if number < table.labels else "right", overflow="fold")
     for row in table.rows:
         rich.add_row(*(_rich_entry(entry) for entry in row))
     return rich

@@ -184,7 +184,7 @@ def word(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return json.dumps(value, separators=(",", ":"))
 
 

@@ -9,6 +9,7 @@ from metarun.report.comparison import INNER_STEPS, Cell, Comparison, Estimate, G
 from metarun.report.runs import word
 
 NONE = "–"
+_MAX_GAPS = 30
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,11 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
 
 
+def short(text: str, limit: int = 140) -> str:
+    """Its beginning, where it is longer than `limit`; log.txt has it whole."""
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} …"
+
+
 def gap(cell: Cell) -> str:
     """What keeps a cell from being whole, in words: `seed 2 missing; seed 1 failed (MemoryError: ...) in out/b`."""
     words = []
@@ -210,7 +216,7 @@ def gap(cell: Cell) -> str:
             measured = ", ".join(map(str, sorted(run.scores())))
             words.append(f"seed {word(run.seed)} not measured after these inner steps (but after {measured})")
         else:
-            detail = f" ({run.detail})" if run.detail else ""
+            detail = f" ({short(run.detail)})" if run.detail else ""
             words.append(f"seed {word(run.seed)} {run.state}{detail} in {run.path}")
     return "; ".join(words)
 
@@ -277,9 +283,10 @@ def _results_notes(grid: Grid) -> tuple[str, ...]:
         said.append(
             "batch norm is transductive: query examples share batch statistics; batch_norm=support does without"
         )
-    for cell in grid.cells:
-        if words := gap(cell):
-            said.append(f"{', '.join((*cell.row, *cell.column))}: {words}")
+    gaps = [f"{', '.join((*cell.row, *cell.column))}: {words}" for cell in grid.cells if (words := gap(cell))]
+    said += gaps[:_MAX_GAPS]
+    if len(gaps) > _MAX_GAPS:
+        said.append(f"and {len(gaps) - _MAX_GAPS} more cells that are not whole; --format csv names them all")
     return tuple(said)
 
 

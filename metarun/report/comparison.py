@@ -74,7 +74,7 @@ class Cell:
             over_tasks = summaries[0]["ci95"]
         else:
             tasks = self.task_means({_seed(run) for run in self.finished})
-            over_tasks = None if tasks is None else summarize(tasks).ci95
+            over_tasks = None if tasks is None else _over_tasks(tasks)[1]
         return Estimate(math.fsum(means) / len(means), student_t_half_width(means), over_tasks)
 
     def task_means(self, seeds: set[str]) -> list[float] | None:
@@ -315,10 +315,7 @@ def _telling_apart(runs: Sequence[Run], columns: Sequence[str]) -> list[str]:
     """As few keys as tell all runs apart but for their seeds: what the user chose by name first, then groups, then keys."""
     typed = dict.fromkeys(override.partition("=")[0].lstrip("+~") for run in runs for override in run.overrides)
     groups = dict.fromkeys(
-        group
-        for run in runs
-        for group in run.config.get("choices", {})
-        if group not in ("experiment", "tracker", "device")
+        group for run in runs for group in run.choices if group not in ("experiment", "tracker", "device")
     )
     settings = dict.fromkeys(key for run in runs for key in run.settings)
     known = {*groups, *settings}
@@ -401,14 +398,22 @@ def _difference(cell: Cell, base: Cell) -> Difference:
     if mine is None or theirs is None or len(mine) != len(theirs):
         return without("a tasks.csv cannot be read")
     by_task = [a - b for a, b in zip(mine, theirs, strict=True)]
-    summary = summarize(by_task)
+    mean, over_tasks = _over_tasks(by_task)
     ordered = tuple(sorted(seeds, key=lambda seed: _natural((seed,))))
     by_seed = [_mean_of(cell, seed) - _mean_of(base, seed) for seed in ordered]
     paired = f"{len(by_task)} tasks, " + (
         f"seed{'s' if len(ordered) > 1 else ''} {' '.join(ordered)}" if ordered else "no seed in common"
     )
-    estimate = Estimate(summary.mean, student_t_half_width(by_seed), summary.ci95)
+    estimate = Estimate(mean, student_t_half_width(by_seed), over_tasks)
     return Difference(cell=cell, estimate=estimate, seeds=ordered, words=paired)
+
+
+def _over_tasks(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and 95 % half-width; NaN where one task has no number, for then the mean has none."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    summary = summarize(values)
+    return summary.mean, summary.ci95
 
 
 def _mean_of(cell: Cell, seed: str) -> float:

@@ -18,7 +18,7 @@ _KEYS = {
 # Not of the protocol: how a run adapts is its own affair (and stands in a column), which step it selected its result.
 _OF_THE_RUN = {"inner_steps", "headline_inner_steps", "selected_step"}
 # Settings of a source of tasks that touch its training tasks alone, or no task at all.
-_OF_TRAINING = {"rotations", "augmentation", "residence", "root", "cache"}
+_OF_TRAINING = {"rotations", "flips", "crop_padding", "residence"}
 # Differ in these, and the test tasks are still the same.
 _SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval"}
 
@@ -26,26 +26,24 @@ _SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval"}
 def protocol(run: Run) -> dict[str, Any]:
     """How a run was (or will be) judged: key -> value; of an unfinished run, as far as its configuration says.
 
-    Beside what result.json states this holds the settings of the source of tasks, which decide what task k is.
+    Beside what result.json states this holds what decides task k: the settings of the source of tasks, and which
+    examples it drew from (the checksums in data.json, where the data set has any).
     """
-    config, stated = run.config, run.result["protocol"] if run.result else None
-    dataset, evaluation = config.get("dataset") or {}, config.get("evaluation") or {}
+    flat, stated = run.flat, run.result["protocol"] if run.result else None
+    not_tested = _OF_TRAINING | ({"ways", "output_size"} if "dataset.source.test_ways" in flat else set())
     found = {
         key: value
         for key, value in run.settings.items()
-        if key.startswith(("dataset.source.", "dataset.problem.")) and not _OF_TRAINING & set(key.split("."))
+        if key.startswith(("dataset.source.", "dataset.problem.")) and key.rpartition(".")[2] not in not_tested
     }
-    if stated is None:
-        found["dataset"] = config.get("choices", {}).get("dataset", ABSENT)
-        found |= {key: dataset.get("ways") for key in ("dataset.ways",) if dataset}
-        found |= {
-            f"evaluation.{key}": evaluation[key] for key in ("shots", "queries", "tasks", "seed") if key in evaluation
-        }
-    else:
-        assert run.result is not None
-        found |= {_KEYS.get(key, key): value for key, value in stated.items() if key not in _OF_THE_RUN}
-        found["score"] = run.result["score"]
-    return found
+    found |= {f"data.{key}": run.provenance[key] for key in ("sha256", "split_sha256") if key in run.provenance}
+    if run.result is None or stated is None:
+        found["dataset"] = run.value("dataset")
+        found["dataset.ways"] = flat.get("dataset.test_ways", flat.get("dataset.ways"))
+        evaluation = {f"evaluation.{key}" for key in ("shots", "queries", "tasks", "seed")}
+        return found | {key: value for key, value in flat.items() if key in evaluation}
+    found |= {_KEYS.get(key, key): value for key, value in stated.items() if key not in _OF_THE_RUN}
+    return found | {"score": run.result["score"]}
 
 
 def same_tasks(one: Run, other: Run) -> bool:
@@ -106,6 +104,8 @@ def _decides(axis: str, key: str) -> bool:
     """
     if key == "score":
         return False
+    if key.startswith("data."):
+        return axis == "dataset" or axis.startswith("dataset.")
     if axis == "dataset":
         return key not in ("evaluation.tasks", "evaluation.seed", "split", "interval")
     same_name = axis.rpartition(".")[2].removeprefix("test_") == key.rpartition(".")[2]

@@ -32,6 +32,7 @@ class Run:
         state: finished, running, preempted, failed, killed (it says that it runs, and nobody does), unfinished (no
             more is known), or damaged (a file is not what metarun writes).
         detail: why, or how far; "" where there is nothing to say.
+        provenance: of the examples, from data.json; empty where there is none.
         command: the line that made it; "" if not recorded.
         changed: seconds since 1970 of the last sign of life.
     """
@@ -41,6 +42,7 @@ class Run:
     result: Mapping[str, Any] | None
     state: str
     detail: str
+    provenance: Mapping[str, Any]
     command: str
     overrides: tuple[str, ...]
     changed: float
@@ -49,6 +51,12 @@ class Run:
     def seed(self) -> Any:
         """Of the parameters at the start and of the training tasks."""
         return self.config.get("seed", ABSENT)
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """Group -> the option chosen."""
+        choices = self.config.get("choices")
+        return choices if isinstance(choices, Mapping) else {}
 
     @cached_property
     def flat(self) -> dict[str, Any]:
@@ -72,8 +80,7 @@ class Run:
 
     def value(self, key: str) -> Any:
         """The option chosen for a group (`algorithm`, `algorithm/inner`), or the value of a key (`dataset.shots`)."""
-        choices = self.config.get("choices", {})
-        return choices[key] if key in choices else self.flat.get(key, ABSENT)
+        return self.choices[key] if key in self.choices else self.flat.get(key, ABSENT)
 
     def scores(self) -> dict[int, dict[str, float]]:
         """Of a finished run: number of inner steps -> mean, std, ci95 and num_tasks of the score."""
@@ -138,7 +145,7 @@ def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
     """
     damaged = []
     read: dict[str, dict[str, Any]] = {}
-    for name in ("config", "overrides", "result", "status"):
+    for name in ("config", "overrides", "result", "status", "data"):
         try:
             content = json.loads((path / f"{name}.json").read_bytes())
             if not isinstance(content, dict):
@@ -154,6 +161,7 @@ def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
     if "config" not in read and not any(words.startswith("config") for words in damaged):
         damaged.append("config.json is missing")
     overrides = read.get("overrides", {}).get("overrides") or []
+    provenance = read.get("data", {}).get("provenance")
     state, detail = ("damaged", "; ".join(damaged)) if damaged else _state(path, result, read.get("status"), locked)
     changed = [_mtime(path / name) for name in ("result.json", "metrics.jsonl", "config.json", "log.txt")]
     return Run(
@@ -162,6 +170,7 @@ def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
         result=None if damaged else result,
         state=state,
         detail=detail,
+        provenance=provenance if isinstance(provenance, dict) else {},
         command=str(read.get("overrides", {}).get("command", "")),
         overrides=tuple(map(str, overrides)),
         changed=changed[0] or _number(read.get("status", {}).get("updated")) or max(changed) or _mtime(path),
@@ -209,7 +218,7 @@ def selected(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
 
 def check_keys(keys: Iterable[str], runs: Sequence[Run], besides: Sequence[str] = ()) -> None:
     """Refuse a key that no run's configuration has, with the one that may be meant."""
-    known = {key for run in runs for key in (*run.config.get("choices", {}), *run.flat)} | set(besides)
+    known = {key for run in runs for key in (*run.choices, *run.flat)} | set(besides)
     for key in keys:
         if key in known:
             continue

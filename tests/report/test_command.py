@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -173,7 +174,10 @@ def test_neither_needs_torch_hydra_or_numpy(tmp_path):
 
 
 def test_five_hundred_runs_take_less_than_five_seconds(tmp_path):
-    """100 settings of 5 seeds, with 600 tasks after 4 numbers of inner steps and a record of 20 000 steps each."""
+    """100 settings of 5 seeds, with 600 tasks after 4 numbers of inner steps and a record of 20 000 steps each.
+
+    Seconds of the processor, because tests share a machine; alone on it, the clock says the same.
+    """
     tasks = [0.001 * task for task in range(600)]
     first = write_run(tmp_path, {steps: tasks for steps in (0, 1, 5, 10)}, **{"evaluation.tasks": 600})
     lines = [{"step": step, "train/loss": 1.0, "time/step_s": 0.01} for step in range(100, 20_001, 100)]
@@ -189,12 +193,12 @@ def test_five_hundred_runs_take_less_than_five_seconds(tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "metarun", "report", str(tmp_path), "--html", str(tmp_path / "page.html")]
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    took = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert (done.returncode, done.stderr) == (0, "")
-    rows = [
-        line.split("│")[1:4] for line in done.stdout.splitlines() if line.startswith("│ ") and " 59." not in line[:1]
-    ]
+    table = done.stdout.partition("Differences")[0].splitlines()
+    rows = [line.split("│")[1:4] for line in table if line.startswith("│")]
     assert len([row for row in rows if row[1].strip() == "5"]) == 100
     assert took < 5.0, f"{took:.1f} s"

@@ -137,10 +137,12 @@ def test_the_lower_error_is_the_better(tmp_path):
 def test_a_diverged_run_is_not_dropped(tmp_path):
     write_run(tmp_path, {5: [1.0, float("nan")]}, seed=0, score="mse", **{"evaluation.tasks": 2})
     write_run(tmp_path, {5: [1.0, 2.0]}, seed=1, score="mse", **{"evaluation.tasks": 2})
-    write_run(tmp_path, {5: [1.0, 2.0]}, seed=1, algorithm="fomaml", score="mse", **{"evaluation.tasks": 2})
+    for seed in (0, 1):
+        write_run(tmp_path, {5: [1.0, 2.0]}, seed=seed, algorithm="fomaml", score="mse", **{"evaluation.tasks": 2})
     grid = only_grid(tmp_path)
     assert math.isnan(grid.cells[1].estimate.mean) and math.isnan(grid.cells[1].estimate.over_seeds)
-    assert grid.best(()) is None
+    assert math.isnan(grid.differences[0].estimate.mean) and not grid.differences[0].estimate.is_clear
+    assert grid.best(()) is None  # one row with a mean is nothing to be the best of
 
 
 # --- rows and columns ------------------------------------------------------------------------------------------------
@@ -321,6 +323,27 @@ def test_rows_with_other_test_tasks_have_no_paired_difference(tmp_path):
         write_run(tmp_path, SCORES, **{"dataset.shots": shots, "evaluation.shots": shots})
     (difference,) = only_grid(tmp_path, rows=["dataset.shots"]).differences
     assert (difference.estimate, difference.words) == (None, "not on the same test tasks")
+
+
+def test_what_touches_training_tasks_alone_parts_nothing(tmp_path):
+    """Nor does the number of ways in training, where the test has its own."""
+    source = {"_target_": "Episodes", "ways": 5, "test_ways": 5, "rotations": True, "flips": True, "store": {}}
+    for number, changed in enumerate(({}, {"rotations": False}, {"flips": False}, {"ways": 20})):
+        write_run(tmp_path, SCORES, name=f"{number}", **{"dataset.source": source | changed})
+    grid = only_grid(tmp_path)
+    assert len(grid.row_labels) == 4
+    assert all(difference.words == "4 tasks, seed 0" for difference in grid.differences)
+
+
+def test_other_examples_are_other_tasks(tmp_path):
+    for seed, sha in enumerate("aab"):
+        folder = write_run(tmp_path, SCORES, seed=seed)
+        (folder / "data.json").write_text(
+            json.dumps({"provenance": {"sha256": sha, "split_sha256": "s"}, "splits": {}})
+        )
+    found = comparison(tmp_path)
+    assert sorted(len(grid.cells[0].finished) for grid in found.grids) == [1, 2]
+    assert found.parted_by[0].startswith("data.sha256: ")
 
 
 def test_an_unfinished_run_stands_with_those_of_its_protocol(tmp_path):

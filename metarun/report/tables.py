@@ -266,7 +266,7 @@ def _labels(label: Iterable[str]) -> list[Entry]:
 
 def _results_notes(grid: Grid) -> tuple[str, ...]:
     said = [
-        "± over seeds: Student's 95 % interval of the mean over training seeds, few as they are; "
+        "± over seeds: 95 % interval of the mean over training seeds (Student's t, for few seeds); "
         "± over tasks: 95 % interval over test tasks, each averaged over the seeds"
     ]
     if any(grid.best(column) for column in grid.column_labels):

@@ -11,9 +11,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from metarun.report.comparison import Comparison, Estimate
+from metarun.report.protocol import protocol
 from metarun.report.protocol import words as protocol_words
 from metarun.report.runs import word
-from metarun.report.tables import Entry, Section, Table, gap, notes, sections
+from metarun.report.tables import Entry, Section, Table, gap, notes, sections, title
 
 _STYLES = {
     "label": "bold cyan", "best": "bold green", "clear": "bold", "missing": "yellow", "failed": "bold red",
@@ -84,12 +85,13 @@ def comma_separated(comparison: Comparison) -> str:
     for grid in comparison.grids:
         by_cell = {id(difference.cell): difference.estimate for difference in grid.differences}
         for cell in grid.cells:
+            judged = protocol_words(protocol(cell.finished[0])) if cell.finished else title(grid)
             labels = dict(zip((*grid.rows, *grid.columns), (*cell.row, *cell.column), strict=True))
             results = [run.result for run in cell.finished if run.result]
             means = [_csv_mean([result.get(key) for result in results]) for key in ("train_s", "step_s")]
             peaks = [result["peak_memory_mib"] for result in results if result.get("peak_memory_mib") is not None]
             writer.writerow([
-                protocol_words(grid.protocol), *(labels.get(key, "") for key in keys), grid.score,
+                judged, *(labels.get(key, "") for key in keys), grid.score,
                 "" if cell.inner_steps is None else cell.inner_steps,
                 " ".join(word(run.seed) for run in cell.finished), cell.planned, gap(cell),
                 *_csv_estimate(cell.estimate), ", ".join(grid.baseline or ()), *_csv_estimate(by_cell.get(id(cell))),

@@ -10,16 +10,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 from metarun import __version__
-from metarun.report import protocol
 from metarun.report.comparison import Comparison, Estimate, Grid
 from metarun.report.curves import Figure, figures
 from metarun.report.runs import Run, word
-from metarun.report.tables import Entry, Table, costs, differences, notes, number, results, settings
+from metarun.report.tables import Entry, Table, costs, differences, notes, number, results, settings, title
 from metarun.report.tables import decimals as decimals_of
 
 _HERE = Path(__file__).resolve().parent
 # A page that may load nothing at all cannot tell anybody that it was opened, whatever a run's name holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_MANY = 40  # runs, beyond which their list is folded away
 _KINDS = {"failed": "failed", "damaged": "failed", "killed": "failed", "running": "running", "finished": "finished"}
 
 
@@ -36,7 +36,7 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
         counts[run.state] = counts.get(run.state, 0) + 1
     body = [_section(grid, index) for index, grid in enumerate(comparison.grids)]
     said = notes(comparison)  # after the sections, which find out what cannot be read
-    names = {protocol.words(grid.protocol).split(",")[0] for grid in comparison.grids}
+    names = {title(grid).split(",")[0] for grid in comparison.grids}
     badges = "".join(
         f'<span class="badge"><b>{count}</b> <span class="{_KINDS.get(state, "missing")}">{escape(state)}</span></span>'
         for state, count in sorted(counts.items(), key=lambda pair: -pair[1])
@@ -63,7 +63,8 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
 {warned}
 {"".join(body)}
 <h2 id="runs">Runs</h2>
-<section class="card">{"".join(_run(run, folder) for run in runs)}</section>
+<details class="card"{" open" if len(runs) <= _MANY else ""}><summary>{_count(len(runs), "run folder")}</summary>
+{"".join(_run(run, folder) for run in runs)}</details>
 </main>
 <footer>Every number comes from result.json, tasks.csv and metrics.jsonl in the run folders.</footer>
 <script>
@@ -78,7 +79,7 @@ def _section(grid: Grid, index: int) -> str:
         _figure(figure, grid, f"{figure.file}-{index}", place == 0) for place, figure in enumerate(figures(grid))
     )
     parts = [
-        f"<h2>{escape(protocol.words(grid.protocol))}</h2>",
+        f"<h2>{escape(title(grid))}</h2>",
         _table(results(grid), _forest_of_results(grid)),
         _table(differences(grid), _forest_of_differences(grid)) if grid.differences else "",
         f'<div class="figures">{drawn}</div>' if drawn else "",
@@ -193,16 +194,16 @@ def _figure(figure: Figure, grid: Grid, identity: str, is_large: bool) -> str:
     data = {"x_label": figure.x_label, "y_label": figure.y_label, "curves": curves}
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     tools = "".join(
-        f'<button type="button" data-tool="{tool}" title="{title}">{sign}</button>'
-        for tool, sign, title in (("in", "+", "zoom in"), ("out", "−", "zoom out"), ("reset", "reset", "show everything"),
+        f'<button type="button" data-tool="{tool}" title="{what}">{sign}</button>'
+        for tool, sign, what in (("in", "+", "zoom in"), ("out", "−", "zoom out"), ("reset", "reset", "show everything"),
                                   ("size", "⤢", "larger or smaller"))
     )  # fmt: skip
-    title, classes = escape(figure.title), "card large" if is_large else "card"
+    name, classes = escape(figure.title), "card large" if is_large else "card"
     return "".join(
         (
             f'<figure class="{classes}" data-chart id="{identity}">',
-            f'<figcaption><b>{title}</b><span class="tools">{tools}</span></figcaption>',
-            f'<svg class="chart" tabindex="0" role="img" aria-label="{title}"></svg><div class="tip" hidden></div>',
+            f'<figcaption><b>{name}</b><span class="tools">{tools}</span></figcaption>',
+            f'<svg class="chart" tabindex="0" role="img" aria-label="{name}"></svg><div class="tip" hidden></div>',
             f'<div class="legend"></div><script type="application/json">{text}</script></figure>',
         )
     )

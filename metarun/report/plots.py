@@ -6,7 +6,7 @@ from matplotlib.figure import Figure as Canvas
 
 from metarun.report.comparison import Comparison
 from metarun.report.curves import Figure, figures
-from metarun.report.protocol import words
+from metarun.report.tables import title
 
 _COLOURS = (
     "#0072b2",
@@ -35,7 +35,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     for number, grid in enumerate(comparison.grids, start=1):
         for figure in figures(grid):
             path = folder / f"{figure.file}{f'-{number}' if len(comparison.grids) > 1 else ''}.png"
-            _save(figure, words(grid.protocol), 100.0 if grid.is_percent else 1.0, path)
+            _save(figure, title(grid), 100.0 if grid.is_percent else 1.0, path)
             written.append(path)
     return written
 

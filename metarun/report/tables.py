@@ -47,10 +47,14 @@ def sections(comparison: Comparison) -> list[Section]:
     """Results, paired differences and costs of each grid."""
     found = []
     for grid in comparison.grids:
-        shown = protocol.words(grid.protocol, without=[key for key in grid.protocol if _varies(grid, key)])
         tables = [results(grid), *([differences(grid)] if grid.differences else []), costs(grid)]
-        found.append(Section(title=shown, tables=tuple(tables)))
+        found.append(Section(title=title(grid), tables=tuple(tables)))
     return found
+
+
+def title(grid: Grid) -> str:
+    """How the grid's runs were judged, without what its rows or columns vary."""
+    return protocol.words(grid.protocol, without=[key for key in grid.protocol if _varies(grid, key)])
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -140,6 +140,17 @@ def test_csv_keeps_every_digit(swept):
     assert (float(maml["train_s"]), float(maml["peak_memory_mib"])) == (11.0, 102.0)
 
 
+def test_csv_states_each_cells_own_protocol(tmp_path):
+    for shots in (1, 5):
+        write_run(tmp_path, SCORES, **{"dataset.shots": shots, "evaluation.shots": shots})
+    comparison = compare(read_runs([tmp_path]), columns=["dataset.shots"])
+    rows = csv.DictReader(io.StringIO(formats.comma_separated(comparison)))
+    assert [(row["dataset.shots"], row["protocol"].split(", ")[2]) for row in rows] == [
+        ("1", "1-shot"),
+        ("5", "5-shot"),
+    ]
+
+
 def test_csv_of_labels_with_commas_and_quotes(nasty):
     rows = list(csv.DictReader(io.StringIO(formats.comma_separated(nasty))))
     assert {row["optimizer"] for row in rows} == {NASTY, "adam"}

@@ -95,6 +95,14 @@ def test_the_page_tells_the_whole_comparison(tmp_path):
         assert said in words, said
 
 
+def test_what_a_column_varies_is_not_in_the_heading(tmp_path):
+    for shots in (1, 5):
+        write_run(tmp_path, SCORES, **{"dataset.shots": shots, "evaluation.shots": shots})
+    words = Reader(written(tmp_path, tmp_path / "page.html", columns=["dataset.shots"])).words
+    assert "glyphs test, 5-way, 4 tasks, 15 queries per class, batch norm transductive" in words
+    assert not [text for text in words if "-shot" in text]
+
+
 def test_what_a_run_is_called_stays_text(tmp_path):
     sweep(tmp_path / "runs")
     write_run(tmp_path / "runs", SCORES, name="evil", **{"choices.optimizer": EVIL, "optimizer.lr": 0.5})

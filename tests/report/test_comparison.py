@@ -318,6 +318,32 @@ def test_what_differs_may_be_a_column(tmp_path):
     assert len(comparison(tmp_path, columns=["dataset.shots"]).grids) == 2
 
 
+def test_a_column_excuses_what_it_names_and_no_more(tmp_path):
+    """1-shot on 4 tasks beside 5-shot on 3: the label tells of the shots, and nothing of the tasks."""
+    write_run(tmp_path, SCORES, **{"dataset.shots": 1, "evaluation.shots": 1})
+    few = {"dataset.shots": 5, "evaluation.shots": 5, "evaluation.tasks": 3}
+    write_run(tmp_path, {5: SCORES[5][:3]}, name="few", **few)
+    found = comparison(tmp_path, columns=["dataset.shots"])
+    assert len(found.grids) == 2
+    assert [words.partition(":")[0] for words in found.parted_by] == ["evaluation.tasks"]
+
+
+def test_two_scores_are_never_in_one_table(tmp_path):
+    write_run(tmp_path, SCORES)
+    write_run(
+        tmp_path, SCORES, name="s", score="mse", **{"choices.dataset": "sinusoid", "dataset.source._target_": "S"}
+    )
+    assert sorted(grid.score for grid in comparison(tmp_path, columns=["dataset"]).grids) == ["accuracy", "mse"]
+
+
+def test_batch_norms_are_compared_on_the_same_tasks(tmp_path):
+    write_run(tmp_path, SCORES)
+    write_run(tmp_path, {5: [0.4, 0.5, 0.6, 0.7]}, name="s", **{"batch_norm": "support"})
+    grid = only_grid(tmp_path, rows=["batch_norm"])
+    assert grid.row_labels == [("support",), ("transductive",)]
+    assert grid.differences[0].estimate.mean == pytest.approx(0.1)
+
+
 def test_rows_with_other_test_tasks_have_no_paired_difference(tmp_path):
     for shots in (1, 5):
         write_run(tmp_path, SCORES, **{"dataset.shots": shots, "evaluation.shots": shots})

@@ -1,170 +1,12 @@
-"""Runs as a grid of cells: rows and columns from any key, seeds averaged, what is missing in its place."""
+"""Runs sorted into grids: rows and columns from any key, one grid for each protocol, and what a reader must know besides."""
 
-import itertools
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
 
 from metarun.errors import ConfigurationError
-from metarun.maths.stats import student_t_half_width, summarize
 from metarun.report import protocol
+from metarun.report.cells import INNER_STEPS, Cell, Grid, Label, natural, seed_of
 from metarun.report.runs import ABSENT, Run, check_keys, word
-
-INNER_STEPS = "inner_steps"
-"""May stand among rows and columns: one for each measured number of inner steps."""
-
-Label = tuple[str, ...]
-_LOWER_IS_BETTER = {"mse", "loss"}
-_HIGHER_IS_BETTER = {"accuracy", "return"}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with two 95 % half-widths that answer different questions; None where one cannot be had.
-
-    Attributes:
-        over_seeds: Student's t over the runs' means: what another training run would give on the same test tasks.
-        over_tasks: 1.96 standard errors over test tasks, each averaged over the runs: what other test tasks would give.
-    """
-
-    mean: float
-    over_seeds: float | None
-    over_tasks: float | None
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether zero lies outside of both intervals."""
-        halves = (self.over_seeds, self.over_tasks)
-        return all(half is not None and abs(self.mean) > half for half in halves)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One row's runs in one column.
-
-    Attributes:
-        inner_steps: what the scores were measured after; None where no run is finished, or none measured it.
-        finished: by seed. others: not finished, or finished without a score after these inner steps.
-        missing: seeds that other cells of the table have and this one does not.
-    """
-
-    row: Label
-    column: Label
-    inner_steps: int | None
-    finished: tuple[Run, ...]
-    others: tuple[Run, ...]
-    missing: tuple[Any, ...]
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def planned(self) -> int:
-        """The seeds that a whole cell would have."""
-        return len({*map(_seed, (*self.finished, *self.others)), *map(word, self.missing)})
-
-    @cached_property
-    def estimate(self) -> Estimate | None:
-        """The score, or None without a finished run."""
-        if not self.finished or self.inner_steps is None:
-            return None
-        summaries = [run.scores()[self.inner_steps] for run in self.finished]
-        means = [summary["mean"] for summary in summaries]
-        if len(summaries) == 1:
-            over_tasks = summaries[0]["ci95"]
-        else:
-            tasks = self.task_means({_seed(run) for run in self.finished})
-            over_tasks = None if tasks is None else _over_tasks(tasks)[1]
-        return Estimate(math.fsum(means) / len(means), student_t_half_width(means), over_tasks)
-
-    def task_means(self, seeds: set[str]) -> list[float] | None:
-        """The score of each test task, averaged over the runs of these seeds; None if some tasks.csv cannot give it."""
-        by_run = [
-            scores for run in self.finished if _seed(run) in seeds if (scores := self._tasks[id(run)]) is not None
-        ]
-        if len(by_run) < len(seeds) or not by_run:
-            return None
-        return [math.fsum(scores) / len(by_run) for scores in zip(*by_run, strict=True)]
-
-    @cached_property
-    def _tasks(self) -> dict[int, list[float] | None]:
-        found: dict[int, list[float] | None] = {}
-        for run in self.finished:
-            try:
-                found[id(run)] = run.task_scores(self.inner_steps or 0)
-            except ValueError as error:
-                found[id(run)] = None
-                self.problems.append(f"{run.path}: {error}; no intervals over tasks where it is needed")
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A cell less the baseline's cell in the same column, task by task and seed by seed."""
-
-    cell: Cell
-    estimate: Estimate | None
-    seeds: tuple[str, ...]
-    words: str  # what it is paired on, or why there is none
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Runs that were judged by one protocol."""
-
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    score: str
-    protocol: dict[str, Any]
-    cells: tuple[Cell, ...]  # row by row
-    baseline: Label | None
-
-    @property
-    def row_labels(self) -> list[Label]:
-        """In the order of the table."""
-        return list(dict.fromkeys(cell.row for cell in self.cells))
-
-    @property
-    def column_labels(self) -> list[Label]:
-        """In the order of the table; one empty label where there are no columns."""
-        return list(dict.fromkeys(cell.column for cell in self.cells))
-
-    @property
-    def run_cells(self) -> list[Cell]:
-        """The cells, without the repetition that inner steps as rows or columns make of each run."""
-        seen: dict[tuple[Label, Label], Cell] = {}
-        for cell in self.cells:
-            seen.setdefault(self._run_label(cell), cell)
-        return list(seen.values())
-
-    def run_name(self, cell: Cell) -> str:
-        """The label of a cell's runs in words: `maml, 5`."""
-        return ", ".join(itertools.chain(*self._run_label(cell)))
-
-    def _run_label(self, cell: Cell) -> tuple[Label, Label]:
-        row = tuple(value for key, value in zip(self.rows, cell.row, strict=True) if key != INNER_STEPS)
-        return row, tuple(value for key, value in zip(self.columns, cell.column, strict=True) if key != INNER_STEPS)
-
-    @property
-    def is_percent(self) -> bool:
-        """Whether scores are shown in percent."""
-        return self.score == "accuracy"
-
-    def best(self, column: Label) -> Cell | None:
-        """The cell with the best mean in a column of two or more; None where nobody knows which way is better."""
-        there = [cell for cell in self.cells if cell.column == column and cell.estimate is not None]
-        there = [cell for cell in there if math.isfinite(_mean(cell))]
-        if len(there) < 2 or self.score not in _LOWER_IS_BETTER | _HIGHER_IS_BETTER:
-            return None
-        return (min if self.score in _LOWER_IS_BETTER else max)(there, key=_mean)
-
-    @cached_property
-    def differences(self) -> list[Difference]:
-        """Of every cell but the baseline's, in the order of the cells."""
-        if self.baseline is None:
-            return []
-        base = {cell.column: cell for cell in self.cells if cell.row == self.baseline}
-        return [_difference(cell, base[cell.column]) for cell in self.cells if cell.row != self.baseline]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,9 +86,9 @@ def _grid(
     for place, inside in places.items():
         places[place], passed_over[place] = _without_other_attempts(inside)
         _check_alike([run for run, _ in places[place]], keys, columns, ", ".join((*place[0], *place[1])))
-    row_labels = sorted({row for row, _ in places}, key=_natural)
-    column_labels = sorted({column for _, column in places}, key=_natural)
-    seeds = sorted({_seed(run) for run in runs}, key=_natural)
+    row_labels = sorted({row for row, _ in places}, key=natural)
+    column_labels = sorted({column for _, column in places}, key=natural)
+    seeds = sorted({seed_of(run) for run in runs}, key=natural)
     finished = [run for run in runs if run.result]
     cells = tuple(
         _cell(
@@ -297,9 +139,9 @@ def _without_other_attempts(
 def _cell(
     row: Label, column: Label, inside: Sequence[tuple[Run, int | None]], seeds: Sequence[str], problems: list[str]
 ) -> Cell:
-    by_seed = sorted(inside, key=lambda pair: _natural((_seed(pair[0]),)))
+    by_seed = sorted(inside, key=lambda pair: natural((seed_of(pair[0]),)))
     finished = [(run, steps) for run, steps in by_seed if steps is not None]
-    there = {_seed(run) for run, _ in inside}
+    there = {seed_of(run) for run, _ in inside}
     return Cell(
         row=row,
         column=column,
@@ -381,45 +223,7 @@ def _each_once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
 
 def _identity(run: Run) -> str:
     """What two folders share that hold the same run."""
-    return repr((sorted((key, word(value)) for key, value in run.settings.items()), _seed(run)))
-
-
-def _difference(cell: Cell, base: Cell) -> Difference:
-    def without(words: str) -> Difference:
-        return Difference(cell=cell, estimate=None, seeds=(), words=words)
-
-    if cell.estimate is None or base.estimate is None:
-        return without("no result" if cell.estimate is None else "the baseline has no result")
-    if not protocol.same_tasks(cell.finished[0], base.finished[0]):
-        return without("not on the same test tasks")
-    seeds = {_seed(run) for run in cell.finished} & {_seed(run) for run in base.finished}
-    mine = cell.task_means(seeds or {_seed(run) for run in cell.finished})
-    theirs = base.task_means(seeds or {_seed(run) for run in base.finished})
-    if mine is None or theirs is None or len(mine) != len(theirs):
-        return without("a tasks.csv cannot be read")
-    by_task = [a - b for a, b in zip(mine, theirs, strict=True)]
-    mean, over_tasks = _over_tasks(by_task)
-    ordered = tuple(sorted(seeds, key=lambda seed: _natural((seed,))))
-    by_seed = [_mean_of(cell, seed) - _mean_of(base, seed) for seed in ordered]
-    paired = f"{len(by_task)} tasks, " + (
-        f"seed{'s' if len(ordered) > 1 else ''} {' '.join(ordered)}" if ordered else "no seed in common"
-    )
-    estimate = Estimate(mean, student_t_half_width(by_seed), over_tasks)
-    return Difference(cell=cell, estimate=estimate, seeds=ordered, words=paired)
-
-
-def _over_tasks(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and 95 % half-width; NaN where one task has no number, for then the mean has none."""
-    if not all(map(math.isfinite, values)):
-        return math.nan, math.nan
-    summary = summarize(values)
-    return summary.mean, summary.ci95
-
-
-def _mean_of(cell: Cell, seed: str) -> float:
-    (run,) = [run for run in cell.finished if _seed(run) == seed]
-    assert cell.inner_steps is not None
-    return run.scores()[cell.inner_steps]["mean"]
+    return repr((sorted((key, word(value)) for key, value in run.settings.items()), seed_of(run)))
 
 
 def _baseline(wanted: str | None, keys: Sequence[str], labels: Sequence[Label]) -> Label | None:
@@ -454,25 +258,6 @@ def _environments(runs: Sequence[Run]) -> list[str]:
 
 def _label(run: Run, keys: Sequence[str], inner_steps: int | None) -> Label:
     return tuple(word(inner_steps if key == INNER_STEPS else run.value(key)) for key in keys)
-
-
-def _seed(run: Run) -> str:
-    return word(run.seed)
-
-
-def _mean(cell: Cell) -> float:
-    return cell.estimate.mean if cell.estimate else math.nan
-
-
-def _natural(label: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:
-    """Numbers by size, before words by alphabet."""
-    found = []
-    for text in label:
-        try:
-            found.append((False, float(text), text))
-        except ValueError:
-            found.append((True, 0.0, text))
-    return tuple(found)
 
 
 def _list(words: Iterable[str]) -> str:

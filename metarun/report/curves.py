@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metarun.report.comparison import Grid
+from metarun.report.cells import Grid
 from metarun.report.runs import Run
 from metarun.tracking.jsonl import read_metrics
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from metarun.report.comparison import Comparison, Estimate
+from metarun.report.cells import Estimate
+from metarun.report.comparison import Comparison
 from metarun.report.protocol import protocol
 from metarun.report.protocol import words as protocol_words
 from metarun.report.runs import word

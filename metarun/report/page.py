@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from metarun import __version__
-from metarun.report.comparison import Comparison, Estimate, Grid
+from metarun.report.cells import Estimate, Grid
+from metarun.report.comparison import Comparison
 from metarun.report.curves import Figure, figures
 from metarun.report.runs import Run, word
 from metarun.report.tables import Entry, Table, costs, differences, notes, number, results, settings, title

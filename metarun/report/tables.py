@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from metarun.report import protocol
-from metarun.report.comparison import INNER_STEPS, Cell, Comparison, Estimate, Grid
+from metarun.report.cells import INNER_STEPS, Cell, Estimate, Grid
+from metarun.report.comparison import Comparison
 from metarun.report.runs import word
 
 NONE = "–"

@@ -1,4 +1,4 @@
-"""metarun.report.comparison and protocol: which runs meet in which cell, and the numbers of a cell, worked out by hand."""
+"""metarun.report.comparison, cells and protocol: which runs meet in which cell, and the numbers of a cell, worked out by hand."""
 
 import json
 import math

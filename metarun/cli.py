@@ -17,6 +17,7 @@ exception becomes words and an exit status:
 import argparse
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -118,11 +119,72 @@ def status(arguments: list[str]) -> None:
     show_status(parsed.folder)
 
 
+def report(arguments: list[str]) -> None:
+    """`metarun report DIR ... [--rows KEY,...] [--cols KEY,...] [...]`.
+
+    Raises:
+        ConfigurationError: a folder that is none or holds no runs, or a key that no run has.
+    """
+    from metarun.report import command
+
+    parser = _parser("report")
+    parser.add_argument("dirs", metavar="DIR", type=Path, nargs="+", help="folders with runs in them, at any depth")
+    keys = {"metavar": "KEY,...", "action": "append", "default": []}
+    parser.add_argument(
+        "--rows", **keys, help="what a row is: groups or keys; by default whatever tells the runs apart"
+    )
+    parser.add_argument("--cols", **keys, help="what a column is; inner_steps makes one for each measured number")
+    parser.add_argument("--where", metavar="KEY=VALUE", action="append", default=[], help="only these runs; repeatable")
+    parser.add_argument("--baseline", metavar="ROW", help="the row to take paired differences to; by default the first")
+    parser.add_argument(
+        "--steps", metavar="N", type=int, help="score after N inner steps, instead of each run's own number"
+    )
+    parser.add_argument("--format", choices=command.FORMATS, default="terminal", help="of what is printed")
+    parser.add_argument("--figures", metavar="DIR", type=Path, help="draw PNG files into this folder")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained page")
+    parsed = parser.parse_args(arguments)
+    command.report(
+        parsed.dirs,
+        rows=[key for keys in parsed.rows for key in keys.split(",") if key],
+        columns=[key for keys in parsed.cols for key in keys.split(",") if key],
+        where=parsed.where,
+        baseline=parsed.baseline,
+        inner_steps=parsed.steps,
+        form=parsed.format,
+        html=parsed.html,
+        figures=parsed.figures,
+        command=shlex.join(["metarun", "report", *arguments]),
+    )
+
+
+def ls(arguments: list[str]) -> None:
+    """`metarun ls [DIR] [--state STATE]`.
+
+    Raises:
+        ConfigurationError: DIR is no folder.
+    """
+    from metarun.report import command
+
+    parser = _parser("ls")
+    parser.add_argument("dir", metavar="DIR", type=Path, nargs="?", help="by default outputs/, or METARUN_OUTPUTS")
+    parser.add_argument(
+        "--state", choices=command.STATES, action="append", default=[], help="only runs of this state; repeatable"
+    )
+    parsed = parser.parse_args(arguments)
+    command.ls(parsed.dir, states=parsed.state)
+
+
 # name -> (usage after the name, one line for --help, function of the arguments after the name)
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     "evaluate": ("RUN_DIR [KEY=VALUE ...]", "judge a trained run again, on other tasks if you like", evaluate),
     "submit": ("[--dry-run] [KEY=VALUE ...]", "put a sweep into Slurm's queue and return", submit),
     "status": ("DIR", "how a sweep stands, from its files alone", status),
+    "report": (
+        "DIR ... [--rows KEY] [--cols KEY] [--html FILE] [...]",
+        "compare runs: tables, figures, a page",
+        report,
+    ),
+    "ls": ("[DIR] [--state STATE]", "list runs: state, score, age, command", ls),
 }
 
 

@@ -1,0 +1,224 @@
+"""One cell of a comparison and the grid of them: means over seeds, two intervals, paired differences."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from metarun.maths.stats import student_t_half_width, summarize
+from metarun.report import protocol
+from metarun.report.runs import Run, word
+
+INNER_STEPS = "inner_steps"
+"""May stand among rows and columns: one for each measured number of inner steps."""
+
+Label = tuple[str, ...]
+_LOWER_IS_BETTER = {"mse", "loss"}
+_HIGHER_IS_BETTER = {"accuracy", "return"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with two 95 % half-widths that answer different questions; None where one cannot be had.
+
+    Attributes:
+        over_seeds: Student's t over the runs' means: what another training run would give on the same test tasks.
+        over_tasks: 1.96 standard errors over test tasks, each averaged over the runs: what other test tasks would give.
+    """
+
+    mean: float
+    over_seeds: float | None
+    over_tasks: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether zero lies outside of both intervals."""
+        halves = (self.over_seeds, self.over_tasks)
+        return all(half is not None and abs(self.mean) > half for half in halves)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row's runs in one column.
+
+    Attributes:
+        inner_steps: what the scores were measured after; None where no run is finished, or none measured it.
+        finished: by seed. others: not finished, or finished without a score after these inner steps.
+        missing: seeds that other cells of the table have and this one does not.
+    """
+
+    row: Label
+    column: Label
+    inner_steps: int | None
+    finished: tuple[Run, ...]
+    others: tuple[Run, ...]
+    missing: tuple[Any, ...]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def planned(self) -> int:
+        """The seeds that a whole cell would have."""
+        return len({*map(seed_of, (*self.finished, *self.others)), *map(word, self.missing)})
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """The score, or None without a finished run."""
+        if not self.finished or self.inner_steps is None:
+            return None
+        summaries = [run.scores()[self.inner_steps] for run in self.finished]
+        means = [summary["mean"] for summary in summaries]
+        if len(summaries) == 1:
+            over_tasks = summaries[0]["ci95"]
+        else:
+            tasks = self.task_means({seed_of(run) for run in self.finished})
+            over_tasks = None if tasks is None else _over_tasks(tasks)[1]
+        return Estimate(math.fsum(means) / len(means), student_t_half_width(means), over_tasks)
+
+    def task_means(self, seeds: set[str]) -> list[float] | None:
+        """The score of each test task, averaged over the runs of these seeds; None if some tasks.csv cannot give it."""
+        by_run = [
+            scores for run in self.finished if seed_of(run) in seeds if (scores := self._tasks[id(run)]) is not None
+        ]
+        if len(by_run) < len(seeds) or not by_run:
+            return None
+        return [math.fsum(scores) / len(by_run) for scores in zip(*by_run, strict=True)]
+
+    @cached_property
+    def _tasks(self) -> dict[int, list[float] | None]:
+        found: dict[int, list[float] | None] = {}
+        for run in self.finished:
+            try:
+                found[id(run)] = run.task_scores(self.inner_steps or 0)
+            except ValueError as error:
+                found[id(run)] = None
+                self.problems.append(f"{run.path}: {error}; no intervals over tasks where it is needed")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A cell less the baseline's cell in the same column, task by task and seed by seed."""
+
+    cell: Cell
+    estimate: Estimate | None
+    seeds: tuple[str, ...]
+    words: str  # what it is paired on, or why there is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Runs that were judged by one protocol."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    score: str
+    protocol: dict[str, Any]
+    cells: tuple[Cell, ...]  # row by row
+    baseline: Label | None
+
+    @property
+    def row_labels(self) -> list[Label]:
+        """In the order of the table."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def column_labels(self) -> list[Label]:
+        """In the order of the table; one empty label where there are no columns."""
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    @property
+    def run_cells(self) -> list[Cell]:
+        """The cells, without the repetition that inner steps as rows or columns make of each run."""
+        seen: dict[tuple[Label, Label], Cell] = {}
+        for cell in self.cells:
+            seen.setdefault(self._run_label(cell), cell)
+        return list(seen.values())
+
+    def run_name(self, cell: Cell) -> str:
+        """The label of a cell's runs in words: `maml, 5`."""
+        return ", ".join(itertools.chain(*self._run_label(cell)))
+
+    def _run_label(self, cell: Cell) -> tuple[Label, Label]:
+        row = tuple(value for key, value in zip(self.rows, cell.row, strict=True) if key != INNER_STEPS)
+        return row, tuple(value for key, value in zip(self.columns, cell.column, strict=True) if key != INNER_STEPS)
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether scores are shown in percent."""
+        return self.score == "accuracy"
+
+    def best(self, column: Label) -> Cell | None:
+        """The cell with the best mean in a column of two or more; None where nobody knows which way is better."""
+        there = [cell for cell in self.cells if cell.column == column and cell.estimate is not None]
+        there = [cell for cell in there if math.isfinite(_mean(cell))]
+        if len(there) < 2 or self.score not in _LOWER_IS_BETTER | _HIGHER_IS_BETTER:
+            return None
+        return (min if self.score in _LOWER_IS_BETTER else max)(there, key=_mean)
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Of every cell but the baseline's, in the order of the cells."""
+        if self.baseline is None:
+            return []
+        base = {cell.column: cell for cell in self.cells if cell.row == self.baseline}
+        return [_difference(cell, base[cell.column]) for cell in self.cells if cell.row != self.baseline]
+
+
+def _difference(cell: Cell, base: Cell) -> Difference:
+    def without(words: str) -> Difference:
+        return Difference(cell=cell, estimate=None, seeds=(), words=words)
+
+    if cell.estimate is None or base.estimate is None:
+        return without("no result" if cell.estimate is None else "the baseline has no result")
+    if not protocol.same_tasks(cell.finished[0], base.finished[0]):
+        return without("not on the same test tasks")
+    seeds = {seed_of(run) for run in cell.finished} & {seed_of(run) for run in base.finished}
+    mine = cell.task_means(seeds or {seed_of(run) for run in cell.finished})
+    theirs = base.task_means(seeds or {seed_of(run) for run in base.finished})
+    if mine is None or theirs is None or len(mine) != len(theirs):
+        return without("a tasks.csv cannot be read")
+    by_task = [a - b for a, b in zip(mine, theirs, strict=True)]
+    mean, over_tasks = _over_tasks(by_task)
+    ordered = tuple(sorted(seeds, key=lambda seed: natural((seed,))))
+    by_seed = [_mean_of(cell, seed) - _mean_of(base, seed) for seed in ordered]
+    paired = f"{len(by_task)} tasks, " + (
+        f"seed{'s' if len(ordered) > 1 else ''} {' '.join(ordered)}" if ordered else "no seed in common"
+    )
+    estimate = Estimate(mean, student_t_half_width(by_seed), over_tasks)
+    return Difference(cell=cell, estimate=estimate, seeds=ordered, words=paired)
+
+
+def _over_tasks(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and 95 % half-width; NaN where one task has no number, for then the mean has none."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    summary = summarize(values)
+    return summary.mean, summary.ci95
+
+
+def _mean_of(cell: Cell, seed: str) -> float:
+    (run,) = [run for run in cell.finished if seed_of(run) == seed]
+    assert cell.inner_steps is not None
+    return run.scores()[cell.inner_steps]["mean"]
+
+
+def seed_of(run: Run) -> str:
+    """A run's seed as a label."""
+    return word(run.seed)
+
+
+def _mean(cell: Cell) -> float:
+    return cell.estimate.mean if cell.estimate else math.nan
+
+
+def natural(label: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:
+    """A key to sort labels by: numbers by size, before words by alphabet."""
+    found = []
+    for text in label:
+        try:
+            found.append((False, float(text), text))
+        except ValueError:
+            found.append((True, 0.0, text))
+    return tuple(found)

@@ -1,0 +1,118 @@
+"""The curves of a comparison: one for each cell, its seeds averaged, with the band that they span."""
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metarun.report.cells import Grid
+from metarun.report.runs import Run
+from metarun.tracking.jsonl import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Mean `y` over `seeds` runs at each `x`, between the lowest and the highest of them; scores in their own unit."""
+
+    name: str
+    seeds: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of any kind: what it is called, its axes, its curves."""
+
+    file: str
+    title: str
+    x_label: str
+    y_label: str
+    curves: tuple[Curve, ...]
+
+
+def figures(grid: Grid) -> list[Figure]:
+    """Learning curves, the score against inner steps, and the score against wall time; those that have any curve."""
+    by_step: list[Curve] = []
+    by_second: list[Curve] = []
+    by_inner_step: list[Curve] = []
+    for cell in grid.run_cells:
+        if not cell.finished:
+            continue
+        name = grid.run_name(cell)
+        records = [record for run in cell.finished if (record := _validations(run, grid.score, cell.problems))]
+        if records:
+            steps = sorted(set.intersection(*map(set, records)))
+            scores = [[record[step][1] for step in steps] for record in records]
+            by_step.append(_curve(name, steps, scores))
+            seconds = [math.fsum(record[step][0] for record in records) / len(records) for step in steps]
+            by_second.append(_curve(name, seconds, scores))
+        measured = [run.scores() for run in cell.finished]
+        inner = sorted(set.intersection(*map(set, measured)))
+        by_inner_step.append(_curve(name, inner, [[scores[n]["mean"] for n in inner] for scores in measured]))
+    name_of_score = grid.score.upper() if len(grid.score) < 4 else grid.score.capitalize()
+    score = f"{grid.score} (%)" if grid.is_percent else grid.score
+    found = [
+        Figure(
+            file="learning_curves",
+            title="Learning curves",
+            x_label="outer step",
+            y_label=f"validation {score}",
+            curves=tuple(by_step),
+        ),
+        Figure(
+            file="inner_steps",
+            title=f"{name_of_score} against inner steps",
+            x_label="inner steps at test",
+            y_label=f"test {score}",
+            curves=tuple(by_inner_step),
+        ),
+        Figure(
+            file="wall_time",
+            title=f"{name_of_score} against wall time",
+            x_label="seconds spent in training steps",
+            y_label=f"validation {score}",
+            curves=tuple(by_second),
+        ),
+    ]
+    return [figure for figure in found if any(curve.x for curve in figure.curves)]
+
+
+def _curve(name: str, x: Sequence[float], scores: Sequence[Sequence[float]]) -> Curve:
+    at_each = list(zip(*scores, strict=True))
+    return Curve(
+        name=name,
+        seeds=len(scores),
+        x=tuple(map(float, x)),
+        y=tuple(math.fsum(values) / len(values) for values in at_each),
+        low=tuple(map(min, at_each)),
+        high=tuple(map(max, at_each)),
+    )
+
+
+def _validations(run: Run, score: str, problems: list[str]) -> dict[int, tuple[float, float]]:
+    """Outer step -> (seconds spent in training steps until then, validation score), from metrics.jsonl."""
+    try:
+        rows = read_metrics(run.path / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        problems.append(f"{run.path}: no curve, metrics.jsonl cannot be read ({error})")
+        return {}
+    steps, seconds = [0], [0.0]
+    for row in rows:
+        step_s = row.get("time/step_s")  # mean over the steps since the line before
+        if step_s is not None and row["step"] > steps[-1]:
+            seconds.append(seconds[-1] + step_s * (row["step"] - steps[-1]))
+            steps.append(int(row["step"]))
+    scores = {int(row["step"]): value for row in rows if (value := row.get(f"val/{score}")) is not None}
+    return {step: (_interpolated(step, steps, seconds), value) for step, value in scores.items()}
+
+
+def _interpolated(step: int, steps: Sequence[int], seconds: Sequence[float]) -> float:
+    """Seconds at a step between (or after) those that are known."""
+    if len(steps) < 2:
+        return 0.0
+    right = min(max(bisect.bisect_left(steps, step), 1), len(steps) - 1)
+    speed = (seconds[right] - seconds[right - 1]) / (steps[right] - steps[right - 1])
+    return seconds[right] + speed * (step - steps[right])

@@ -1,0 +1,142 @@
+"""Which results may stand in one table: those that were judged by the same protocol, on the same test tasks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metarun.report.runs import ABSENT, Run, word
+
+# What result.json calls it -> the key of the configuration that decides it.
+_KEYS = {
+    "ways": "dataset.ways",
+    "shots": "evaluation.shots",
+    "queries": "evaluation.queries",
+    "tasks": "evaluation.tasks",
+    "task_seed": "evaluation.seed",
+    "selected_by": "evaluation.val_tasks",
+}
+# Not of the protocol: how a run adapts is its own affair (and stands in a column), which step it selected its result.
+_OF_THE_RUN = {"inner_steps", "headline_inner_steps", "selected_step"}
+# Settings of a source of tasks that touch its training tasks alone, or no task at all.
+_OF_TRAINING = {"rotations", "flips", "crop_padding", "residence"}
+# Differ in these, and the test tasks are still the same.
+_SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval"}
+
+
+def protocol(run: Run) -> dict[str, Any]:
+    """How a run was (or will be) judged: key -> value; of an unfinished run, as far as its configuration says.
+
+    Beside what result.json states this holds what decides task k: the settings of the source of tasks, and which
+    examples it drew from (the checksums in data.json, where the data set has any).
+    """
+    flat, stated = run.flat, run.result["protocol"] if run.result else None
+    not_tested = _OF_TRAINING | ({"ways", "output_size"} if "dataset.source.test_ways" in flat else set())
+    found = {
+        key: value
+        for key, value in run.settings.items()
+        if key.startswith(("dataset.source.", "dataset.problem.")) and key.rpartition(".")[2] not in not_tested
+    }
+    found |= {f"data.{key}": run.provenance[key] for key in ("sha256", "split_sha256") if key in run.provenance}
+    if run.result is None or stated is None:
+        found["dataset"] = run.value("dataset")
+        found["dataset.ways"] = flat.get("dataset.test_ways", flat.get("dataset.ways"))
+        evaluation = {f"evaluation.{key}" for key in ("shots", "queries", "tasks", "seed")}
+        return found | {key: value for key, value in flat.items() if key in evaluation}
+    found |= {_KEYS.get(key, key): value for key, value in stated.items() if key not in _OF_THE_RUN}
+    return found | {"score": run.result["score"]}
+
+
+def same_tasks(one: Run, other: Run) -> bool:
+    """Whether task k is the same task for both, so that their scores may be compared task by task."""
+    a, b = protocol(one), protocol(other)
+    return all(a.get(key) == b.get(key) for key in {*a, *b} - _SAME_TASKS)
+
+
+def split(runs: Sequence[Run], axes: Sequence[str]) -> tuple[list[list[Run]], list[str]]:
+    """Part runs that must not stand in one table.
+
+    Runs of different protocols share a table only where the user has made what differs a row or a column, as with
+    `--cols dataset.shots`: then no two of them are in one cell.
+
+    Args:
+        axes: the keys of rows and columns that the user named.
+    Returns:
+        The parts, each in the order given; and for each key that parts them, what it is and where, in words.
+    """
+    finished = [run for run in runs if run.result]
+    protocols = {id(run): protocol(run) for run in runs}
+    keys = sorted({key for run in finished for key in protocols[id(run)]})
+    parting = []
+    for key in keys:
+        deciding = [axis for axis in axes if _decides(axis, key)]
+        values: dict[tuple[str, ...], set[str]] = {}
+        for run in finished:
+            label = tuple(word(run.value(axis)) for axis in deciding)
+            values.setdefault(label, set()).add(_frozen(protocols[id(run)].get(key, ABSENT)))
+        if any(len(each) > 1 for each in values.values()):
+            parting.append(key)
+    parts: dict[tuple[str, ...], list[Run]] = {}
+    for run in finished:
+        parts.setdefault(tuple(_frozen(protocols[id(run)].get(key, ABSENT)) for key in parting), []).append(run)
+    for run in runs:
+        if run.result:
+            continue
+        mine = protocols[id(run)]
+        for values, part in parts.items():
+            pairs = zip(parting, values, strict=True)
+            if all(_frozen(mine[key]) == value for key, value in pairs if key in mine):
+                part.append(run)
+                break
+        else:
+            parts[tuple(_frozen(mine.get(key, ABSENT)) for key in parting)] = [run]
+    order = {id(run): number for number, run in enumerate(runs)}
+    ordered = [sorted(part, key=lambda run: order[id(run)]) for part in parts.values()]
+    by_key = {key: [protocols[id(run)].get(key, ABSENT) for run in finished] for key in parting}
+    # What follows from the data set needs no line of its own.
+    said = [key for key in parting if key == "dataset" or not _follows(by_key[key], by_key.get("dataset", []))]
+    return ordered, [_difference(key, by_key[key]) for key in said]
+
+
+def _decides(axis: str, key: str) -> bool:
+    """Whether a row or column labelled by `axis` tells the reader what the protocol's `key` is.
+
+    Of the same name is what follows from another: evaluation.shots from dataset.shots or dataset.test_shots.
+    """
+    if key == "score":
+        return False
+    if key.startswith("data."):
+        return axis == "dataset" or axis.startswith("dataset.")
+    if axis == "dataset":
+        return key not in ("evaluation.tasks", "evaluation.seed", "split", "interval")
+    same_name = axis.rpartition(".")[2].removeprefix("test_") == key.rpartition(".")[2]
+    return same_name or (axis == "model" and key == "batch_norm")
+
+
+def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    pairs = {(_frozen(other), _frozen(value)) for other, value in zip(others, values, strict=False)}
+    return bool(pairs) and len(pairs) == len({other for other, _ in pairs})
+
+
+def _difference(key: str, values: Sequence[Any]) -> str:
+    counts: dict[str, int] = {}
+    for value in map(word, values):
+        counts[value] = counts.get(value, 0) + 1
+    return f"{key}: " + ", ".join(f"{value} in {n} run{'s' if n > 1 else ''}" for value, n in counts.items())
+
+
+def _frozen(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def words(protocol: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+    """One line: `omniglot test, 5-way, 1-shot, 600 tasks, 15 queries per class, batch norm transductive`."""
+    ways = protocol.get("dataset.ways")
+    parts = {
+        "dataset": f"{protocol.get('dataset')} {protocol.get('split', 'test')}",
+        "dataset.ways": f"{ways}-way" if ways else "",
+        "evaluation.shots": f"{protocol.get('evaluation.shots')}-shot",
+        "evaluation.tasks": f"{protocol.get('evaluation.tasks')} tasks",
+        "evaluation.queries": f"{protocol.get('evaluation.queries')} queries{' per class' if ways else ''}",
+        "batch_norm": f"batch norm {protocol['batch_norm']}" if "batch_norm" in protocol else "",
+    }
+    return ", ".join(text for key, text in parts.items() if text and key not in without)

@@ -1,0 +1,311 @@
+"""Run folders as a report reads them: JSON and text alone, no torch, so that hundreds answer at once."""
+
+import csv
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from metarun.errors import ConfigurationError
+
+ABSENT = "(absent)"
+"""The value of a key that a run's configuration does not have."""
+
+_OF_A_RUN = {"overrides.json", "result.json", "metrics.jsonl", "checkpoints"}
+_WITHOUT_INFLUENCE = ("seed", "run.", "tracker.", "data.", "reference", "choices.", "device.")
+_WITHOUT_INFLUENCE_THEMSELVES = ("schedule.log_every", "schedule.checkpoint_every")
+_SILENT_S = 60.0  # a live run writes its status every few seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one folder says.
+
+    Attributes:
+        config: resolved, with `choices`; empty where config.json is missing or damaged.
+        result: None unless the run is finished and its result.json is whole.
+        state: finished, running, preempted, failed, killed (it says that it runs, and nobody does), unfinished (no
+            more is known), or damaged (a file is not what metarun writes).
+        detail: why, or how far; "" where there is nothing to say.
+        provenance: of the examples, from data.json; empty where there is none.
+        command: the line that made it; "" if not recorded.
+        changed: seconds since 1970 of the last sign of life.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    state: str
+    detail: str
+    provenance: Mapping[str, Any]
+    command: str
+    overrides: tuple[str, ...]
+    changed: float
+
+    @property
+    def seed(self) -> Any:
+        """Of the parameters at the start and of the training tasks."""
+        return self.config.get("seed", ABSENT)
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """Group -> the option chosen."""
+        choices = self.config.get("choices")
+        return choices if isinstance(choices, Mapping) else {}
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The configuration, keys joined by dots, choices left out."""
+        return flatten({key: value for key, value in self.config.items() if key != "choices"})
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The flat keys that decide the run's numbers, but for its seed: not where files lie, not how fast it ran."""
+        data = self.config.get("data")
+        places = set(map(str, data.values())) if isinstance(data, Mapping) else set()
+        kept = {
+            key: value
+            for key, value in self.flat.items()
+            if not key.startswith(_WITHOUT_INFLUENCE)
+            and key not in _WITHOUT_INFLUENCE_THEMSELVES
+            # the data set's source has the data folders resolved inside it
+            and not (key.rpartition(".")[2] in ("root", "cache") and str(value) in places)
+        }
+        return kept | {key: self.flat[key] for key in ("device.dtype",) if key in self.flat}
+
+    def value(self, key: str) -> Any:
+        """The option chosen for a group (`algorithm`, `algorithm/inner`), or the value of a key (`dataset.shots`)."""
+        return self.choices[key] if key in self.choices else self.flat.get(key, ABSENT)
+
+    def scores(self) -> dict[int, dict[str, float]]:
+        """Of a finished run: number of inner steps -> mean, std, ci95 and num_tasks of the score."""
+        assert self.result is not None
+        return {row["inner_steps"]: row[self.result["score"]] for row in self.result["results"]}
+
+    def task_scores(self, inner_steps: int) -> list[float]:
+        """The score of each test task after so many inner steps, from tasks.csv.
+
+        Raises:
+            ValueError: the file is missing, half written, or does not give the mean that result.json states.
+        """
+        assert self.result is not None
+        summary = self.scores()[inner_steps]
+        try:
+            with open(self.path / "tasks.csv", newline="") as file:
+                head, *rows = csv.reader(file)
+            steps, score = head.index("inner_steps"), head.index(self.result["score"])
+            values = [float(row[score]) for row in rows if row[steps] == str(inner_steps)]
+        except (OSError, ValueError, IndexError) as error:
+            raise ValueError(f"tasks.csv cannot be read ({error})") from error
+        mean = sum(values) / len(values) if values else None
+        if len(values) != summary["num_tasks"]:
+            raise ValueError(f"tasks.csv has {len(values)} of {summary['num_tasks']} tasks")
+        # A mean that is not a number is written as it is and compares unequal to itself.
+        if mean == mean and not abs(mean - summary["mean"]) <= 1e-6 * max(abs(mean), abs(summary["mean"])):
+            raise ValueError(f"tasks.csv has mean {mean:g}, result.json {summary['mean']:g}")
+        return values
+
+
+def read_runs(roots: Iterable[Path]) -> list[Run]:
+    """Every run in or below the folders, newest first; a folder that is named twice counts once.
+
+    Raises:
+        ConfigurationError: one of `roots` is no folder.
+    """
+    found: dict[str, Path] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise ConfigurationError(f"{root} must be a folder with runs in it, and it is not a folder.")
+        for path in run_folders(root):
+            found.setdefault(os.path.realpath(path), path)
+    locked = _locked_inodes()
+    return sorted((read_run(path, locked) for path in found.values()), key=lambda run: (-run.changed, str(run.path)))
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """The run folders in or below `root`, by name; what lies inside a run is not searched."""
+    for place, folders, files in os.walk(root):
+        here = {*folders, *files}
+        if ("config.json" in here and here & _OF_A_RUN) or "result.json" in here:
+            folders.clear()
+            yield Path(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
+    """One folder, whatever its files look like.
+
+    Args:
+        locked: inodes of files that some process on this machine holds a lock on; None if nobody can say.
+    """
+    damaged = []
+    read: dict[str, dict[str, Any]] = {}
+    for name in ("config", "overrides", "result", "status", "data"):
+        try:
+            content = json.loads((path / f"{name}.json").read_bytes())
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
+            read[name] = content
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+            damaged.append(f"{name}.json cannot be read ({error})")
+    result = read.get("result")
+    if result is not None and (lacking := _lacking(result)):
+        damaged.append(f"result.json {lacking}")
+    if "config" not in read and not any(words.startswith("config") for words in damaged):
+        damaged.append("config.json is missing")
+    overrides = read.get("overrides", {}).get("overrides") or []
+    provenance = read.get("data", {}).get("provenance")
+    state, detail = ("damaged", "; ".join(damaged)) if damaged else _state(path, result, read.get("status"), locked)
+    changed = [_mtime(path / name) for name in ("result.json", "metrics.jsonl", "config.json", "log.txt")]
+    return Run(
+        path=path,
+        config=read.get("config", {}),
+        result=None if damaged else result,
+        state=state,
+        detail=detail,
+        provenance=provenance if isinstance(provenance, dict) else {},
+        command=str(read.get("overrides", {}).get("command", "")),
+        overrides=tuple(map(str, overrides)),
+        changed=changed[0] or _number(read.get("status", {}).get("updated")) or max(changed) or _mtime(path),
+    )
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def word(value: Any) -> str:
+    """A configuration's value as the command line spells it: `null`, `true`, `0.001`, `[1,2]`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return json.dumps(value, separators=(",", ":"))
+
+
+def selected(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
+    """The runs for which every `KEY=VALUE[,VALUE...]` holds.
+
+    Raises:
+        ConfigurationError: a condition without `=`, a key that no run has, or nothing left.
+    """
+    for condition in conditions:
+        key, equals, values = condition.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--where takes KEY=VALUE, and {condition!r} has no '='.")
+        check_keys([key], runs)
+        kept = [run for run in runs if word(run.value(key)) in (values, *values.split(","))]
+        if not kept:
+            there = ", ".join(sorted({word(run.value(key)) for run in runs}))
+            raise ConfigurationError(f"no run has {condition}; the runs have {key} = {there}.")
+        runs = kept
+    return list(runs)
+
+
+def check_keys(keys: Iterable[str], runs: Sequence[Run], besides: Sequence[str] = ()) -> None:
+    """Refuse a key that no run's configuration has, with the one that may be meant."""
+    known = {key for run in runs for key in (*run.choices, *run.flat)} | set(besides)
+    for key in keys:
+        if key in known:
+            continue
+        inside = sorted(name for name in known if name.startswith(f"{key}."))
+        if inside:
+            raise ConfigurationError(f"{key} is not one value; it has {', '.join(inside[:8])}.")
+        import difflib
+
+        ends_alike = sorted(name for name in known if name.rpartition(".")[2] == key)
+        near = ends_alike[:3] or difflib.get_close_matches(key, sorted(known), 1, 0.6)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise ConfigurationError(f"no run has a key or group {key!r}{hint}")
+
+
+def _state(
+    path: Path, result: Mapping[str, Any] | None, status: Mapping[str, Any] | None, locked: frozenset[int] | None
+) -> tuple[str, str]:
+    """What a run is doing, by its status.json where it has one, else by what the other files say."""
+    if result is not None:
+        return "finished", ""
+    lock = path / ".lock"
+    is_held = None if locked is None else lock.exists() and lock.stat().st_ino in locked
+    if status is None:
+        if is_held:
+            return "running", ""
+        error = _last_error(path / "log.txt")
+        return ("failed", error) if error else ("unfinished", "")
+    state, error = str(status.get("state")), str(status.get("error") or "")
+    progress = f"step {status.get('step')}/{status.get('steps')}"
+    if state != "running":
+        # "finished" is written after the result; without a result the file was lost, or the run begins again
+        return ("unfinished", "no result.json") if state == "finished" else (state, error or progress)
+    silence = time.time() - _number(status.get("updated"))
+    is_alive = is_held if is_held is not None and status.get("host") == socket.gethostname() else silence < _SILENT_S
+    return ("running", progress) if is_alive else ("killed", f"{progress}, silent for {duration(silence)}")
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `5 h`, `3 days`."""
+    for unit, size, below in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < below * size:
+            return f"{max(round(seconds / size), 0)} {unit}"
+    return f"{round(seconds / 86400)} days"
+
+
+def _lacking(result: Mapping[str, Any]) -> str:
+    """What keeps a JSON object from being a result; "" if nothing does."""
+    try:
+        score = result["score"]
+        for row in result["results"]:
+            int(row["inner_steps"]), *(float(row[score][key]) for key in ("mean", "ci95", "num_tasks"))
+        int(result["protocol"]["headline_inner_steps"])
+        known = {row["inner_steps"] for row in result["results"]}
+        if result["protocol"]["headline_inner_steps"] not in known:
+            return "states no score after the inner steps that count"
+    except (KeyError, TypeError, ValueError) as error:
+        return f"is not a result of metarun's ({type(error).__name__}: {error})"
+    return ""
+
+
+def _last_error(log: Path) -> str:
+    """The line that ended a run without status.json: the last of log.txt, if it is an error."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    _, ended, words = lines[-1].partition(" ERROR the run ended by ") if lines else ("", "", "")
+    return words if ended else ""
+
+
+def _locked_inodes() -> frozenset[int] | None:
+    """Of files under a lock on this machine: to look, without taking the lock from a run that is just starting."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    return frozenset(int(line.split()[-3].rpartition(":")[2]) for line in lines if "FLOCK" in line)
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,89 @@
+"""metarun.report.curves and plots: means and bands over seeds, and the clock that metrics.jsonl holds."""
+
+import json
+
+import pytest
+
+from metarun.report.comparison import compare
+from metarun.report.curves import figures
+from metarun.report.plots import draw
+from metarun.report.runs import read_runs
+
+from .made import sweep, write_run
+
+SCORES = {0: [0.1, 0.3], 5: [0.5, 0.7]}
+TWO = {"evaluation.tasks": 2}
+
+
+def drawn(root):
+    (grid,) = compare(read_runs([root])).grids
+    return {figure.file: figure for figure in figures(grid)}
+
+
+def test_learning_curves_are_means_between_the_lowest_and_the_highest_seed(tmp_path):
+    write_run(tmp_path, SCORES, seed=0, validations={10: 0.2, 20: 0.4}, **TWO)
+    write_run(tmp_path, SCORES, seed=1, validations={10: 0.4, 20: 0.8, 30: 0.9}, **TWO)
+    (curve,) = drawn(tmp_path)["learning_curves"].curves
+    assert (curve.name, curve.seeds, curve.x) == ("maml", 2, (10.0, 20.0))  # steps that both seeds have
+    assert curve.y == pytest.approx((0.3, 0.6))
+    assert (curve.low, curve.high) == ((0.2, 0.4), (0.4, 0.8))
+
+
+def test_wall_time_adds_up_the_steps(tmp_path):
+    """10 steps of 10 ms and 10 more; the other seed takes 30 ms a step: means of 0.2 and 0.4 seconds."""
+    write_run(tmp_path, SCORES, seed=0, validations={10: 0.2, 20: 0.4}, step_s=0.01, **TWO)
+    write_run(tmp_path, SCORES, seed=1, validations={10: 0.4, 20: 0.8}, step_s=0.03, **TWO)
+    (curve,) = drawn(tmp_path)["wall_time"].curves
+    assert curve.x == pytest.approx((0.2, 0.4))
+    assert curve.y == pytest.approx((0.3, 0.6))
+
+
+def test_a_validation_between_two_lines_of_the_record_gets_a_time_between_theirs(tmp_path):
+    folder = write_run(tmp_path, SCORES, **TWO)
+    rows = [
+        {"step": 4, "val/accuracy": 0.1},  # 4 of the first 8 steps
+        {"step": 8, "time/step_s": 0.5},
+        {"step": 10, "val/accuracy": 0.2},  # 2 of the next 8
+        {"step": 16, "time/step_s": 1.0},
+        {"step": 20, "val/accuracy": 0.3},  # 4 more at the last speed known
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert drawn(tmp_path)["wall_time"].curves[0].x == pytest.approx((2.0, 4.0 + 2.0, 12.0 + 4.0))
+
+
+def test_inner_steps(tmp_path):
+    write_run(tmp_path, SCORES, seed=0, **TWO)
+    write_run(tmp_path, {0: [0.2, 0.4], 5: [0.7, 0.9]}, seed=1, **TWO)
+    (curve,) = drawn(tmp_path)["inner_steps"].curves
+    assert (curve.x, curve.y) == ((0.0, 5.0), pytest.approx((0.25, 0.7)))
+    assert (curve.low, curve.high) == (pytest.approx((0.2, 0.6)), pytest.approx((0.3, 0.8)))
+
+
+@pytest.mark.parametrize("damage", ["torn", "wrong", "gone"])
+def test_a_record_that_cannot_be_read_costs_one_curve_and_a_note(tmp_path, damage):
+    write_run(tmp_path, SCORES, seed=0, validations={10: 0.2, 20: 0.4}, **TWO)
+    folder = write_run(tmp_path, SCORES, seed=1, validations={10: 0.4, 20: 0.8}, **TWO)
+    file = folder / "metrics.jsonl"
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_text(file.read_text()[:-10] if damage == "torn" else "nonsense\n" + file.read_text())
+    (grid,) = compare(read_runs([tmp_path])).grids
+    (curve,) = figures(grid)[0].curves
+    # torn in its last line, as a live run's may be: the validation before it still counts
+    assert (curve.seeds, curve.x) == ((2, (10.0,)) if damage == "torn" else (1, (10.0, 20.0)))
+    assert [f"{folder}: no curve" in problem for problem in grid.cells[0].problems] == (
+        [] if damage == "torn" else [True]
+    )
+
+
+def test_png_files(tmp_path):
+    sweep(tmp_path / "runs")
+    written = draw(compare(read_runs([tmp_path / "runs"])), tmp_path / "new" / "figures")
+    assert [path.name for path in written] == ["learning_curves.png", "inner_steps.png", "wall_time.png"]
+    for path in written:
+        assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    write_run(tmp_path / "runs", SCORES, name="b", **TWO)
+    names = [path.name for path in draw(compare(read_runs([tmp_path / "runs"])), tmp_path)]
+    assert {"learning_curves-1.png", "inner_steps-1.png", "inner_steps-2.png"} <= {*names, "learning_curves-1.png"}
+    assert len(set(names)) == len(names) == 4

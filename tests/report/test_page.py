@@ -1,0 +1,236 @@
+"""metarun.report.page: one file that asks for nothing, tells the whole comparison, and works in a real browser."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from metarun.report.comparison import compare
+from metarun.report.page import page
+from metarun.report.runs import read_runs
+
+from . import chromium
+from .made import sweep, write_run
+
+SCORES = {0: [0.1, 0.2, 0.3, 0.4], 5: [0.5, 0.6, 0.7, 0.8]}
+EVIL = """</script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;'"""
+VOID = {"meta", "link", "line", "circle", "path"}
+
+
+class Reader(HTMLParser):
+    """The tags with their attributes, and the text outside of scripts and styles; asserts that tags nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] == "script":
+            self.scripts.append(data)
+        elif not self._open or self._open[-1] != "style":
+            self.words.append(data)
+
+
+def written(root: Path, file: Path, **options) -> str:
+    text = page(compare(read_runs([root]), **options), file.parent, "metarun report runs")
+    file.write_text(text, encoding="utf-8")
+    return text
+
+
+def test_the_page_asks_for_nothing(tmp_path):
+    sweep(tmp_path / "runs")
+    text = written(tmp_path / "runs", tmp_path / "page.html")
+    read = Reader(text)
+    for tag, attributes in read.tags:
+        for name in ("src", "srcset", "data", "action", "poster", "xlink:href"):
+            assert name not in attributes, (tag, attributes)
+        if tag == "link":
+            assert attributes == {"rel": "icon", "href": "data:,"}
+    policy = next(attributes["content"] for tag, attributes in read.tags if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'; ")
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert not re.search(r"@import|url\((?!#)", text.replace("url(#${clip})", ""))
+
+
+def test_the_page_links_to_the_run_folders_from_where_it_lies(tmp_path):
+    sweep(tmp_path / "some runs" / "é#1?")
+    (tmp_path / "pages").mkdir()
+    read = Reader(written(tmp_path / "some runs", tmp_path / "pages" / "page.html"))
+    links = [attributes["href"] for tag, attributes in read.tags if tag == "a"]
+    assert len(links) == 5
+    for link in links:
+        assert link.startswith("../some%20runs/%C3%A9%231%3F/")
+        assert (tmp_path / "pages" / unquote(link) / "result.json").exists()
+
+
+def test_the_page_tells_the_whole_comparison(tmp_path):
+    sweep(tmp_path)
+    (write_run(tmp_path, {}, seed=5) / "log.txt").write_text("x ERROR the run ended by OSError: full\n")
+    words = " ".join(Reader(written(tmp_path, tmp_path / "page.html")).words)
+    for said in ("51.5", "24.8", "2 of 4", "seed 5 failed (OSError: full)", "4 tasks, seeds 0 2", "+11.5", "± over seeds",
+                 "± over tasks", "Cost of a run", "Configuration differences (1 key)", "algorithm.meta_gradient._target_",
+                 "metarun algorithm=maml seed=2", "metarun report runs"):  # fmt: skip
+        assert said in words, said
+
+
+def test_what_a_column_varies_is_not_in_the_heading(tmp_path):
+    for shots in (1, 5):
+        write_run(tmp_path, SCORES, **{"dataset.shots": shots, "evaluation.shots": shots})
+    words = Reader(written(tmp_path, tmp_path / "page.html", columns=["dataset.shots"])).words
+    assert "glyphs test, 5-way, 4 tasks, 15 queries per class, batch norm transductive" in words
+    assert not [text for text in words if "-shot" in text]
+
+
+def test_what_a_run_is_called_stays_text(tmp_path):
+    sweep(tmp_path / "runs")
+    write_run(tmp_path / "runs", SCORES, name="evil", **{"choices.optimizer": EVIL, "optimizer.lr": 0.5})
+    read = Reader(written(tmp_path / "runs", tmp_path / "page.html", rows=["algorithm", "optimizer"]))
+    assert EVIL in "".join(read.words)
+    assert "img" not in {tag for tag, _ in read.tags}
+    names = {curve["name"] for script in read.scripts[:-1] for curve in json.loads(script)["curves"]}
+    assert f"maml, {EVIL}" in names
+    assert len(read.scripts) == 4  # three figures' data and ours
+
+
+def test_what_is_no_number_is_null_in_the_data(tmp_path):
+    write_run(tmp_path, {0: [1.0] * 4, 5: [1.0, float("nan"), 1.0, 1.0]}, score="mse")
+    read = Reader(written(tmp_path, tmp_path / "page.html"))
+    (curve,) = json.loads(read.scripts[0])["curves"]
+    assert (curve["x"], curve["y"]) == ([0.0, 5.0], [1.0, None])
+
+
+def test_without_a_finished_run_there_is_a_page_too(tmp_path):
+    write_run(tmp_path, {})
+    assert "unfinished" in " ".join(Reader(written(tmp_path, tmp_path / "page.html")).words)
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[chromium.Page]:
+    if chromium.PROGRAM is None:
+        pytest.skip("needs a Chromium: apt-get install --no-install-recommends chromium")
+    with chromium.chromium() as opened:
+        yield opened
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(251, 251, 250)"), ("dark", "rgb(20, 23, 28)")])
+def test_the_page_renders_without_a_complaint(browser, tmp_path, scheme, paper):
+    sweep(tmp_path / "runs")
+    write_run(tmp_path / "runs", SCORES, name="evil", **{"choices.optimizer": EVIL, "optimizer.lr": 0.5})
+    file = tmp_path / "page.html"
+    written(tmp_path / "runs", file, rows=["algorithm", "optimizer"])
+    browser.requests.clear()
+    browser.open(file, scheme=scheme)
+    assert browser.errors == []
+    assert browser.requests == [file.as_uri()]
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+    # Every figure has a curve for each row that has one, inside of its frame, and a name for each in its legend.
+    drawn = """[...document.querySelectorAll('figure')].map(
+        (f) => [f.querySelectorAll('.curve').length, f.querySelectorAll('.legend button').length])"""
+    assert browser.evaluate(drawn) == [[2, 2], [3, 3], [2, 2]]
+    assert browser.evaluate("[...document.querySelectorAll('.curve')].every(c => c.getBoundingClientRect().width > 20)")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    browser.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    if keep := os.environ.get("METARUN_SCREENSHOTS"):
+        (Path(keep) / f"page-{scheme}.png").write_bytes((tmp_path / "page.png").read_bytes())
+
+
+@pytest.mark.browser
+def test_text_has_contrast_in_light_and_dark(browser, tmp_path):
+    """WCAG 2: 4.5 to 1 for every colour that text is set in, on the paper, cards and notes alike."""
+    sweep(tmp_path / "runs")
+    written(tmp_path / "runs", tmp_path / "page.html")
+    script = """(() => {
+      const probe = document.body.appendChild(document.createElement('i'));
+      const luminance = (name) => {
+        probe.style.color = `var(--${name})`;
+        const parts = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255);
+        const [r, g, b] = parts.map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const worst = [];
+      for (const ink of ['ink', 'soft', 'accent', 'good', 'warn', 'bad'])
+        for (const paper of ['paper', 'card', 'hover', 'warn-paper']) {
+          const [a, b] = [luminance(ink), luminance(paper)].sort((x, y) => y - x);
+          worst.push([(a + 0.05) / (b + 0.05), ink, paper]);
+        }
+      return worst.sort((x, y) => x[0] - y[0])[0];
+    })()"""
+    for scheme in ("light", "dark"):
+        browser.open(tmp_path / "page.html", scheme=scheme)
+        assert browser.evaluate(script)[0] >= 4.5, (scheme, browser.evaluate(script))
+
+
+@pytest.mark.browser
+def test_a_figure_zooms_pans_resets_and_hides(browser, tmp_path):
+    sweep(tmp_path / "runs")
+    written(tmp_path / "runs", tmp_path / "page.html")
+    browser.open(tmp_path / "page.html", scheme="light", height=1400)
+    box = browser.evaluate(
+        "(({x, y, width, height}) => [x, y, width, height])(document.querySelector('svg.chart').getBoundingClientRect())"
+    )
+    shape = "document.querySelector('svg.chart .curve').getAttribute('points')"
+    ticks = "[...document.querySelectorAll('figure:first-of-type svg.chart text')].map(t => t.textContent).join()"
+    whole, whole_ticks = browser.evaluate(shape), browser.evaluate(ticks)
+    left, top, width, height = box
+    browser.drag((left + width * 0.4, top + height * 0.2), (left + width * 0.7, top + height * 0.6))
+    zoomed = browser.evaluate(shape)
+    assert zoomed != whole and browser.evaluate(ticks) != whole_ticks
+    press = "document.querySelector('figure:first-of-type [data-tool=%s]').click()"
+    browser.evaluate(press % "reset")
+    assert (browser.evaluate(shape), browser.evaluate(ticks)) == (whole, whole_ticks)
+    browser.evaluate(press % "in")
+    browser.evaluate(press % "out")  # 0.7 and back: rounding alone
+    near = browser.evaluate(shape).replace(",", " ").split()
+    assert list(map(float, near)) == pytest.approx(list(map(float, whole.replace(",", " ").split())), abs=1e-6)
+    key = (
+        "document.querySelector('svg.chart').dispatchEvent(new KeyboardEvent('keydown', {key: '%s', cancelable: true}))"
+    )
+    browser.evaluate(key % "ArrowRight")
+    assert browser.evaluate(shape) != whole
+    browser.evaluate(key % "0")
+    assert browser.evaluate(shape) == whole
+    count = "document.querySelectorAll('figure:first-of-type .curve').length"
+    browser.evaluate("document.querySelector('.legend button').click()")
+    assert browser.evaluate(count) == 1
+    browser.evaluate("document.querySelector('.legend button').click()")
+    assert browser.evaluate(count) == 2
+    # Under the pointer the nearest step's values, of both curves.
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=left + width * 0.95, y=top + height / 2)
+    tip = browser.evaluate("[...document.querySelector('.tip').children].map(line => line.textContent)")
+    assert tip == ["outer step 20", "fomaml: 55  (50 to 60)", "maml: 65  (60 to 70)"]
+    assert browser.errors == []
+
+
+@pytest.mark.browser
+def test_on_a_telephone_nothing_sticks_out(browser, tmp_path):
+    sweep(tmp_path / "runs")
+    written(tmp_path / "runs", tmp_path / "page.html")
+    browser.open(tmp_path / "page.html", scheme="dark", width=390)
+    assert browser.evaluate("document.documentElement.scrollWidth") == 390

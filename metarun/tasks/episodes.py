@@ -55,7 +55,7 @@ class Episodes:
     ways: int
     rotations: bool
     test_ways: int | None = None
-    output_size: int | None = None  # type: ignore[assignment]
+    output_size: int | None = None
     flips: bool = False
     crop_padding: int = 0
     residence: Residence = "auto"
@@ -133,10 +133,10 @@ class Episodes:
         classes, ways = self.store.splits[split], self.ways_of(split)
         available = len(classes) * self._num_turns(split)
         if ways > available:
-            turned = " (turned classes counted)" if self._num_turns(split) > 1 else ""
+            note = " (turned classes counted)" if self._num_turns(split) > 1 else ""
             key = "dataset.ways" if split == "train" or self.test_ways in (None, self.ways) else "dataset.test_ways"
             raise ValueError(
-                f"split {split} has {available} classes{turned}, but an episode needs ways = {ways}. Lower {key}."
+                f"split {split} has {available} classes{note}, but an episode needs ways = {ways}. Lower {key}."
             )
         counts = self.store.counts[classes]
         num_short = int((counts < shots + queries).sum())
@@ -169,7 +169,7 @@ class Episodes:
         """
         if self._ahead is None:
             return self._sampled(seed, split, indices.to(self.store.counts.device), shots, queries)
-        numbers = indices.tolist()
+        numbers = indices.tolist()  # waits for the device, which the trainer has just done anyway
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             return self._sampled(seed, split, indices.cpu(), shots, queries)
         batch, copied = self._ahead(_Run(seed, split, numbers[0], len(numbers), shots, queries))

@@ -84,8 +84,3 @@ def find_originals(entry: DataSet, root: Path, size: int) -> Originals:
         check_contents(entry, listed)
         return listed
     raise FileNotFoundError(missing_message(entry, root))
-
-
-def is_here(entry: DataSet, root: Path) -> bool:
-    """Whether some layout is complete, whatever its files hold."""
-    return next(complete(entry, root), None) is not None

@@ -174,6 +174,31 @@ def ls(arguments: list[str]) -> None:
     command.ls(parsed.dir, states=parsed.state)
 
 
+def data(arguments: list[str]) -> None:
+    """`metarun data list | check NAME | prepare NAME [KEY=VALUE ...]`.
+
+    Raises:
+        ConfigurationError: another verb, no name, or what the verb found.
+    """
+    parser = _parser("data")
+    parser.add_argument("verb", choices=("list", "check", "prepare"), help="what to do")
+    parser.add_argument("words", metavar="NAME [KEY=VALUE ...]", nargs="*", default=[], help="a data set, and settings")
+    parsed = parser.parse_args(arguments)
+    name = parsed.words.pop(0) if parsed.words and "=" not in parsed.words[0] else None
+    for override in parsed.words:
+        if "=" not in override:
+            raise ConfigurationError(f"metarun data takes one name and KEY=VALUE pairs, and {override!r} is neither.")
+    if (name is None) != (parsed.verb == "list"):
+        needs = "takes no name" if parsed.verb == "list" else "needs the name of a data set (metarun data list)"
+        raise ConfigurationError(f"metarun data {parsed.verb} {needs}.")
+    from metarun.data import check_set, list_sets, prepare_set
+
+    if name is None:
+        list_sets(parsed.words)
+    else:
+        {"check": check_set, "prepare": prepare_set}[parsed.verb](name, parsed.words)
+
+
 # name -> (usage after the name, one line for --help, function of the arguments after the name)
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     "evaluate": ("RUN_DIR [KEY=VALUE ...]", "judge a trained run again, on other tasks if you like", evaluate),
@@ -185,6 +210,7 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
         report,
     ),
     "ls": ("[DIR] [--state STATE]", "list runs: state, score, age, command", ls),
+    "data": ("list | check NAME | prepare NAME", "which data sets are here; get, check and pack one", data),
 }
 
 

@@ -32,7 +32,7 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
         "protocol": {
             "dataset": config["choices"]["dataset"],
             "split": "test",
-            "ways": config["dataset"].get("ways"),
+            "ways": config["dataset"].get("test_ways", config["dataset"].get("ways")),
             "shots": evaluation.shots,
             "queries": evaluation.queries,
             "tasks": evaluation.tasks,

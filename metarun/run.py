@@ -25,6 +25,7 @@ from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.result import device_name, environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
+from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, Tracker
@@ -129,6 +130,8 @@ def _train_and_test(
     folder.write_json(folder.config, config)
     folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": _command(overrides)})
     folder.write_json(folder.path / "environment.json", environment)
+    if isinstance(parts.source, Episodes):
+        _record_data(folder, parts.source)
     _logger.info("metarun %s, %s", __version__, _command(overrides))
     _header(console, folder, config, parts, resumed, ranks)
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
@@ -232,6 +235,20 @@ def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Rank
         raise SystemExit(128 + stopped.signal_number) from stopped
 
 
+def _record_data(folder: RunFolder, source: Episodes) -> None:
+    """Write down which classes are in which split, and what the examples are; refuse others than the run began with."""
+    path, store = folder.path / "data.json", source.store
+    data = {"provenance": dict(store.provenance), "splits": {split: store.names(split) for split in store.splits}}
+    before = folder.read_json(path) if (folder.checkpoints / "last.pt").exists() else None
+    for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
+        if before is not None and before["provenance"][key] != store.provenance[key]:
+            raise ConfigurationError(
+                f"{words} no longer what this run began with ({path}). Give dataset.path the folder as it was, "
+                "or start again with run.overwrite=true."
+            )
+    folder.write_json(path, data)
+
+
 def _finish(
     console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, state: TrainState, environment: dict
 ) -> dict[str, Any]:
@@ -278,6 +295,8 @@ def _header(
     if algorithm["adapted"] != "all":
         composition += f", adapting {_value(algorithm['adapted'])}"
     ways = f"{config['dataset']['ways']}-way " if "ways" in config["dataset"] else ""
+    test_ways = config["dataset"].get("test_ways")
+    test_ways = f"{test_ways}-way, " if test_ways not in (None, config["dataset"].get("ways")) else ""
     norm = "" if parts.learner.batch_norm == "none" else f", batch norm {parts.learner.batch_norm}"
     replaced = (
         f"; {len(parts.learner.replaced_norms)} batch norms made functional" if parts.learner.replaced_norms else ""
@@ -290,7 +309,8 @@ def _header(
         [
             ("algorithm", f"{choices['algorithm']}: {composition}"),
             ("data", f"{choices['dataset']}: {ways}{schedule.shots}-shot, {schedule.queries} queries; tested with "
-             f"{evaluation.shots} shot(s), {evaluation.queries} queries, {evaluation.tasks} tasks"),
+             f"{test_ways}{evaluation.shots} shot(s), {evaluation.queries} queries, {evaluation.tasks} tasks"),
+            *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
             ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters{norm}{replaced}"),
             ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
              f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),

@@ -151,17 +151,32 @@ def test_a_device_that_is_not_there(refused, monkeypatch):
 def test_missing_data_say_which_files_where_and_how_to_get_them(refused, tmp_path):
     nowhere = tmp_path / "nowhere"
     line = refused("dataset=omniglot", f"data.root={nowhere}", f"data.cache={tmp_path / 'cache'}")
-    url = "https://github.com/brendenlake/omniglot/raw/master/python"
-    assert "dataset.source.store: Omniglot needs images_background.zip and images_evaluation.zip" in line
-    assert f"not found in {nowhere} or {nowhere / 'omniglot'}" in line
-    assert f"Download {url}/images_background.zip and {url}/images_evaluation.zip" in line
-    assert "set data.root or METARUN_DATA" in line
+    assert line.startswith("dataset.source.store: omniglot needs its original files, not found in ")
+    assert f"{nowhere} or {nowhere / 'omniglot'}: images_background.zip and images_evaluation.zip; or" in line
+    assert "Run: metarun data prepare omniglot, or set data.root or METARUN_DATA" in line
+
+
+def test_a_set_that_is_not_here_names_its_files_and_the_command(refused, tmp_path):
+    line = refused("algorithm=imaml", "dataset=miniimagenet", f"data.root={tmp_path}", f"data.cache={tmp_path / 'c'}")
+    for words in (
+        "mini-imagenet.tar.gz",
+        "mini-imagenet-cache-{train,val,test}.pkl",
+        "metarun data prepare miniimagenet",
+    ):
+        assert words in line
+
+
+def test_a_folder_of_pictures_must_be_given(refused):
+    line = refused("dataset=folder")
+    assert (
+        "dataset=folder needs the folder of your pictures, one folder for each class. Set dataset.path=FOLDER." in line
+    )
 
 
 def test_one_missing_archive_is_the_one_that_is_named(refused, tmp_path):
     (tmp_path / "images_background.zip").write_bytes(b"")
     line = refused("dataset=omniglot", f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}")
-    assert "Omniglot needs images_evaluation.zip, not found" in line
+    assert f"In {tmp_path} images_background.zip is there, and images_evaluation.zip is missing." in line
 
 
 def test_a_truncated_archive_is_named_with_what_to_do(refused, tmp_path):
@@ -171,11 +186,9 @@ def test_a_truncated_archive_is_named_with_what_to_do(refused, tmp_path):
     broken = tmp_path / "images_background.zip"
     broken.write_bytes(broken.read_bytes()[:500])
     line = refused("dataset=omniglot", f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}")
-    assert f"{broken} (500 bytes) is not the Omniglot file: truncated, or not a zip file" in line
-    assert "Delete it and download https://" in line
-    assert not list((tmp_path / "cache").glob("*.classes*")) or os.listdir(tmp_path / "cache") == [
-        "omniglot-28-v1.classes.lock"
-    ]
+    assert f"{broken} (500 bytes) is not omniglot images_background: truncated, or not such a file" in line
+    assert "Take it away and run: metarun data prepare omniglot" in line
+    assert os.listdir(tmp_path / "cache") == ["omniglot-28-v1.classes.lock"]
 
 
 @pytest.mark.parametrize("kind", ["no such system folder", "below a file", "a file"])

@@ -14,15 +14,25 @@ from metarun.algorithm import FirstOrder, Implicit, Unrolled
 from metarun.build import make, make_parts
 from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError
+from metarun.tasks.sources.catalogue import CATALOGUE
 from metarun.train.folder import RunFolder, differences, fingerprint, flatten, moved, name, settings
 from metarun.train.trainer import Schedule
 
+from .tasks.test_folder import write_classes
 from .train.small import DATA, GLYPHS, QUICK, configuration
 
 GROUPS = groups(config_folder())
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
 EXPERIMENTS = sorted(GROUPS["experiment"])
-SMALL = {"sinusoid": (), "glyphs": GLYPHS, "omniglot": ("model.width=8",)}
+SMALL = {
+    "sinusoid": (),
+    "harmonic": (),
+    "sinusoid_and_line": (),
+    "glyphs": GLYPHS,
+    "omniglot": ("model.width=8",),
+    "folder": ("model.width=8", "dataset.image_size=16", "dataset.queries=1"),
+}
+SMALL |= {name: () for name in CATALOGUE if name not in SMALL}  # tests/tasks/test_training.py runs each of these
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +53,14 @@ def companions(choice: str) -> tuple[str, ...]:
     if group == "algorithm/inner" and option.startswith("newton_cg"):
         return ("algorithm/meta_gradient=first_order",)
     return GLYPHS if option in ("prototypes", "protonet") else ()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> tuple[str, ...]:
+    """Settings that find thirty classes of two or three pictures."""
+    root = tmp_path_factory.mktemp("pets")
+    write_classes(root, {f"class {c:02d}": 2 + c % 2 for c in range(30)})
+    return (f"dataset.path={root}", f"data.cache={tmp_path_factory.mktemp('cache')}")
 
 
 @pytest.mark.parametrize("choice", OPTIONS)
@@ -91,11 +109,13 @@ def test_defaults_are_the_papers_sinusoids():
 def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
     """They become parts that fit: a meta-gradient of theta's shape, and a measurement."""
     assert dataset in SMALL, "say how to make this data set small"
-    if (algorithm, dataset) == ("protonet", "sinusoid"):
+    if dataset in CATALOGUE and dataset != "omniglot":
+        pytest.skip("needs its archive: tests/tasks/test_training.py makes a small one")
+    if (algorithm, dataset) in [("protonet", name) for name in ("sinusoid", "harmonic", "sinusoid_and_line")]:
         with pytest.raises(ConfigurationError, match="prototypes need a classification"):
-            make_parts(configuration(*QUICK, "algorithm=protonet"))
+            make_parts(configuration(*QUICK, "algorithm=protonet", f"dataset={dataset}"))
         return
-    where = request.getfixturevalue("omniglot") if dataset == "omniglot" else ()
+    where = request.getfixturevalue(dataset) if dataset in ("omniglot", "folder") else ()
     overrides = (f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset], *where)
     config = configuration(*QUICK, *overrides, "schedule.tasks_per_step=2")
     parts = make_parts(config)
@@ -126,6 +146,18 @@ def test_every_model_fits_the_images(model):
         configuration(*QUICK, *overrides, "dataset.image_size=16", f"model={model}", "device.task_chunk=1")
     )
     assert parts.learner.num_parameters == sum(leaf.numel() for leaf in parts.theta.values())
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_a_named_set_is_configured_as_it_is(name):
+    """Its store, its shape, a model for it, and twenty numbers of pictures that its classes have."""
+    entry, config = CATALOGUE[name], configuration(f"dataset={name}")
+    assert config["dataset"]["source"]["store"]["name"] == name
+    assert tuple(config["dataset"]["input_shape"]) == entry.shape
+    model = {1: "mlp", 3: "conv4" if entry.shape[0] == 1 else "conv4_max_pool"}[len(entry.shape)]
+    assert config["choices"]["model"] == model
+    evaluation, schedule = config["evaluation"], config["schedule"]
+    assert max(evaluation["shots"] + evaluation["queries"], schedule["shots"] + schedule["queries"]) <= 20
 
 
 def test_a_data_set_brings_its_model_and_the_command_line_wins():
@@ -204,6 +236,7 @@ def test_the_name_says_what_was_chosen():
         "tracker.project=other",
         "data.root=/elsewhere",
         "data.cache=/elsewhere",
+        "data.residence=host",
     ],
 )
 @pytest.mark.parametrize("dataset", ["sinusoid", "glyphs", "omniglot"])

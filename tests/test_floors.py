@@ -32,12 +32,13 @@ FLOORS: dict[str, int] = {
     "result": 7,
     "run": 8,
     "reevaluate": 8,
+    "data": 8,
     "sweep": 9,
     "cli": 10,
     "__main__": 11,
 }
 # Beside each other on one floor, and which may look at which.
-SIDEWAYS = {("train", "tracking"), ("config_folder", "errors")}
+SIDEWAYS = {("maths", "errors"), ("train", "tracking"), ("config_folder", "errors")}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
@@ -124,20 +125,35 @@ def test_tracking_needs_nothing_but_python(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_each_large_package_has_its_doors(module):
     used = packages(module)
-    if part_of(module) not in ("build", "run", "reevaluate", "sweep", "cli", "suggest", "help"):
+    if part_of(module) not in ("build", "run", "reevaluate", "data", "sweep", "cli", "suggest", "help"):
         assert not used & {"hydra", "omegaconf"}
     if module != "metarun.tracking.wandb":
         assert "wandb" not in used
-    if part_of(module) not in ("report", "run", "reevaluate", "sweep", "cli", "help"):
+    if part_of(module) not in ("report", "run", "reevaluate", "data", "sweep", "cli", "help"):
         assert "rich" not in used
     if part_of(module) != "report":
         assert "matplotlib" not in used
     assert not packages(module, lazy=False) & {"torchmeta", "wandb"}
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_torchmeta_comes_in_at_one_door(module):
+    named = {node.value for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)}
+    imported = "torchmeta" in packages(module) or "torchmeta" in named
+    assert not imported or module in ("metarun.tasks.sources.torchmeta_compat", "metarun.result")  # its version
+
+
 @pytest.mark.parametrize(
     "module",
-    ["metarun", "metarun.cli", "metarun.help", "metarun.suggest", "metarun.config_folder", "metarun.maths.stats"]
+    [
+        "metarun",
+        "metarun.cli",
+        "metarun.tasks.sources.catalogue",
+        "metarun.help",
+        "metarun.suggest",
+        "metarun.config_folder",
+        "metarun.maths.stats",
+    ]
     + [m for m in MODULES if part_of(m) == "report" and m not in ("metarun.report.console", "metarun.report.figures")],
 )
 def test_what_answers_at_once_does_not_wait_for_torch(module):

@@ -1,83 +1,154 @@
 """N-way K-shot episodes: each is an index into a `ClassStore`, drawn as a function of (seed, split, index)."""
 
-from dataclasses import dataclass
+import dataclasses
+import functools
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from metarun import rng
+from metarun import checks, rng
+from metarun.tasks.augmentation import flipped_and_cropped, turned
 from metarun.tasks.class_store import ClassStore
+from metarun.tasks.residence import Ahead, Residence, gathered, is_resident
 from metarun.tasks.types import Examples, Split, TaskBatch
 
 _INT64 = torch.iinfo(torch.int64)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive episodes: `count` from `first` on."""
+
+    seed: int
+    split: Split
+    first: int
+    count: int
+    shots: int
+    queries: int
+
+    def following(self) -> "_Run":
+        return dataclasses.replace(self, first=self.first + self.count)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episodes:
-    """Classification tasks: `ways` classes without replacement, in random order; a label is a position in that order.
+    """Classification tasks: classes without replacement, in random order; a label is a position in that order.
 
-    Episodes are drawn on the device that holds the store, in integer arithmetic, so every device draws the same ones.
-    Changing `shots` moves neither the classes nor the query images, so 1-shot and 5-shot results can be paired.
+    Episodes are drawn in integer arithmetic, so every device draws the same ones, and wherever the items lie. Changing
+    `shots` moves neither the classes nor the query images, so 1-shot and 5-shot results can be paired.
 
     Attributes:
-        store: the images.
-        ways: classes per episode.
+        store: the examples.
+        ways: classes per episode of split train.
+        test_ways: of val and test; None for `ways`.
+        output_size: logits of the model; None for the larger number of ways. Those beyond an episode's ways are outputs
+            that no label asks for.
         rotations: count a class turned by 0, 90, 180 and 270 degrees as four classes, in split train alone. One
             episode may hold two turns of one class, as is usual with Omniglot.
+        flips: mirror half of the pictures left to right, in split train alone.
+        crop_padding: shift each picture by up to so many pixels each way, black coming in, in split train alone.
+        residence: "device" keeps the items on the device whole, "host" gathers them for each episode, "auto" decides by size.
     """
 
     store: ClassStore
     ways: int
     rotations: bool
+    test_ways: int | None = None
+    output_size: int | None = None
+    flips: bool = False
+    crop_padding: int = 0
+    residence: Residence = "auto"
+    _device: torch.device | None = None
+    _ahead: Ahead[_Run, tuple[TaskBatch, torch.cuda.Event]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if self.ways < 2:
-            raise ValueError(f"ways must be >= 2 to classify, got {self.ways}. Set dataset.ways.")
-        height, width = self.store.images.shape[-2:]
-        if self.rotations and height != width:
+        if self.ways < 2 or (self.test_ways is not None and self.test_ways < 2):
+            worst = self.ways if self.ways < 2 else self.test_ways
+            key = "dataset.ways" if self.ways < 2 else "dataset.test_ways"
+            raise ValueError(f"ways must be >= 2 to classify, got {worst}. Set {key}.")
+        most = max(self.ways, self.test_ways or 0)
+        if self.output_size is None:
+            object.__setattr__(self, "output_size", most)
+        elif self.output_size < most:
+            raise ValueError(
+                f"the model needs an output for each of {most} ways, got {self.output_size}. Set dataset.output_size={most}."
+            )
+        checks.integer("crop_padding", self.crop_padding, minimum=0)
+        checks.one_of("residence", self.residence, ("auto", "device", "host"))
+        is_picture = self.store.items.dim() == 4
+        if not is_picture and (self.rotations or self.flips or self.crop_padding):
+            raise ValueError(
+                "rotations, flips and crop_padding are for pictures, and these examples are vectors. Leave them out."
+            )
+        if self.rotations and self.store.items.shape[-2] != self.store.items.shape[-1]:
+            height, width = self.store.items.shape[-2:]
             raise ValueError(f"quarter turns need square images, got {height}x{width}. Set dataset.rotations=false.")
+        if self._device is not None and self._device.type == "cuda":
+            compute = functools.partial(self._on_side_stream, torch.cuda.Stream(self._device))
+            object.__setattr__(self, "_ahead", Ahead(compute, _Run.following))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Channels, height, width."""
-        return tuple(self.store.images.shape[2:])
-
-    @property
-    def output_size(self) -> int:
-        """One logit per way."""
-        return self.ways
+        """Channels, height, width; or features."""
+        return tuple(self.store.items.shape[1:])
 
     def to(self, device: torch.device | str) -> "Episodes":
-        """The same episodes, drawn on `device`: moves the store there."""
-        return Episodes(store=self.store.to(device), ways=self.ways, rotations=self.rotations)
+        """The same episodes on `device`: moves the store there, or gathers from it on the host (`residence`)."""
+        device = torch.device(device)
+        if is_resident(self.store, device, self.residence):
+            return dataclasses.replace(self, store=self.store.to(device), _device=None)
+        return dataclasses.replace(self, _device=device)
+
+    @property
+    def whereabouts(self) -> str:
+        """What the store holds and where it lies, in words."""
+        store, shape = self.store, "x".join(map(str, reversed(self.input_shape)))
+        counts = store.counts
+        fewest, most = int(counts.min()), int(counts.max())
+        each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        size = f"{len(store.items):,} of {shape} in {len(store.classes):,} classes of {each}, "
+        size += f"{store.num_bytes / 2**20:,.0f} MiB"
+        if self._device is not None:
+            how = "pinned and copied ahead" if self._device.type == "cuda" else "memory-mapped, pages given back"
+            return f"{size}, gathered on the host for each episode ({how})"
+        if store.items.device.type == "cuda":
+            return f"{size}, on the GPU whole"
+        return f"{size}, {'memory-mapped' if store.mapping is not None else 'in memory'}"
+
+    def ways_of(self, split: Split) -> int:
+        """Classes per episode."""
+        return self.ways if split == "train" or self.test_ways is None else self.test_ways
 
     def check(self, split: Split, shots: int, queries: int) -> None:
         """Raise unless every episode of `split` can be filled.
 
         Raises:
-            ValueError: fewer than `ways` classes, or a class with fewer than `shots` + `queries` images.
+            ValueError: fewer classes than ways, or a class with fewer than `shots` + `queries` images.
         """
         if shots < 1:
             raise ValueError(f"shots must be >= 1, got {shots}. Set dataset.shots.")
         if queries < 1:
             raise ValueError(f"queries must be >= 1, got {queries}. Set dataset.queries or evaluation.queries.")
-        classes = self.store.splits[split]
+        classes, ways = self.store.splits[split], self.ways_of(split)
         available = len(classes) * self._num_turns(split)
-        if self.ways > available:
-            turned = " (turned classes counted)" if self._num_turns(split) > 1 else ""
+        if ways > available:
+            note = " (turned classes counted)" if self._num_turns(split) > 1 else ""
+            key = "dataset.ways" if split == "train" or self.test_ways in (None, self.ways) else "dataset.test_ways"
             raise ValueError(
-                f"split {split} has {available} classes{turned}, but an episode needs ways = {self.ways}. "
-                "Lower dataset.ways."
+                f"split {split} has {available} classes{note}, but an episode needs ways = {ways}. Lower {key}."
             )
         counts = self.store.counts[classes]
         num_short = int((counts < shots + queries).sum())
         if num_short:
-            fewest, position = counts.min(0)
+            fewest, position = (int(value) for value in counts.min(0))
             worst = self.store.classes[int(classes[position])]
+            suffix = "" if split == "train" else "test_"
+            hint = f"dataset.{suffix}queries={fewest - shots}" if fewest > shots else f"fewer dataset.{suffix}shots"
             raise ValueError(
                 f"{shots} shots + {queries} queries need {shots + queries} images per class, but in split {split} "
-                f"{num_short} of {len(classes)} classes have fewer, {worst} the fewest with {int(fewest)}. "
-                "Lower dataset.shots, dataset.queries or evaluation.queries."
+                f"{num_short} of {len(classes)} classes have fewer, {worst} the fewest with {fewest}. "
+                f"Lower dataset.{suffix}shots, dataset.{suffix}queries or evaluation.queries ({hint} would do)."
             )
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
@@ -92,12 +163,32 @@ class Episodes:
             shots: support images per class, K.
             queries: query images per class, Q.
         Returns:
-            Inputs float32 in [0, 1], [B, N*K, channels, H, W] and [B, N*Q, ...], grouped by label; targets int64.
+            Inputs float32, pictures in [0, 1], [B, N*K, *input_shape] and [B, N*Q, ...], grouped by label; targets int64.
             Latent: `classes` [B, N] ids in the store, `rotation` [B, N] quarter turns counter-clockwise,
             `support_images` [B, N, K] and `query_images` [B, N, Q], positions within the class.
         """
-        store, ways, turns = self.store, self.ways, self._num_turns(split)
-        indices = indices.to(store.images.device)
+        if self._ahead is None:
+            return self._sampled(seed, split, indices.to(self.store.counts.device), shots, queries)
+        numbers = indices.tolist()  # waits for the device, which the trainer has just done anyway
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            return self._sampled(seed, split, indices.cpu(), shots, queries)
+        batch, copied = self._ahead(_Run(seed, split, numbers[0], len(numbers), shots, queries))
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(copied)
+        for tensor in _tensors(batch):
+            tensor.record_stream(stream)  # its memory was taken on the other stream
+        return batch
+
+    def _on_side_stream(self, stream: torch.cuda.Stream, run: _Run) -> tuple[TaskBatch, torch.cuda.Event]:
+        """The episodes of a run on the GPU, worked on beside whatever else it does, and the event of their being there."""
+        with torch.cuda.stream(stream):
+            indices = torch.arange(run.first, run.first + run.count)
+            batch = self._sampled(run.seed, run.split, indices, run.shots, run.queries)
+            return batch, stream.record_event()
+
+    def _sampled(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
+        """`sample`, with `indices` where the store's counts are."""
+        store, ways, turns = self.store, self.ways_of(split), self._num_turns(split)
         split_classes = store.splits[split]
         # The largest of independent random numbers, in order: a uniform ordered choice without replacement.
         class_draws = rng.bits(rng.key(seed, "episodes", split, "classes"), indices, len(split_classes) * turns)
@@ -105,36 +196,87 @@ class Episodes:
         classes = split_classes[chosen // turns]
         rotation = chosen % turns
 
-        num_images = store.images.shape[1]
+        num_images = store.largest[split]
         image_draws = rng.bits(rng.key(seed, "episodes", split, "images"), indices, ways, num_images)
-        is_padding = torch.arange(num_images, device=indices.device) >= store.counts[classes][..., None]
+        is_missing = torch.arange(num_images, device=indices.device) >= store.counts[classes][..., None]
         # Queries from the top of the random order, support from the bottom: disjoint, and neither moves the other.
-        query = image_draws.masked_fill(is_padding, _INT64.min).topk(queries).indices
-        support = image_draws.masked_fill(is_padding, _INT64.max).topk(shots, largest=False).indices
+        query = image_draws.masked_fill(is_missing, _INT64.min).topk(queries).indices
+        support = image_draws.masked_fill(is_missing, _INT64.max).topk(shots, largest=False).indices
 
         latent = {"classes": classes, "rotation": rotation, "support_images": support, "query_images": query}
-        turned = rotation if turns > 1 else None
-        return TaskBatch(self._examples(classes, turned, support), self._examples(classes, turned, query), latent)
+        examples = []
+        for part, positions in (("support", support), ("query", query)):
+            moves = self._moves(seed, split, part, indices, positions)
+            examples.append(self._examples(classes, rotation if turns > 1 else None, positions, *moves))
+        if self._device is not None:
+            latent = {name: value.to(self._device, non_blocking=True) for name, value in latent.items()}
+        return TaskBatch(*examples, latent)
 
     def _num_turns(self, split: Split) -> int:
         return 4 if self.rotations and split == "train" else 1
 
-    def _examples(self, classes: Tensor, rotation: Tensor | None, positions: Tensor) -> Examples:
+    def _moves(
+        self, seed: int, split: Split, part: str, indices: Tensor, positions: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Which of the pictures `positions` [B, N, K] are mirrored, and by how much each is shifted."""
+        is_flipped = shift = None
+        if split == "train" and (self.flips or self.crop_padding):
+            _, ways, per_class = positions.shape
+            # Pictures before classes, so that more shots leave the first ones as they were.
+            key = rng.key(seed, "episodes", split, "moves", part)
+            unit = rng.uniform(key, indices, per_class, ways, 3).transpose(1, 2)
+            is_flipped = unit[..., 0] < 0.5 if self.flips else None
+            if self.crop_padding:
+                choices = 2 * self.crop_padding + 1
+                shift = (unit[..., 1:] * choices).floor().to(torch.int64) - self.crop_padding
+        return is_flipped, shift
+
+    def _examples(
+        self,
+        classes: Tensor,
+        rotation: Tensor | None,
+        positions: Tensor,
+        is_flipped: Tensor | None,
+        shift: Tensor | None,
+    ) -> Examples:
         """Images `positions` [B, N, K] of `classes` [B, N], each class turned by `rotation` [B, N] quarter turns."""
         tasks, ways, per_class = positions.shape
-        _, num_images, channels, height, width = self.store.images.shape
-        rows = classes[..., None] * num_images + positions
-        pixels = self.store.images.flatten(0, 1).flatten(1).index_select(0, rows.flatten())
-        if rotation is not None:
-            source = _turned_pixels(height, pixels.device)[rotation]  # [B, N, H*W]
-            source = source[:, :, None, None].expand(tasks, ways, per_class, channels, height * width)
-            pixels = pixels.view(source.shape).gather(-1, source)
-        inputs = pixels.view(tasks, ways * per_class, channels, height, width).to(torch.float32).div_(255)
+        rows = (self.store.starts[classes][..., None] + positions).flatten()
+        if self._device is not None:
+            items = gathered(self.store, rows, self._device)
+            rotation, is_flipped, shift = (
+                None if value is None else value.to(self._device, non_blocking=True)
+                for value in (rotation, is_flipped, shift)
+            )
+        else:
+            items = self.store.items.index_select(0, rows)
+        if rotation is not None or is_flipped is not None or shift is not None:
+            items = _moved(items.view(tasks, ways, per_class, *items.shape[1:]), rotation, is_flipped, shift)
+        inputs = items.view(tasks, ways * per_class, *self.input_shape).to(torch.float32)
+        if items.dtype == torch.uint8:
+            inputs = inputs.div_(255)
         targets = torch.arange(ways, device=inputs.device).repeat_interleave(per_class).expand(tasks, -1)
         return Examples(inputs, targets.contiguous())
 
 
-def _turned_pixels(side: int, device: torch.device) -> Tensor:
-    """For 0 to 3 quarter turns, where each pixel of the turned image comes from: int64 [4, side * side]."""
-    upright = torch.arange(side * side, device=device).view(side, side)
-    return torch.stack([torch.rot90(upright, turns).flatten() for turns in range(4)])
+def _moved(pixels: Tensor, rotation: Tensor | None, is_flipped: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Pictures [B, N, K, channels, H, W], cropped, mirrored, and the result turned, class by class."""
+    height, width = pixels.shape[-2:]
+    source = is_outside = None
+    if is_flipped is not None or shift is not None:
+        source, is_outside = flipped_and_cropped(height, width, is_flipped, shift)
+    if rotation is not None:
+        turns = turned(height, rotation)[:, :, None].expand(*pixels.shape[:3], -1)
+        source = turns if source is None else source.gather(-1, turns)
+        is_outside = None if is_outside is None else is_outside.gather(-1, turns)
+    flat = pixels.flatten(-2)
+    assert source is not None
+    taken = flat.gather(-1, source[..., None, :].expand(flat.shape))
+    if is_outside is not None:
+        taken = taken.masked_fill(is_outside[..., None, :], 0)
+    return taken.view(pixels.shape)
+
+
+def _tensors(batch: TaskBatch) -> list[Tensor]:
+    parts = (batch.support, batch.query)
+    return [*(tensor for part in parts for tensor in (part.inputs, part.targets)), *batch.latent.values()]

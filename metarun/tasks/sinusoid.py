@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun import rng
+from metarun.tasks.curves import check_interval, check_points, scaled
 from metarun.tasks.types import Examples, Split, TaskBatch
 
 
@@ -29,11 +30,7 @@ class Sinusoid:
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "phase", "inputs"):
-            interval = tuple(getattr(self, name))
-            if len(interval) != 2 or not interval[0] <= interval[1]:
-                raise ValueError(
-                    f"{name} must be [low, high] with low <= high, got {list(interval)}. Set dataset.source.{name}."
-                )
+            check_interval(name, getattr(self, name))
         if self.amplitude[0] <= 0:
             raise ValueError(f"amplitude must be > 0, got low = {self.amplitude[0]}. Set dataset.source.amplitude.")
 
@@ -53,10 +50,7 @@ class Sinusoid:
 
     def check(self, split: Split, shots: int, queries: int) -> None:
         """Raise `ValueError` unless both sets have a point; any number can be drawn."""
-        if shots < 1:
-            raise ValueError(f"shots must be >= 1, got {shots}. Set dataset.shots.")
-        if queries < 1:
-            raise ValueError(f"queries must be >= 1, got {queries}. Set dataset.queries or evaluation.queries.")
+        check_points(shots, queries)
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """Tasks `indices` of `split`, on the device of `indices`.
@@ -72,9 +66,9 @@ class Sinusoid:
         """
         # One draw, as each costs 0.07 ms: row 0 is the curve; below it, column 0 is support, column 1 query.
         unit = rng.uniform(rng.key(seed, "sinusoid", split), indices, 1 + max(shots, queries), 2)
-        latent = {"amplitude": _scaled(unit[:, 0, 0], self.amplitude), "phase": _scaled(unit[:, 0, 1], self.phase)}
-        support = _scaled(unit[:, 1 : 1 + shots, :1], self.inputs)
-        query = _scaled(unit[:, 1 : 1 + queries, 1:], self.inputs)
+        latent = {"amplitude": scaled(unit[:, 0, 0], self.amplitude), "phase": scaled(unit[:, 0, 1], self.phase)}
+        support = scaled(unit[:, 1 : 1 + shots, :1], self.inputs)
+        query = scaled(unit[:, 1 : 1 + queries, 1:], self.inputs)
         return TaskBatch(
             Examples(support, true_function(latent, support)), Examples(query, true_function(latent, query)), latent
         )
@@ -84,8 +78,3 @@ def true_function(latent: dict[str, Tensor], inputs: Tensor) -> Tensor:
     """The curve that the tasks sample: `amplitude * sin(x - phase)` at `inputs` [B, S, 1], returned as [B, S, 1]."""
     amplitude, phase = latent["amplitude"][:, None, None], latent["phase"][:, None, None]
     return amplitude * torch.sin(inputs - phase)
-
-
-def _scaled(unit: Tensor, interval: tuple[float, float]) -> Tensor:
-    low, high = interval
-    return low + (high - low) * unit

@@ -58,7 +58,7 @@ def test_examples_are_the_images_that_latent_names(split, rotations):
             row = 0
             for label in range(3):
                 for position in positions[task, label].tolist():
-                    image = store.images[batch.latent["classes"][task, label], position]
+                    image = store.items[store.starts[batch.latent["classes"][task, label]] + position]
                     turned = torch.rot90(image, int(batch.latent["rotation"][task, label]), (-2, -1))
                     assert torch.equal(part.inputs[task, row], turned.float() / 255)
                     assert part.targets[task, row] == label
@@ -155,19 +155,40 @@ def test_a_fresh_process_draws_the_same_episodes():
     assert printed.strip() == digest(episodes.sample(7, "train", torch.arange(5, 20), 2, 3))
 
 
-def test_padding_of_small_classes_is_never_drawn():
+def uneven_store() -> ClassStore:
+    """As `counting_store`, every second class of train with 4 of its 7 pictures."""
     store = counting_store()
     counts = torch.full((18,), 7)
     counts[:8:2] = 4
-    episodes = Episodes(store=dataclasses.replace(store, counts=counts), ways=3, rotations=False)
+    kept = torch.cat([store.items.view(18, 7, *store.items.shape[1:])[c, :n] for c, n in enumerate(counts.tolist())])
+    return dataclasses.replace(store, items=kept, counts=counts)
+
+
+def test_each_class_is_drawn_from_whole_and_from_no_other():
+    store = uneven_store()
+    episodes = Episodes(store=store, ways=3, rotations=False)
     episodes.check("train", 1, 3)
-    latent = episodes.sample(0, "train", torch.arange(1000), 1, 3).latent
+    batch = episodes.sample(0, "train", torch.arange(1000), 1, 3)
+    latent = batch.latent
     drawn = torch.cat([latent["support_images"], latent["query_images"]], -1)
-    assert bool((drawn < counts[latent["classes"]][..., None]).all())
-    small = drawn[counts[latent["classes"]] == 4]
+    assert bool((drawn < store.counts[latent["classes"]][..., None]).all())
+    small = drawn[store.counts[latent["classes"]] == 4]
     assert torch.equal(small.sort(-1).values, torch.arange(4).expand_as(small))
-    with pytest.raises(ValueError, match=re.escape("in split train 4 of 8 classes have fewer, 000 the fewest with 4")):
+    # The corner pixels of each picture are its class and its position.
+    corner = (batch.query.inputs[:, :, 0, 0, :2] * 255).round().long().view(1000, 3, 3, 2)
+    assert torch.equal(corner[..., 0], latent["classes"][..., None].expand(-1, -1, 3))
+    assert torch.equal(corner[..., 1], latent["query_images"])
+    message = "in split train 4 of 8 classes have fewer, 000 the fewest with 4"
+    with pytest.raises(ValueError, match=re.escape(message) + r".*dataset\.queries=2 would do"):
         episodes.check("train", 2, 3)
+
+
+def test_equal_classes_are_drawn_as_they_always_were():
+    """An uneven store and an even one agree where the classes have the same sizes: split test has none of the small ones."""
+    uneven, even = (Episodes(store=store, ways=3, rotations=False) for store in (uneven_store(), counting_store()))
+    assert digest(uneven.sample(3, "test", torch.arange(20), 2, 3)) == digest(
+        even.sample(3, "test", torch.arange(20), 2, 3)
+    )
 
 
 def test_check_names_the_numbers_and_the_keys():
@@ -178,13 +199,89 @@ def test_check_names_the_numbers_and_the_keys():
         Episodes(store=store, ways=33, rotations=True).check("train", 1, 1)
     episodes = Episodes(store=store, ways=4, rotations=False)
     episodes.check("train", 3, 4)
-    message = r"3 shots \+ 5 queries need 8 images.*dataset\.shots, dataset\.queries or evaluation\.queries"
+    message = (
+        r"3 shots \+ 5 queries need 8 images.*dataset\.queries or evaluation\.queries \(dataset\.queries=4 would do\)"
+    )
     with pytest.raises(ValueError, match=message):
         episodes.check("train", 3, 5)
     with pytest.raises(ValueError, match=r"shots must be >= 1, got 0\. Set dataset\.shots"):
         episodes.check("train", 0, 1)
     with pytest.raises(ValueError, match=r"queries must be >= 1, got 0\. Set dataset\.queries"):
         episodes.check("train", 1, 0)
+
+
+def test_ways_may_differ_between_training_and_test():
+    store = counting_store()
+    episodes = Episodes(store=store, ways=5, test_ways=3, rotations=False)
+    assert episodes.output_size == 5
+    assert episodes.sample(0, "train", torch.arange(4), 1, 1).latent["classes"].shape == (4, 5)
+    for split in ("val", "test"):
+        batch = episodes.sample(0, split, torch.arange(4), 1, 2)
+        assert batch.latent["classes"].shape == (4, 3)
+        assert sorted(batch.query.targets[0].tolist()) == [0, 0, 1, 1, 2, 2]
+        same = Episodes(store=store, ways=3, rotations=False).sample(0, split, torch.arange(4), 1, 2)
+        assert digest(batch) == digest(same)
+    assert Episodes(store=store, ways=3, test_ways=4, rotations=False).output_size == 4
+    with pytest.raises(ValueError, match=r"an output for each of 4 ways, got 3\. Set dataset\.output_size=4"):
+        Episodes(store=store, ways=3, test_ways=4, output_size=3, rotations=False)
+    with pytest.raises(ValueError, match=r"ways = 5\. Lower dataset\.test_ways"):
+        Episodes(store=store, ways=3, test_ways=5, rotations=False).check("val", 1, 1)
+
+
+def test_flips_and_crops_are_those_of_each_picture_in_train_only():
+    images = torch.randint(1, 256, (18, 7, 2, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    store = dataclasses.replace(counting_store(), items=images.flatten(0, 1))
+    plain = Episodes(store=store, ways=3, rotations=True)
+    moved = Episodes(store=store, ways=3, rotations=True, flips=True, crop_padding=2)
+    for split in ("val", "test"):
+        one, other = (episodes.sample(0, split, torch.arange(9), 2, 3) for episodes in (plain, moved))
+        assert digest(one) == digest(other)
+    batch, upright = (episodes.sample(0, "train", torch.arange(120), 2, 3) for episodes in (moved, plain))
+    assert all(torch.equal(batch.latent[name], upright.latent[name]) for name in batch.latent)
+    times = torch.zeros(2, 5, 5)
+    for task in range(120):
+        for label in range(3):
+            class_id, turns = (int(batch.latent[name][task, label]) for name in ("classes", "rotation"))
+            for k in range(3):
+                image = images[class_id, batch.latent["query_images"][task, label, k]]
+                got = batch.query.inputs[task, 3 * label + k].mul(255).round().to(torch.uint8)
+                upright_again = torch.rot90(got, -turns, (-2, -1))
+                (kind,) = (kind for kind, other in candidates(image) if torch.equal(other, upright_again))
+                times[kind] += 1
+    expected = 120 * 9 / 50  # each of the 50 is as likely; chi^2 has 49 degrees of freedom
+    assert float(((times - expected) ** 2 / expected).sum()) < 49 + 4 * 98**0.5
+
+
+def candidates(image: torch.Tensor) -> list[tuple[tuple[int, int, int], torch.Tensor]]:
+    """What a crop of a picture padded by 2, flipped or not, can be, written with other functions than the code's."""
+    found = []
+    for flip in (0, 1):
+        mirrored = image.flip(-1) if flip else image
+        padded = torch.nn.functional.pad(mirrored, (2, 2, 2, 2))
+        for down in range(5):
+            for right in range(5):
+                found.append(((flip, down, right), padded[..., down : down + SIDE, right : right + SIDE]))
+    return found
+
+
+def test_more_shots_leave_the_moves_of_the_first_as_they_were():
+    episodes = Episodes(store=counting_store(), ways=3, rotations=False, flips=True, crop_padding=1)
+    one, four = (episodes.sample(0, "train", torch.arange(30), shots, 3) for shots in (1, 4))
+    assert torch.equal(one.query.inputs, four.query.inputs)
+    first = four.support.inputs.view(30, 3, 4, 2, SIDE, SIDE)[:, :, 0]
+    assert torch.equal(one.support.inputs, first)
+
+
+def test_vectors_are_classified_as_they_are():
+    vectors = torch.rand(6, 4, 3, generator=torch.Generator().manual_seed(0))
+    splits = {"train": list("abc"), "val": ["d"], "test": ["e", "f"]}
+    episodes = Episodes(store=ClassStore.build(vectors, list("abcdef"), splits, "v", "1"), ways=2, rotations=False)
+    batch = episodes.sample(0, "train", torch.arange(9), 1, 2)
+    assert episodes.input_shape == (3,)
+    expected = vectors[batch.latent["classes"][..., None], batch.latent["query_images"]].flatten(1, 2)
+    assert torch.equal(batch.query.inputs, expected)
+    with pytest.raises(ValueError, match="are for pictures, and these examples are vectors"):
+        Episodes(store=episodes.store, ways=2, rotations=True)
 
 
 def test_impossible_episodes_are_refused_at_construction():

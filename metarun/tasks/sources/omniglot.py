@@ -1,185 +1,113 @@
-"""Omniglot from its two official zip files: 1,623 characters of 50 alphabets, 20 drawings of each."""
+"""Omniglot: 1,623 characters of 50 alphabets, 20 drawings of each, from its zips, their folders or torchmeta's HDF5."""
 
-import importlib.util
-import io
-import json
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import torch
-from PIL import Image
+import numpy as np
 from torch import Tensor
 
-from metarun.tasks.class_store import ClassStore, open_or_build
-from metarun.tasks.types import SPLITS, Split
+from metarun.tasks.packed_file import Originals
+from metarun.tasks.sources.archives import read_zip, zip_members
+from metarun.tasks.sources.catalogue import DataSet
+from metarun.tasks.sources.hdf5 import opened
+from metarun.tasks.sources.listing import Files, grouped, originals_of, read_files
+from metarun.tasks.sources.pictures import decoded, resized_array
+from metarun.tasks.sources.torchmeta_compat import split_lists
+from metarun.tasks.types import Split
 
-VERSION = "1"  # of the preparation: part of the packed file's name, so a change of the pixels never meets an old file
-CHARACTERS = {"images_background": 964, "images_evaluation": 659}
-DRAWINGS = 20
-SIDE = 105
-URL = "https://github.com/brendenlake/omniglot/raw/master/python/{}.zip"
-
+PARTS = ("images_background", "images_evaluation")
 _MEMBER = re.compile(r"(images_\w+)/[^/]+/character\d+/\d+_\d+\.png")
-
-Progress = Callable[[int, int], None]
-
-
-def omniglot(root: str | Path, cache: str | Path, image_size: int = 28, progress: Progress | None = None) -> ClassStore:
-    """Omniglot at `image_size`, ink 255 on 0, with the split of Vinyals et al. 2016 (1028 / 172 / 423 characters).
-
-    The first call decodes and packs the originals; later calls map the packed file and need neither zips nor torchmeta.
-    The zips are checked by content (characters, drawings, size, CRC of every member), not by hash: the same drawings
-    are in circulation in other containers. The split has one alphabet, Gurmukhi, with characters in train and in test.
-
-    Args:
-        root: folder that holds `images_background.zip` and `images_evaluation.zip`, or whose `omniglot/` does.
-        cache: folder for the packed file; the folder of the originals is never written to.
-        image_size: pixels per side, from 105 by Lanczos resampling.
-        progress: called with (drawings done, drawings in all) while packing.
-    Raises:
-        FileNotFoundError: a zip is missing.
-        ValueError: a zip is damaged or holds something else.
-        ImportError: torchmeta, which ships the split, is not installed.
-    Source: Lake et al. 2015. Lanczos and inverted ink as in cbfinn/maml; torchmeta resizes bilinearly.
-    """
-    if image_size < 1:
-        raise ValueError(f"image_size must be >= 1, got {image_size}. Set dataset.image_size.")
-
-    def build() -> ClassStore:
-        zips = find_zips(Path(root).expanduser())
-        return pack(zips, image_size, vinyals_split(), CHARACTERS, progress)
-
-    return open_or_build(Path(cache).expanduser() / f"omniglot-{image_size}-v{VERSION}.classes", build)
-
-
-def find_zips(root: Path) -> dict[str, Path]:
-    """The zip of each set, from the first of `root` and `root/omniglot` that holds it."""
-    folders = [root, root / "omniglot"]
-    zips = {}
-    for name in CHARACTERS:
-        found = [folder / f"{name}.zip" for folder in folders if (folder / f"{name}.zip").is_file()]
-        if found:
-            zips[name] = found[0]
-    missing = [name for name in CHARACTERS if name not in zips]
-    if missing:
-        raise FileNotFoundError(
-            f"Omniglot needs {' and '.join(f'{name}.zip' for name in missing)}, "
-            f"not found in {folders[0]} or {folders[1]}. "
-            f"Download {' and '.join(URL.format(name) for name in missing)} into one of them, "
-            "or set data.root or METARUN_DATA to the folder that has the files."
-        )
-    return zips
 
 
 def vinyals_split() -> dict[Split, list[str]]:
-    """Class names of train, val and test, from the files that torchmeta ships; torchmeta is found, not imported.
+    """Class names of train, val and test as Vinyals et al. 2016 split them, from the files that torchmeta ships.
 
-    Its `import` runs every data set's dependencies, and fails on today's torch.
-
-    Raises:
-        ImportError: torchmeta is not installed.
+    One alphabet, Gurmukhi, has characters in train and in test.
     """
-    spec = importlib.util.find_spec("torchmeta")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            "the Omniglot split is read from the files of torchmeta, which is not installed. "
-            "Run: pip install --no-deps torchmeta==1.8.0"
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "assets" / "omniglot"
-    splits: dict[Split, list[str]] = {}
-    for split in SPLITS:
-        nested = json.loads((folder / f"{split}.json").read_text())
-        splits[split] = [
+    return {
+        split: [
             f"images_{part}/{alphabet}/{character}"
             for part, alphabets in nested.items()
             for alphabet, characters in alphabets.items()
             for character in characters
         ]
-    return splits
+        for split, nested in split_lists("omniglot").items()
+    }
 
 
-def pack(
-    zips: Mapping[str, Path],
-    image_size: int,
-    splits: Mapping[Split, list[str]],
-    expected_characters: Mapping[str, int],
-    progress: Progress | None = None,
-) -> ClassStore:
-    """Decode every drawing into one store; classes and drawings are in the order of their names.
+def from_zips(entry: DataSet, files: Files, size: int) -> Originals:
+    """The two official zips. They are judged by content: the same drawings are in circulation in other containers."""
+    found = {part: zip_members(files[f"{part}.zip"], f"omniglot {part}") for part in PARTS}
 
-    Raises:
-        ValueError: a zip is damaged, or does not hold `expected_characters` of 20 drawings of 105x105.
-    """
-    total = sum(expected_characters.values()) * DRAWINGS
-    images = torch.empty(total, image_size, image_size, dtype=torch.uint8)
-    names: list[str] = []
-    done = 0
-    for part in sorted(zips):
-        with _opened(zips[part]) as archive:
-            drawings = _drawings(archive, zips[part], part, expected_characters[part])
-            names += sorted({member.rsplit("/", 1)[0] for member in drawings})
-            for member in drawings:
-                images[done] = _decoded(_read(archive, zips[part], member), zips[part], member, image_size)
-                done += 1
-                if progress is not None and (done % 500 == 0 or done == total):
-                    progress(done, total)
-    images = images.view(len(names), DRAWINGS, 1, image_size, image_size)
-    return ClassStore.build(images, names, splits, source="omniglot", version=VERSION)
+    def read(part: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
+        return read_zip(files[f"{part}.zip"], f"omniglot {part}", names)
+
+    return _from_pngs(entry, found, read, size, {part: files[f"{part}.zip"] for part in PARTS})
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        with open(path, "rb") as file:
-            start = file.read(256).lstrip().lower()
-        is_page = start.startswith((b"<!doctype", b"<html", b"<?xml"))
-        kind = "a web page saved under this name" if is_page else "truncated, or not a zip file"
-        raise _damaged(path, kind) from error
+def from_folders(entry: DataSet, files: Files, size: int) -> Originals:
+    """The zips' contents, unpacked."""
+    folders = {part: files[f"{part}/"] for part in PARTS}
+    found = {
+        part: [path.relative_to(folder.parent).as_posix() for path in folder.rglob("*.png")]
+        for part, folder in folders.items()
+    }
+    return _from_pngs(entry, found, lambda part, names: read_files(folders[part].parent, names), size, folders)
 
 
-def _drawings(archive: zipfile.ZipFile, path: Path, part: str, expected_characters: int) -> list[str]:
-    """Names of all drawings in the archive, sorted, after checking how many there are of each character."""
-    matches = [match for name in archive.namelist() if (match := _MEMBER.fullmatch(name))]
-    members = sorted(match.group() for match in matches if match.group(1) == part)
-    counts: dict[str, int] = {}
-    for member in members:
-        character = member.rsplit("/", 1)[0]
-        counts[character] = counts.get(character, 0) + 1
-    if len(counts) != expected_characters:
-        raise _damaged(path, f"{len(counts)} characters, expected {expected_characters}")
-    for character, count in counts.items():
-        if count != DRAWINGS:
-            raise _damaged(path, f"{count} drawings of {character}, expected {DRAWINGS}")
-    return members
+def _from_pngs(
+    entry: DataSet,
+    found: Mapping[str, list[str]],
+    read: Callable[[str, list[str]], Iterator[tuple[str, bytes]]],
+    size: int,
+    paths: Mapping[str, Path],
+) -> Originals:
+    """Drawings `images_background/<alphabet>/<character>/<number>.png`, in the order of their names."""
+    matches = {part: [m.group() for n in names if (m := _MEMBER.fullmatch(n))] for part, names in found.items()}
+    groups = {
+        part: grouped([n for n in names if n.startswith(f"{part}/")], lambda n: n.rpartition("/")[0])
+        for part, names in matches.items()
+    }
 
+    def items() -> Iterator[Tensor]:
+        for part in PARTS:  # "background" sorts before "evaluation", so classes come in order
+            names = [name for members in groups[part].values() for name in members]
+            for name, data in read(part, names):
+                yield _drawing(data, f"{paths[part]}: {name}", size)
 
-def _read(archive: zipfile.ZipFile, path: Path, member: str) -> bytes:
-    try:
-        return archive.read(member)  # checks the member's CRC
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise _damaged(path, f"{member} cannot be read: {error}") from error
-
-
-def _decoded(data: bytes, path: Path, member: str, image_size: int) -> Tensor:
-    """One drawing, ink 255: uint8 [image_size, image_size]."""
-    try:
-        drawing = Image.open(io.BytesIO(data))
-        drawing.load()
-    except OSError as error:  # PIL raises nothing more specific
-        raise _damaged(path, f"{member} is not a PNG: {error}") from error
-    if drawing.size != (SIDE, SIDE):
-        raise _damaged(path, f"{member} is {drawing.size[0]}x{drawing.size[1]}, expected {SIDE}x{SIDE}")
-    # "L" first: PIL resizes 1-bit images by nearest neighbour, which breaks the strokes.
-    grey = drawing.convert("L").resize((image_size, image_size), Image.Resampling.LANCZOS)
-    return 255 - torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(image_size, image_size)
-
-
-def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"{path} ({path.stat().st_size:,} bytes) is not the Omniglot file: {reason}. "
-        f"Delete it and download {URL.format(path.stem)} again."
+    counts = {name: len(members) for part in PARTS for name, members in groups[part].items()}
+    return originals_of(
+        entry, counts, vinyals_split(), (1, size, size), items, {"originals": ", ".join(map(str, paths.values()))}
     )
+
+
+def _drawing(data: bytes, where: str, size: int) -> Tensor:
+    """One drawing, ink 255: uint8 [1, 1, size, size]."""
+    return 255 - decoded(data, where, channels=1, size=size)[None]
+
+
+def from_hdf5(entry: DataSet, files: Files, size: int) -> Originals:
+    """torchmeta's data.hdf5. It has lost the drawings' names, in an order of its own: they are put in order of content."""
+    path = files["data.hdf5"]
+    with opened(path, entry.name) as file:
+        counts = {
+            f"{part}/{alphabet}/{character}": len(drawings)
+            for part in file
+            for alphabet, characters in file[part].items()
+            for character, drawings in characters.items()
+        }
+
+    def items() -> Iterator[Tensor]:
+        with opened(path, entry.name) as file:
+            for name in sorted(counts):
+                drawings = sorted(np.asarray(file[name]), key=lambda drawing: drawing.tobytes())
+                inked = resized_array(
+                    255 - np.stack(drawings), size
+                )  # resampled as the official files are, then inverted
+                yield 255 - inked
+
+    return originals_of(entry, counts, vinyals_split(), (1, size, size), items, {"originals": str(path)})
+
+
+READERS = {"archive": from_zips, "extracted": from_folders, "hdf5": from_hdf5}

@@ -1,0 +1,46 @@
+"""Turns, flips and crops of pictures, as maps from each pixel to the one that it is taken from."""
+
+import torch
+from torch import Tensor
+
+
+def turned(side: int, turns: Tensor) -> Tensor:
+    """Quarter turns counter-clockwise of square pictures.
+
+    Args:
+        side: pixels.
+        turns: int64 [...], 0 to 3.
+    Returns:
+        int64 [..., side * side]: where each pixel of the turned picture comes from.
+    """
+    upright = torch.arange(side * side, device=turns.device).view(side, side)
+    return torch.stack([torch.rot90(upright, quarter).flatten() for quarter in range(4)])[turns]
+
+
+def flipped_and_cropped(
+    height: int, width: int, is_flipped: Tensor | None, shift: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Pictures mirrored left to right, and shifted as by a crop out of a padded picture.
+
+    Args:
+        height, width: pixels.
+        is_flipped: bool [...], or None for no picture.
+        shift: int64 [..., 2], rows and columns by which the window moves down and right; None for no move.
+    Returns:
+        int64 [..., height * width], where each pixel comes from, and bool of that shape, where there is none (or None).
+    """
+    given = is_flipped if is_flipped is not None else shift
+    assert given is not None
+    rows = torch.arange(height, device=given.device)
+    columns = torch.arange(width, device=given.device)
+    is_outside = None
+    if shift is not None:
+        rows = rows + shift[..., :1]
+        columns = columns + shift[..., 1:]
+        out_rows, out_columns = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
+        is_outside = (out_rows[..., :, None] | out_columns[..., None, :]).flatten(-2)
+        rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    if is_flipped is not None:
+        columns = torch.where(is_flipped[..., None], width - 1 - columns, columns)
+    source = rows[..., :, None] * width + columns[..., None, :]
+    return source.flatten(-2), is_outside

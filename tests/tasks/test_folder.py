@@ -1,0 +1,193 @@
+"""metarun.tasks.sources.folder: one folder for each class, of any pictures, split by a file, by folders or by a seed."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metarun.tasks.class_store import ClassStore
+from metarun.tasks.episodes import Episodes
+from metarun.tasks.sources.folder import folder
+from metarun.tasks.types import SPLITS
+
+from .small_archives import noise
+
+SETTINGS = {
+    "image_size": 8,
+    "channels": 3,
+    "split_file": None,
+    "split_fractions": [0.5, 0.25, 0.25],
+    "split_seed": 0,
+    "min_images": None,
+}
+
+
+def write_classes(root: Path, counts: dict[str, int]) -> None:
+    """Classes of so many pictures, in turn PNG, JPEG and BMP, of several sizes."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            kind = ("png", "jpg", "bmp")[k % 3]
+            picture = Image.fromarray(noise(name, k, size=(8 + k % 2, 8, 3)))
+            picture.save(root / name / f"{k:03d}.{kind.upper() if k % 2 else kind}")
+
+
+COUNTS = {f"class {c}": 3 + c % 4 for c in range(8)}
+
+
+def store_of(root: Path, cache: Path, **changes) -> ClassStore:
+    return folder(path=str(root), cache=cache, **SETTINGS | changes)
+
+
+def test_classes_of_any_size_and_format(tmp_path):
+    write_classes(tmp_path / "pets", COUNTS)
+    store = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert store.classes == tuple(COUNTS) and store.counts.tolist() == list(COUNTS.values())
+    first = store.items[store.starts]
+    for position, name in enumerate(COUNTS):
+        assert torch.equal(first[position], torch.from_numpy(noise(name, 0, size=(8, 8, 3))).permute(2, 0, 1))
+    assert [len(store.names(split)) for split in SPLITS] == [4, 2, 2]
+    episodes = Episodes(store=store, ways=2, rotations=False)
+    for split in SPLITS:
+        episodes.check(split, 1, 2)
+    # The third picture of a class is a BMP, without loss, 8x8.
+    found = torch.from_numpy(noise("class 5", 2, size=(8, 8, 3))).permute(2, 0, 1)
+    assert torch.equal(store.items[int(store.starts[5]) + 2], found)
+
+
+def test_the_seeded_split_is_the_same_everywhere_and_moves_little(tmp_path):
+    counts = {f"c{c:02d}": 2 for c in range(40)}
+    write_classes(tmp_path / "a", counts)
+    one = store_of(tmp_path / "a", tmp_path / "cache")
+    again = store_of(tmp_path / "a", tmp_path / "elsewhere")
+    other = store_of(tmp_path / "a", tmp_path / "cache", split_seed=1)
+    names = [{split: store.names(split) for split in SPLITS} for store in (one, again, other)]
+    assert names[0] == names[1] != names[2]
+    assert names[0]["val"][:3] == ["c05", "c06", "c08"]  # a stored value: the same on every machine
+    assert sorted(name for split in SPLITS for name in names[0][split]) == sorted(counts)
+    write_classes(tmp_path / "a", {"c99": 2})
+    grown = store_of(tmp_path / "a", tmp_path / "cache")
+    moved = sum(len(set(names[0][split]) - set(grown.names(split))) for split in SPLITS)
+    assert moved <= 2
+
+
+def test_a_split_file(tmp_path):
+    write_classes(tmp_path / "pets", COUNTS)
+    file = tmp_path / "split.json"
+    splits = {"train": ["class 7", "class 1"], "val": ["class 2"], "test": ["class 3", "class 0"]}
+    file.write_text(json.dumps(splits))
+    store = store_of(tmp_path / "pets", tmp_path / "cache", split_file=str(file))
+    assert {split: store.names(split) for split in SPLITS} == {s: sorted(names) for s, names in splits.items()}
+    assert len(store.classes) == 5 and json.loads(store.provenance["left_out"]) == ["class 4", "class 5", "class 6"]
+    for content, words in (
+        ("{", "is not JSON"),
+        ('{"train": []}', 'must be {"train": [classes], "val": [classes], "test": [classes]}'),
+        (json.dumps(splits | {"val": ["dog"]}), "names 1 val classes without a folder: dog"),
+        (json.dumps(splits | {"val": ["class 7"]}), "class 7 is in train and val"),
+    ):
+        file.write_text(content)
+        with pytest.raises(ValueError) as caught:
+            store_of(tmp_path / "pets", tmp_path / "cache", split_file=str(file))
+        assert words in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"split file .*nowhere\.json is not there\. Set dataset\.split_file"):
+        store_of(tmp_path / "pets", tmp_path / "cache", split_file=str(tmp_path / "nowhere.json"))
+
+
+def test_split_folders(tmp_path):
+    for split, names in {"train": ("b", "d"), "val": ("a",), "test": ("c",)}.items():
+        write_classes(tmp_path / "pets" / split, dict.fromkeys(names, 2))
+    store = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert {split: store.names(split) for split in SPLITS} == {"train": ["b", "d"], "val": ["a"], "test": ["c"]}
+    assert store.classes == ("a", "b", "c", "d")
+    write_classes(tmp_path / "pets" / "val", {"d": 2})
+    with pytest.raises(ValueError, match=r"class d is there twice, in .*train/d and .*val/d"):
+        store_of(tmp_path / "pets", tmp_path / "cache")
+
+
+def test_a_class_of_one_picture_is_refused_or_left_out(tmp_path, caplog):
+    write_classes(tmp_path / "pets", COUNTS | {"lonely": 1, "single": 1})
+    message = r"class lonely of .* has one picture, as have 2 of 10 classes.*dataset\.min_images=2"
+    with pytest.raises(ValueError, match=message):
+        store_of(tmp_path / "pets", tmp_path / "cache")
+    with caplog.at_level(logging.WARNING):
+        store = store_of(tmp_path / "pets", tmp_path / "cache", min_images=2)
+    assert "lonely" not in store.classes and json.loads(store.provenance["left_out"]) == ["lonely", "single"]
+    assert "2 classes" in caplog.text and "lonely, single" in caplog.text
+    fewer = store_of(tmp_path / "pets", tmp_path / "cache", min_images=5)
+    assert int(fewer.counts.min()) == 5 and len(fewer.classes) == sum(count >= 5 for count in COUNTS.values())
+    with pytest.raises(ValueError, match=r"no class of .* has 50 pictures\. Lower dataset\.min_images"):
+        store_of(tmp_path / "pets", tmp_path / "cache", min_images=50)
+
+
+def test_other_files_are_passed_over_with_a_word(tmp_path, caplog):
+    write_classes(tmp_path / "pets", COUNTS)
+    (tmp_path / "pets" / "class 1" / "notes.txt").write_text("x")
+    (tmp_path / "pets" / "class 1" / ".DS_Store").write_text("x")
+    (tmp_path / "pets" / ".hidden").mkdir()
+    with caplog.at_level(logging.WARNING):
+        store = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert len(store.items) == sum(COUNTS.values())
+    assert "1 files" in caplog.text and "passed over" in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
+def test_an_unreadable_picture_leaves_nothing(data, tmp_path):
+    write_classes(tmp_path / "pets", COUNTS)
+    path = tmp_path / "pets" / "class 3" / "000.png"
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as caught:
+        store_of(tmp_path / "pets", tmp_path / "cache")
+    assert str(path) in str(caught.value) and "Replace it or take it away" in str(caught.value)
+    assert all(name.endswith(".lock") for name in os.listdir(tmp_path / "cache"))
+
+
+def test_a_changed_folder_is_packed_again_and_an_unchanged_one_is_not(tmp_path):
+    write_classes(tmp_path / "pets", COUNTS)
+    store_of(tmp_path / "pets", tmp_path / "cache")
+    (packed,) = (tmp_path / "cache").glob("*.classes")
+    written = packed.stat().st_mtime_ns
+    store_of(tmp_path / "pets", tmp_path / "cache")
+    assert packed.stat().st_mtime_ns == written and len(list((tmp_path / "cache").glob("*.classes"))) == 1
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pets" / "class 0" / "000.png")
+    changed = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert int(changed.items[0].sum()) == 0 and len(list((tmp_path / "cache").glob("*.classes"))) == 2
+
+
+def test_grey_and_size(tmp_path):
+    write_classes(tmp_path / "pets", COUNTS)
+    assert store_of(tmp_path / "pets", tmp_path / "cache", channels=1, image_size=5).items.shape[1:] == (1, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"path": None}, "Set dataset.path=FOLDER"),
+        ({"channels": 4}, "channels must be 1 (grey) or 3 (colour), got 4. Set dataset.channels."),
+        ({"image_size": 0}, "image_size must be an integer >= 1, got 0"),
+        ({"split_fractions": [0.5, 0.5]}, "must be three shares (train, val, test) that add up to 1, got [0.5, 0.5]"),
+        ({"split_fractions": [0.9, 0.3, -0.2]}, "Set dataset.split_fractions"),
+        ({"min_images": 1}, "min_images must be an integer >= 2, got 1"),
+    ],
+)
+def test_settings_that_cannot_be(changes, words, tmp_path):
+    write_classes(tmp_path / "pets", {"a": 2, "b": 2})
+    arguments = {"path": str(tmp_path / "pets"), "cache": tmp_path / "cache"} | SETTINGS | changes
+    with pytest.raises(ValueError) as caught:
+        folder(**arguments)
+    assert words in str(caught.value)
+
+
+def test_folders_that_hold_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"dataset\.path must be a folder .*nowhere is not one"):
+        store_of(tmp_path / "nowhere", tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no folders of pictures"):
+        store_of(tmp_path / "empty", tmp_path / "cache")
+    (tmp_path / "empty" / "cats").mkdir()
+    with pytest.raises(ValueError, match=r"cats holds no picture\. Take the folder away"):
+        store_of(tmp_path / "empty", tmp_path / "cache")

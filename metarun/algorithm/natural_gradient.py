@@ -82,7 +82,8 @@ class NaturalGradient:
         row = {name: leaf[None] for name, leaf in gradient.items()}
         rhs = ravel(row)
         if self.point == "task_empirical":
-            gradients = torch.cat([ravel(chunk.gradients.gradient) for chunk in chunks])
+            # In theta's order: an estimator may name frozen leaves last.
+            gradients = torch.cat([ravel({name: chunk.gradients.gradient[name] for name in row}) for chunk in chunks])
             metric = LinearOperator(lambda vectors: (vectors @ gradients.T) @ gradients / len(gradients))
             solution, stats = _by_woodbury(gradients, rhs, damping), {}
         else:

@@ -88,7 +88,9 @@ class NaturalGradient:
         row = {name: leaf[None] for name, leaf in gradient.items()}
         rhs = ravel(row)
         if self.point == "task_empirical":
-            gradients = ranks.rows(torch.cat([ravel(chunk.gradients.gradient) for chunk in chunks]))
+            # In theta's order: an estimator may name frozen leaves last.
+            own = [ravel({name: chunk.gradients.gradient[name] for name in row}) for chunk in chunks]
+            gradients = ranks.rows(torch.cat(own))
             metric = LinearOperator(lambda vectors: (vectors @ gradients.T) @ gradients / len(gradients))
             solution, stats = _by_woodbury(gradients, rhs, damping), {}
         else:

@@ -44,7 +44,8 @@ class Prototypes:
         if problem.score != "accuracy" or not is_linear:
             raise ValueError(
                 "prototypes need a classification and a model whose last layer is linear with a bias, got "
-                f"{type(problem).__name__} and last parameters {', '.join(list(adapted)[-2:])}. Choose another algorithm."
+                f"{type(problem).__name__} and last parameters {', '.join(list(adapted)[-2:])}. Choose "
+                "algorithm/inner=gradient_descent, or such a data set and model."
             )
 
     def meta_parameters(self, adapted: Params) -> Params:

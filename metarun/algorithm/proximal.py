@@ -41,7 +41,10 @@ class ProximalWeight:
                 f"proximal_weight must be > 0 to be learned, got {self.value!r}. Set algorithm.proximal_weight."
             )
         if self.learned == "scalar" and isinstance(self.value, Mapping):
-            raise ValueError("learn_proximal_weight=scalar needs one number in proximal_weight, got one for each layer")
+            raise ValueError(
+                f"learn_proximal_weight=scalar needs one number in proximal_weight, got {dict(self.value)}. "
+                "Set algorithm.proximal_weight to a number, or algorithm.learn_proximal_weight to layer or parameter."
+            )
 
     @property
     def is_there(self) -> bool:

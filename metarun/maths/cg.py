@@ -77,7 +77,9 @@ def conjugate_gradient(
     residual = rhs.clone() if start is None else rhs - operator.apply(start)
     direction = residual.clone()
     squared = _dot(residual, residual)
-    threshold = torch.maximum(rtol**2 * rhs_squared, torch.full_like(rhs_squared, atol**2))
+    # A residual whose square underflows is zero: p'Ap would be zero too, and look like negative curvature.
+    floor = max(atol**2, torch.finfo(rhs.dtype).tiny)
+    threshold = torch.maximum(rtol**2 * rhs_squared, torch.full_like(rhs_squared, floor))
     lowered = torch.zeros_like(squared)  # by how much the steps so far lowered the quadratic
     history = [lowered]
 

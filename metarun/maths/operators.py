@@ -67,7 +67,8 @@ def hessian_by_jvp(gradient: Callable[[Params], Params], params: Params) -> Line
         gradient: maps leaves [B, ...] to the gradient of each task's loss, built of `torch.func` transforms.
         params: where, leaves [B, ...].
     """
-    leaves = {name: leaf.detach().contiguous() for name, leaf in params.items()}  # a repeated leaf cannot be made dual
+    # Dual tensors may not share memory, as the leaves of an expanded theta do.
+    leaves = {name: leaf.contiguous() for name, leaf in detached(params).items()}
 
     def apply(vectors: Tensor) -> Tensor:
         return ravel(jvp(gradient, (leaves,), (unravel(vectors, leaves),))[1])

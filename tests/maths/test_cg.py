@@ -235,6 +235,17 @@ def test_float32_underflow_is_convergence_and_not_an_infinity():
     assert result.solution.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_residual_that_underflows_is_no_negative_curvature(dtype):
+    """Steps past convergence, rtol 0: the residual falls until its square, and with it p'Ap, is zero to the machine."""
+    factor = vectors(5000, 4, 8).to(dtype)
+    matrices = torch.eye(4, dtype=dtype) + factor @ factor.mT / 30
+    rhs = vectors(5000, 4, seed=2).to(dtype)
+    result = conjugate_gradient(operator(matrices), rhs, max_steps=100)
+    assert (result.status == Status.CONVERGED).all()
+    assert (result.min_curvature > 1 - 1e-5).all()
+
+
 def test_a_product_that_is_not_a_number_stays_in_its_task():
     matrices = torch.cat([with_spectrum([1.0, 2.0, 5.0]), torch.full((1, 3, 3), torch.nan)])
     rhs = vectors(2, 3)

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from metarun.maths.cg import Status, conjugate_gradient
-from metarun.maths.operators import LinearOperator, dense, gauss_newton, hessian
-from metarun.maths.trees import Params, gradient, ravel
+from metarun.maths.operators import LinearOperator, dense, gauss_newton, hessian, hessian_by_jvp
+from metarun.maths.trees import Params, expand, gradient, ravel
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -202,3 +202,16 @@ def test_parameters_that_do_not_matter_have_zero_curvature():
     semi = gauss_newton(outputs, lambda o: ((o - reference) ** 2).sum(1) / 2, leaves)
     expected = torch.diag(torch.tensor([9.0, 9.0, 0.0, 0.0])).expand(B, 4, 4)
     torch.testing.assert_close(dense(semi, B, 4, like=reference), expected, rtol=0, atol=0)
+
+
+def test_forward_mode_takes_parameters_that_the_tasks_share():
+    """Before the first inner step phi is theta, expanded: B views of one memory, which PyTorch's dual tensors refuse."""
+
+    def losses(p: Params, x: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(network(p, x), target)
+
+    shared = expand(of_task(0), B)
+    forward = hessian_by_jvp(lambda p: vmap(grad(losses))(p, inputs(), targets()), shared)
+    reverse = hessian(lambda p: gradient(lambda q: vmap(losses)(q, inputs(), targets()), p), shared)
+    vectors = random(B, SIZE, seed=5)
+    torch.testing.assert_close(forward.apply(vectors), reverse.apply(vectors), rtol=1e-12, atol=1e-14)

@@ -1,0 +1,29 @@
+"""The natural-gradient outer step, by a dense matrix.
+
+    s = (F + damping I)^-1 g;   step = rate * s, shortened until  step' F step / 2 <= max_divergence
+
+F is the mean over the tasks of Fisher matrices on the query inputs: at phi; at theta; P' F(phi) P with P = d phi / d theta (the
+Fisher matrix of the adapted predictor in theta); or, no Fisher matrix, the mean of g g' over the tasks' meta-gradients.
+Source: Amari 1998; Martens 2020; Schulman et al. 2015, appendix C, for the trust region.
+"""
+
+import torch
+
+
+def natural_step(gradient, fisher, *, damping, step_size, max_divergence):
+    """The step, a vector."""
+    step = step_size * torch.linalg.solve(fisher + damping * torch.eye(len(gradient)).to(gradient), gradient)
+    divergence = step @ fisher @ step / 2
+    if max_divergence is not None and divergence > max_divergence:
+        step = step * (max_divergence / divergence) ** 0.5
+    return step
+
+
+def pulled_back(fishers, jacobians):
+    """Mean of P' F P."""
+    return torch.stack([p.T @ f @ p for f, p in zip(fishers, jacobians, strict=True)]).mean(0)
+
+
+def of_tasks(gradients):
+    """Mean of g g'."""
+    return torch.stack([g[:, None] * g[None, :] for g in gradients]).mean(0)

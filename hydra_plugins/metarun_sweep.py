@@ -94,7 +94,7 @@ class Search(Sweeper):
     """conf/hydra/sweeper/tpe.yaml and random.yaml: Optuna proposes batches of values and learns from their scores."""
 
     def __init__(
-        self, sampler: str, n_trials: int, n_jobs: int, seed: int, direction: str, params: Any, startup: int = 10
+        self, sampler: str, n_trials: int, n_jobs: int, seed: int, direction: str, params: Any, startup: int
     ) -> None:
         self._settings = {
             "sampler": sampler,

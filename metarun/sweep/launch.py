@@ -19,7 +19,7 @@ from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
 from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read
 from metarun.sweep.plan import Composed, compose, plan, sweep_folder
 from metarun.sweep.state import DONE, PENDING, JobState, job_state
-from metarun.sweep.view import SweepView, counts
+from metarun.sweep.view import SweepView, counts, jobs_words
 from metarun.train.folder import RunFolder, differences
 
 
@@ -72,7 +72,7 @@ class Launch:
         self.refused += refused
         for error in refused:
             self._view.note(f"failed    {error}")
-        if self._cluster is not None:
+        if self._cluster is not None and not self.jobs:  # of a later batch, the earlier one may be leaving just now
             slurm.require_slurm()
             slurm.require_idle(self.folder)
         make_folder(self.folder)
@@ -84,7 +84,7 @@ class Launch:
         def composer(words: Sequence[str]) -> Composed:
             return compose(self._loader, self._master, words)
 
-        with waiting(self._console, f"checking {len(overrides)} jobs"):
+        with waiting(self._console, f"checking {jobs_words(len(overrides))}"):
             return plan(
                 overrides,
                 composer,
@@ -105,7 +105,7 @@ class Launch:
         missing = [job for job in by_folder.values() if states[job.index].state != DONE]
         missing.sort(key=lambda job: job.index)
         done = sum(state.state == DONE for state in states.values())
-        words = f"{len(fresh)} jobs{f', {done} of them done already' if done else ''}"
+        words = f"{jobs_words(len(fresh))}{f', {done} of them done already' if done else ''}"
         self._view.note(f"metarun {__version__}  sweep {self.folder}\n{words}" if is_first else words)
         self.states |= states
         with self._view:
@@ -126,7 +126,7 @@ class Launch:
             self._view.note(f"{len(places)} at a time, each with {threads}{gpus}")
             return run_locally(missing, self.folder, places, self._view)
         array = slurm.submit(self._cluster, missing, self.folder)
-        self._view.note(f"submitted array {array}: {len(missing)} jobs ({self.folder / 'sbatch.sh'})")
+        self._view.note(f"submitted array {array}: {jobs_words(len(missing))} ({self.folder / 'sbatch.sh'})")
         if not self._cluster.wait:
             return {job.index: job_state(job) for job in missing}
         self._view.note("Ctrl-C stops the watching and not the jobs")
@@ -150,8 +150,8 @@ class Launch:
                 path.rename(kept)
                 example = differences(before[changed[0].index].config, changed[0].config)
                 self._view.note(
-                    f"the configuration of {len(changed)} jobs has changed since this command was last given "
-                    f"({'; '.join(example[:3])}): they are run anew. The earlier manifest is {kept}."
+                    f"the configuration of {jobs_words(len(changed))} has changed since this command was last given "
+                    f"({'; '.join(example[:3])}): run anew. The earlier manifest is {kept}."
                 )
         self.jobs += jobs
         code = Path(__file__).resolve().parent
@@ -199,7 +199,7 @@ class Launch:
         num_bad, num_jobs = len(bad) + len(self.refused), len(self.jobs) + len(self.refused)
         if num_bad:
             raise SweepError(
-                f"{num_bad} of {num_jobs} jobs gave no result. The same command runs those again, and no others."
+                f"{num_bad} of {jobs_words(num_jobs)} gave no result. The same command runs those again, and no others."
             )
 
 

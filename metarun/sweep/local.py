@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from metarun.sweep.job import PARENT
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, JobState, exit_words, job_state, last_line
-from metarun.sweep.view import SweepView
+from metarun.sweep.view import SweepView, jobs_words
 from metarun.train.status import FAILED, PREEMPTED, RUNNING, mark_failed, stopped_by
 from metarun.train.stopping import stop_at_once
 
@@ -57,7 +58,8 @@ def run_locally(jobs: Sequence[Job], sweep: Path, places: Sequence[Slot], view: 
     running: dict[int, tuple[Job, Slot, subprocess.Popen[bytes], float]] = {}
     ended: dict[int, JobState] = {}
     looked = 0.0
-    before = signal.signal(signal.SIGTERM, stop_at_once)
+    is_main = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+    before = signal.signal(signal.SIGTERM, stop_at_once) if is_main else None
     try:
         while waiting or running:
             while waiting and free:
@@ -83,7 +85,8 @@ def run_locally(jobs: Sequence[Job], sweep: Path, places: Sequence[Slot], view: 
             view.show(job, _outcome(job, process.returncode, started))
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
     return ended
 
 
@@ -158,7 +161,7 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"], number: int, view: Swe
         if process.poll() is None:
             process.send_signal(number)
     if processes:
-        view.note(f"stopping {len(processes)} jobs after their step at hand; Ctrl-C kills them")
+        view.note(f"stopping {jobs_words(len(processes))} after their step at hand; Ctrl-C kills them")
     try:
         for process in processes:
             process.wait()

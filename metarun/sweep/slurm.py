@@ -15,7 +15,7 @@ from metarun.errors import ConfigurationError
 from metarun.sweep.local import job_command
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState, job_state, last_line
-from metarun.sweep.view import SweepView
+from metarun.sweep.view import SweepView, jobs_words
 from metarun.train.state import write_atomically
 from metarun.train.status import FAILED
 
@@ -95,7 +95,7 @@ def script(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# {len(jobs)} jobs of {sweep.absolute()}, whose manifest.json holds their whole configuration.",
+            f"# {jobs_words(len(jobs))} of {sweep.absolute()}, whose manifest.json holds their whole configuration.",
             *lines,
             *settings.setup,
             "# bash must live until the run has ended. Slurm sends TERM to the run too; USR2 may come to bash alone.",
@@ -117,10 +117,8 @@ def submit(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
     Returns:
         Slurm's id of it.
     Raises:
-        ConfigurationError: there is no Slurm here, it refuses, or an array of this sweep is still in the queue.
+        ConfigurationError: Slurm refuses.
     """
-    require_slurm()
-    require_idle(sweep)
     for job in jobs:  # what an earlier attempt left would be taken for news
         job.run.status.unlink(missing_ok=True)
     path = sweep / "sbatch.sh"
@@ -203,7 +201,7 @@ def wait_for(jobs: Sequence[Job], array: str, view: SweepView) -> dict[int, JobS
             if state.state in (DONE, FAILED) and (is_gone or absent[job.index] > 0 or state.state == DONE):
                 ended[job.index] = state
             elif is_gone:
-                error = last_line(job.log) or "it left the queue without a word"
+                error = f"{state.error or last_line(job.log) or 'not a word'}; it is in Slurm's queue no more"
                 ended[job.index] = state = replace(state, state=FAILED, error=error)
             elif state.state == LOST:  # Slurm has it still: killed, and about to be requeued
                 state = replace(state, state=PENDING)

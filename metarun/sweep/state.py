@@ -91,7 +91,9 @@ def _unfinished(job: Job, status: dict[str, Any]) -> JobState:
     silent_s = time.time() - status["updated"]
     if state == RUNNING:
         is_here = status["host"] == socket.gethostname()
-        if (is_here and not _is_alive(status["pid"])) or silent_s > SILENT_S:
+        # Here the process itself can be asked; it may be slow to write, and its number may be another's by now.
+        is_gone = not _is_alive(status["pid"]) or silent_s > 10 * SILENT_S if is_here else silent_s > SILENT_S
+        if is_gone:
             state, error = LOST, last_line(job.log)
     elif state not in (FAILED, PREEMPTED):
         state, error = LOST, f"{job.run.result} is missing or of another configuration"

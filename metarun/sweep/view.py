@@ -112,6 +112,11 @@ def sweep_table(rows: Sequence[tuple[Job, JobState]]) -> Table:
     return table
 
 
+def jobs_words(number: int) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} job{'' if number == 1 else 's'}"
+
+
 def counts(states: Sequence[JobState]) -> str:
     """`2 running, 1 failed, 3 pending of 6`."""
     found = Counter(state.state for state in states)

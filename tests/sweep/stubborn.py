@@ -22,7 +22,8 @@ class Net(nn.Sequential):
         Net.calls += 1
         if "_job" in sys.argv and Net.calls > 20:  # in a job's process, once it trains
             time.sleep(float(os.environ.get("STUBBORN_PAUSE_S", "0")))
-            while Net.calls > 200 and os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/wait-{self.hidden}"):
+            # After the checkpoint of step 10 of the 40 that small_sweeps.SHORT asks for.
+            while Net.calls > 30 and os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/wait-{self.hidden}"):
                 time.sleep(0.02)
             if os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/fail-{self.hidden}"):
                 raise RuntimeError("the machine is on fire")

@@ -44,12 +44,7 @@ def run(cfg: DictConfig) -> float | None:
     """
     console = Console(highlight=False)
     hydra = HydraConfig.get()
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    config["choices"] = {group: choice for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
-    _check_paths(config)
-    for key in ("root", "cache"):
-        config["data"][key] = str(Path(config["data"][key]).expanduser())
-    config = _with_expanded_data(cfg, config)
+    config = resolved(cfg)
     chosen = config["run"]["folder"]
     folder = RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))
 
@@ -69,6 +64,21 @@ def run(cfg: DictConfig) -> float | None:
                 path.unlink(missing_ok=True)
         overrides = list(hydra.overrides.task)
         return _train_and_test(console, folder, config, parts, overrides)["validation"]["best_score"]
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with the chosen options under "choices".
+
+    Raises:
+        ConfigurationError: a path that is none.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    choices = HydraConfig.get().runtime.choices
+    config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
+    _check_paths(config)
+    for key in ("root", "cache"):
+        config["data"][key] = str(Path(config["data"][key]).expanduser())
+    return _with_expanded_data(cfg, config)
 
 
 def _train_and_test(

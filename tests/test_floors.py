@@ -32,11 +32,12 @@ FLOORS: dict[str, int] = {
     "result": 7,
     "run": 8,
     "reevaluate": 8,
+    "gradients": 8,
     "cli": 9,
     "__main__": 10,
 }
 # Beside each other on one floor, and which may look at which.
-SIDEWAYS = {("train", "tracking"), ("config_folder", "errors")}
+SIDEWAYS = {("train", "tracking"), ("config_folder", "errors"), ("gradients", "run")}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
@@ -123,11 +124,11 @@ def test_tracking_needs_nothing_but_python(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_each_large_package_has_its_doors(module):
     used = packages(module)
-    if part_of(module) not in ("build", "run", "reevaluate", "cli", "suggest", "help"):
+    if part_of(module) not in ("build", "run", "reevaluate", "gradients", "cli", "suggest", "help"):
         assert not used & {"hydra", "omegaconf"}
     if module != "metarun.tracking.wandb":
         assert "wandb" not in used
-    if part_of(module) not in ("report", "run", "reevaluate", "cli", "help"):
+    if part_of(module) not in ("report", "run", "reevaluate", "gradients", "cli", "help"):
         assert "rich" not in used
     if part_of(module) != "report":
         assert "matplotlib" not in used

@@ -115,12 +115,14 @@ def solved_to_the_end(estimate: Callable[[LinearSolver], TaskGradients]) -> tupl
     Args:
         estimate: the gradient by a given linear solver. MINRES is asked where conjugate gradients meet negative curvature.
     """
-    rtol = _CG_RTOL
-    by_cg = ConjugateGradient(steps=_MAX_CG_STEPS, rtol=rtol, atol=0.0, negative_curvature="stop")
+    by_cg = ConjugateGradient(steps=_MAX_CG_STEPS, rtol=_CG_RTOL, atol=0.0, negative_curvature="stop")
     found = estimate(by_cg)
     if not found.stats["system/negative_curvature"].any():
         return found, "cg"
-    return estimate(Minres(steps=_MAX_CG_STEPS, rtol=rtol)), "minres"
+    end = estimate(Minres(steps=_MAX_CG_STEPS, rtol=_CG_RTOL))
+    # Each sees the curvature along its own vectors alone; the smaller of the two is known.
+    lowest = torch.minimum(end.stats["system/min_curvature"], found.stats["system/min_curvature"])
+    return dataclasses.replace(end, stats=end.stats | {"system/min_curvature": lowest}), "minres"
 
 
 def relative_gradient(inner: InnerProblem, params: Params) -> Tensor:

@@ -85,6 +85,7 @@ def test_an_indefinite_system_goes_to_minres_and_is_called_unsolved(monkeypatch)
     monkeypatch.setattr(module, "MAX_DENSE", 0)
     found = exact_of(bench, 0, 0)
     assert found.method == "minres"
+    assert (found.min_curvature < 0).any()
     torch.testing.assert_close(flat(found.gradient), flat(dense.gradient), rtol=1e-7, atol=1e-8)
 
 

@@ -172,6 +172,20 @@ def test_learned_rates_of_each_step_serve_more_steps_than_they_were_learned_for(
     assert cells_of(learned, inner_steps=[5])[5, "first_order", None, None]["error"] > 0
 
 
+def test_a_learned_lambda_is_the_one_in_force():
+    """exp(rho) for each parameter: not yet moved it is the number itself, moved it is another."""
+    fixed = smooth_net(weight=5.0, meta_gradient=implicit())
+    learning = smooth_net(weight=5.0, meta_gradient=implicit(), learn_proximal_weight="parameter")
+    theta = learning.algorithm.meta_parameters(learning.theta)
+    learned = dataclasses.replace(learning, theta=theta)
+    moved = {name: leaf + 1 if name.startswith("proximal_weight/") else leaf for name, leaf in theta.items()}
+    exact, same, other = (
+        flat(solve(bench, grid()).gradient) for bench in (fixed, learned, dataclasses.replace(learning, theta=moved))
+    )
+    torch.testing.assert_close(same, exact, rtol=1e-9, atol=1e-10)
+    assert (other - exact).norm() / exact.norm() > 0.01
+
+
 def cell(steps: int, curvature: str, count: int, error: float | None) -> dict:
     return {"inner_steps": steps, "name": "implicit", "curvature": curvature, "cg_steps": count, "system_error": error}
 

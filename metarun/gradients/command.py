@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarun import __version__
-from metarun.algorithm import Implicit
+from metarun.algorithm import ConjugateGradient, Implicit
 from metarun.algorithm.adapted import adapted_names
+from metarun.algorithm.linear_solver import LinearSolver
 from metarun.build import Parts, fitted, make, make_parts
-from metarun.errors import ConfigurationError
+from metarun.errors import ConfigurationError, TrainingError
 from metarun.gradients.exact import MAX_DENSE, Exact
 from metarun.gradients.measure import (
     Bench,
@@ -71,13 +72,7 @@ def compare(cfg: DictConfig) -> None:
     adapted = sum(theta[key].numel() for key in _adapted(parts))
     header(console, _header(config, grid, parts, origin, adapted, columns, folder))
 
-    started = time.perf_counter()
-    with waiting(console, "solving the inner problem and the implicit system exactly"):
-        exact = solve(bench, grid)
-        inner = measure_inner(bench, grid, exact)
-    exact_s = time.perf_counter() - started
     own = parts.algorithm.meta_gradient
-    policy = getattr(own.solver, "negative_curvature", None) if isinstance(own, Implicit) else "damp"
     result: dict[str, Any] = {
         "metarun": __version__,
         "command": shlex.join(["metarun", "gradients", *HydraConfig.get().overrides.task]),
@@ -90,25 +85,16 @@ def compare(cfg: DictConfig) -> None:
         "proximal_weight": config["algorithm"]["proximal_weight"],
         "own_inner_steps": parts.algorithm.inner.steps,
         "solver": solver_name(parts.algorithm),
-        "negative_curvature": policy,
+        "negative_curvature": _policy(own.solver) if isinstance(own, Implicit) else "damp",
         "grid": config["gradients"],
-        "exact": _exact(exact, grid, exact_s),
-        "inner": inner,
     }
-    console.print(f"[bold]exact[/]  {exactness(result)}", soft_wrap=True)
-
-    cells = []
-    total = 2 * len(set(grid.inner_steps)) * len(columns)
-    with _progress(console, total) as advance:
-        for cell in measure_errors(bench, columns, grid, exact):
-            cells.append(cell)
-            advance(f"errors at {cell['inner_steps']} inner steps")
-        dtype = make(config, "device").torch_dtype
-        costs = measure_costs(bench.to(parts.device, dtype), columns, grid, parts.device)
-        for cell, cost in zip(cells, costs, strict=True):
-            cell |= cost
-            advance(f"time and memory at {cell['inner_steps']} inner steps")
-    result |= {"cells": cells, "enough": enough(cells, grid)}
+    try:
+        _measure(console, bench, columns, grid, parts.device, make(config, "device").torch_dtype, result)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the device's memory does not suffice for the reference itself. Give fewer gradients.tasks, smaller "
+            "gradients.inner_steps, or device=cpu."
+        ) from error
     result |= {"answer": answer(result), "environment": environment_of(parts) | {"dtype": config["device"]["dtype"]}}
     result["config"] = config
 
@@ -118,6 +104,38 @@ def compare(cfg: DictConfig) -> None:
     console.print(f"\n[bold]How many CG steps?[/] {result['answer'][0].upper()}{result['answer'][1:]}", soft_wrap=True)
     console.print(f"[bold]numbers[/]  {folder / 'gradients.json'}", soft_wrap=True)
     console.print(f"[bold]figure[/]   {folder / 'gradients.png'}", soft_wrap=True)
+
+
+def _measure(
+    console: Console,
+    bench: Bench,
+    columns: Sequence[Estimator],
+    grid: Grid,
+    device: torch.device,
+    dtype: torch.dtype,
+    result: dict[str, Any],
+) -> None:
+    """Add "exact", "inner", "cells" and "enough" to `result`: errors in the bench's number format, costs in `dtype`."""
+    started = time.perf_counter()
+    with waiting(console, "solving the inner problem and the implicit system exactly"):
+        exact = solve(bench, grid)
+        result["inner"] = measure_inner(bench, grid, exact)
+    result["exact"] = _exact(exact, grid, time.perf_counter() - started)
+    console.print(f"[bold]exact[/]  {exactness(result)}", soft_wrap=True)
+    cells = result["cells"] = []
+    with _progress(console, 2 * len(set(grid.inner_steps)) * len(columns)) as advance:
+        for cell in measure_errors(bench, columns, grid, exact):
+            cells.append(cell)
+            advance(f"errors, inner steps: {cell['inner_steps']}")
+        for cell, cost in zip(cells, measure_costs(bench.to(device, dtype), columns, grid, device), strict=True):
+            cell |= cost
+            advance(f"time and memory, inner steps: {cell['inner_steps']}")
+    result["enough"] = enough(cells, grid)
+
+
+def _policy(solver: LinearSolver) -> str | None:
+    """What the solver does at negative curvature, where it has a choice."""
+    return solver.negative_curvature if isinstance(solver, ConjugateGradient) else None
 
 
 def _theta(grid: Grid, parts: Parts) -> tuple[Params, dict[str, Any]]:

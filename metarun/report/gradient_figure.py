@@ -9,6 +9,7 @@ import matplotlib
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from metarun.report.gradient_tables import LABELS, columns_of
 
@@ -38,6 +39,9 @@ def gradient_figure(result: dict[str, Any]) -> bytes:
         axes.set(xlabel="inner steps", title=label, yscale="log")
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, [str(step) for step in steps])
+        if key != "error":  # often less than a decade
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.25, linewidth=0.6)
     reference = "the exact meta-gradient" if result["exact"] else "the unrolled meta-gradient"

@@ -139,10 +139,22 @@ def answer(result: dict[str, Any]) -> str:
         why = " The inner steps diverge (algorithm.inner.step_size)."
     elif left > 0.01:
         why = (
-            f" More will not bring the exact gradient nearer: phi is not yet the inner problem's solution (gradient left "
-            f"{number(left)}), which takes more or better inner steps."
+            f" More CG steps than that gain little: phi is not yet the inner problem's solution (gradient left {number(left)}), "
+            "which takes more or better inner steps."
         )
-    return f"{at}, {', '.join(parts)}.{why}"
+    return f"{at}, {', '.join(parts)}.{why}{_bias(result, steps)}"
+
+
+def _bias(result: dict[str, Any], steps: int) -> str:
+    """Where Gauss-Newton stays far behind the Hessian, that this is no matter of CG steps."""
+    last: dict[str, float | None] = {}
+    for cell in result["cells"]:
+        if cell["inner_steps"] == steps and cell["name"] == "implicit":
+            last[cell["curvature"]] = cell["error"]
+    exact, other = last.get("hessian"), last.get("gauss_newton")
+    if not all(result["exact"]["solved"]) or exact is None or other is None or other < 2 * exact:
+        return ""
+    return f" Gauss-Newton's error stays at {number(other)}, however many: it leaves out part of the Hessian."
 
 
 def number(value: float | None) -> str:

@@ -290,3 +290,13 @@ def test_a_run_without_a_selected_state(refused, tmp_path):
 def test_a_folder_that_cannot_be_written(capsys):
     assert run_here("gradients", *SMALL, "run.root=/proc") == 2
     assert "results must have a folder that can be written, and /proc/gradients/" in capsys.readouterr().err
+
+
+def test_a_device_too_small_for_the_reference_is_said_in_one_line(capsys, monkeypatch, tmp_path):
+    def full(*_arguments):
+        raise torch.OutOfMemoryError("as on a GPU")
+
+    monkeypatch.setattr(command, "solve", full)
+    assert run_here("gradients", *SMALL, f"run.root={tmp_path}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("metarun: error: the device's memory does not suffice for the reference itself. Give fewer ")

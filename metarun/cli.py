@@ -199,6 +199,20 @@ def data(arguments: list[str]) -> None:
         {"check": check_set, "prepare": prepare_set}[parsed.verb](name, parsed.words)
 
 
+def gradients(arguments: list[str]) -> None:
+    """`metarun gradients [KEY=VALUE ...]`.
+
+    Raises:
+        ConfigurationError: several configurations at once, or whatever a run would refuse.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        _parser("gradients").print_help()
+        return
+    if {"-m", "--multirun"} & set(arguments):
+        raise ConfigurationError("metarun gradients takes one configuration at a time: leave out -m.")
+    _hydra(arguments, _gradients)
+
+
 # name -> (usage after the name, one line for --help, function of the arguments after the name)
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     "evaluate": ("RUN_DIR [KEY=VALUE ...]", "judge a trained run again, on other tasks if you like", evaluate),
@@ -211,6 +225,11 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     ),
     "ls": ("[DIR] [--state STATE]", "list runs: state, score, age, command", ls),
     "data": ("list | check NAME | prepare NAME", "which data sets are here; get, check and pack one", data),
+    "gradients": (
+        "[KEY=VALUE ...]",
+        "hold the meta-gradient's estimators against the exact one: how many CG steps?",
+        gradients,
+    ),
 }
 
 
@@ -233,11 +252,11 @@ def _dispatch(arguments: list[str]) -> None:
 
         print_help(config_folder(), {f"{name} {usage}": line for name, (usage, line, _) in SUBCOMMANDS.items()})
     else:
-        _hydra(arguments)
+        _hydra(arguments, _run)
 
 
-def _hydra(arguments: list[str]) -> None:
-    """Hydra's main around `metarun.run.run`, its errors turned into `ConfigurationError`."""
+def _hydra(arguments: list[str], task: Callable[["DictConfig"], Any]) -> None:
+    """Hydra's main around `task`, its errors turned into `ConfigurationError`."""
     import hydra
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
@@ -257,7 +276,7 @@ def _hydra(arguments: list[str]) -> None:
     try:
         # Overrides first: Hydra's parser rejects those that follow a flag that follows an override.
         with _process([*parsed.overrides, *flags]):
-            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(_run)()
+            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)()
     except _Stopped as stopped:
         raise stopped.error from stopped.error.__cause__
     except InstantiationException:
@@ -269,13 +288,23 @@ def _hydra(arguments: list[str]) -> None:
 
 
 def _run(cfg: "DictConfig") -> Any:
+    from metarun.run import run
+
+    return _guarded(run, cfg)
+
+
+def _gradients(cfg: "DictConfig") -> None:
+    from metarun.gradients.command import compare
+
+    _guarded(compare, cfg)
+
+
+def _guarded(task: Callable[["DictConfig"], Any], cfg: "DictConfig") -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from metarun.run import run
-
     try:
-        return run(cfg)
+        return task(cfg)
     except (ConfigurationError, TrainingError, OSError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # Hydra names the job, and the other jobs go on
@@ -319,9 +348,13 @@ def _wants_traceback() -> bool:
 def _completes_subcommand(line: str) -> bool:
     """Print the subcommands that the first word of a half-typed `line` may become; True if Hydra has no more to say.
 
-    After a subcommand come files, which the shell completes itself.
+    After `gradients` come Hydra's own words, and it is told a line without it; after any other subcommand come files, which
+    the shell completes itself.
     """
     words = line.split()[1:]
+    if words[:1] == ["gradients"] and (len(words) > 1 or line.endswith(" ")):
+        os.environ["COMP_LINE"] = line.replace(" gradients", "", 1)
+        return False
     if words and words[0] in SUBCOMMANDS and (len(words) > 1 or line.endswith(" ")):
         return True
     if not words or (len(words) == 1 and not line.endswith(" ")):

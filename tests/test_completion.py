@@ -51,6 +51,11 @@ def test_after_a_subcommand_the_shell_completes_files(line: str) -> None:
     assert query(line) == []
 
 
+def test_after_gradients_come_groups_options_and_keys() -> None:
+    assert query("metarun gradients algorithm=") == query("metarun algorithm=")
+    assert query("metarun gradients algorithm=maml see") == ["seed="]
+
+
 @pytest.mark.parametrize("line", ["metarun seed=[1 alg", "metarun algorithm=nothing see"])
 def test_a_line_that_does_not_compose_offers_no_keys_and_no_message(line: str) -> None:
     assert "seed=" not in query(line)

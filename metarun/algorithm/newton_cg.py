@@ -74,13 +74,15 @@ class NewtonCG:
         """None."""
         return {}
 
-    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
-        """Adapt every task, without graph.
+    def solve(
+        self, inner: InnerProblem, learned: Params, steps: int | None = None, start: Params | None = None
+    ) -> InnerSolution:
+        """Adapt every task, without graph, from `start` in place of theta where it is given.
 
         `inner/residual` [B] is the final gradient's norm over the first's; `inner/cg_steps` and `inner/backtracks` are means
         over the Newton steps; `inner/negative_curvature` says whether any was met.
         """
-        phi = detached(inner.anchor)
+        phi = detached(inner.anchor if start is None else start)
         weight = inner.weights(phi)
         slope = ravel(inner.gradient(phi))
         norm = first = torch.linalg.vector_norm(slope, dim=1)

@@ -13,7 +13,7 @@ from typing import Any
 from metarun.errors import ConfigurationError
 from metarun.train.state import write_atomically
 
-_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices")
+_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
 """Top-level keys of the configuration that change no number of a run."""
 
 

@@ -87,7 +87,7 @@ def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
             raise RuntimeError(f"Slurm did not start: {answer.stdout}{answer.stderr} (logs in {folder})")
         yield environment
     finally:
-        subprocess.run(["scancel", "--signal=KILL", "--full", "--user=root"], env=environment, capture_output=True)
+        _empty(environment)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in reversed(daemons):
@@ -96,6 +96,17 @@ def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+
+def _empty(environment: dict[str, str]) -> None:
+    """Cancel what is left and wait until it is gone: without slurmd nobody would end a job's processes."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True)
+        left = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)
+        if left.returncode != 0 or not left.stdout.strip():
+            return
+        time.sleep(0.5)
 
 
 def _munge(folder: Path, start: object) -> None:

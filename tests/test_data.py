@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import importlib.util
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ def small(monkeypatch):
         pytest.skip("torchmeta, which ships the splits, is not installed")
     small_archives.shrink_catalogue(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
+    for name in list(logging.root.manager.loggerDict):  # Hydra, earlier in this process, may have silenced them
+        if name.startswith("metarun"):
+            monkeypatch.setattr(logging.getLogger(name), "disabled", False)
 
 
 @pytest.fixture

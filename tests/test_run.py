@@ -261,7 +261,8 @@ def test_evaluate_looks_for_data_where_it_is_told_now(tmp_path, capsys):
     assert run_here(*command) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     store = {
-        "_target_": "metarun.tasks.sources.omniglot.omniglot",
+        "_target_": "metarun.tasks.sources.named.named_set",
+        "name": "omniglot",
         "root": config["data"]["root"],
         "cache": config["data"]["cache"],
         "image_size": 14,

@@ -102,7 +102,7 @@ def submit(arguments: list[str]) -> None:
     how = ["hydra.launcher.wait=false", *(["hydra.launcher.dry_run=true"] if "--dry-run" in arguments else [])]
     if {"-h", "--help"} & {*words}:
         _parser("submit").parse_args(["--help"])
-    _hydra(["-m", *launcher, *words, *how])
+    _hydra(["-m", *launcher, *words, *how], _run)
 
 
 def status(arguments: list[str]) -> None:

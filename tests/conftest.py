@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 def one_thread() -> None:
     """Small tensors gain nothing from threads, and test processes run side by side."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def loggers_speak() -> None:
+    """Logging that others set up in this process (Hydra's, Alembic's for Optuna) may silence loggers that are there already."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("metarun") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture

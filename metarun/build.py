@@ -1,7 +1,8 @@
 """From a resolved configuration to objects: the only place that instantiates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,15 @@ from hydra.utils import instantiate
 from metarun import checks, rng
 from metarun.algorithm import Algorithm
 from metarun.errors import ConfigurationError
+from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import TaskSource
+from metarun.tracking.base import Tracker
 from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
-from metarun.train.trainer import Schedule
+from metarun.train.trainer import Observer, Schedule, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +125,37 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         device=device,
         dtype=dtype,
         task_chunk=task_chunk,
+    )
+
+
+def make_trainer(
+    config: Mapping[str, Any],
+    parts: Parts,
+    *,
+    tracker: Tracker,
+    sync_record: Callable[[], None],
+    observer: Observer,
+    checkpoints: Path,
+    ranks: Ranks = ALONE,
+) -> Trainer:
+    """The trainer of a run, from its parts and from whoever listens (`Trainer` says what each is)."""
+    return Trainer(
+        algorithm=parts.algorithm,
+        problem=parts.problem,
+        source=parts.source,
+        schedule=parts.schedule,
+        evaluator=parts.evaluator,
+        optimizer=make(config, "optimizer"),
+        lr_schedule=make(config, "lr_schedule"),
+        seed=config["seed"],
+        device=parts.device,
+        dtype=parts.dtype,
+        task_chunk=parts.task_chunk,
+        tracker=tracker,
+        sync_record=sync_record,
+        observer=observer,
+        checkpoints=checkpoints,
+        ranks=ranks,
     )
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from metarun import __version__
-from metarun.build import Parts, fitted, make, make_parts
+from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.errors import ConfigurationError
 from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.trees import Params
@@ -28,12 +28,12 @@ from metarun.result import device_name, environment_of, flat_results, measure_te
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
-from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, Tracker
+from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.state import TrainState, load, load_state, write_atomically
 from metarun.train.status import RunStatus
-from metarun.train.trainer import NoObserver, Observer, Stopped, Trainer
+from metarun.train.trainer import NoObserver, Stopped
 
 _logger = logging.getLogger("metarun")
 
@@ -168,7 +168,15 @@ def _train_and_test(
             done=resumed.step if resumed else 0,
             is_percent=parts.problem.score == "accuracy",
         )
-        trainer = _trainer(folder, config, parts, ranks, tracker, record.sync, status.beside(watcher))
+        trainer = make_trainer(
+            config,
+            parts,
+            tracker=tracker,
+            sync_record=record.sync,
+            observer=status.beside(watcher),
+            checkpoints=folder.checkpoints,
+            ranks=ranks,
+        )
         state = resumed or trainer.start(parts.theta, mark)
         status.at(state.step)
         with watcher:
@@ -193,42 +201,21 @@ def _train_and_test(
     return result
 
 
-def _trainer(
-    folder: RunFolder,
-    config: dict[str, Any],
-    parts: Parts,
-    ranks: Ranks,
-    tracker: Tracker,
-    sync_record: Callable[[], None],
-    observer: Observer,
-) -> Trainer:
-    return Trainer(
-        algorithm=parts.algorithm,
-        problem=parts.problem,
-        source=parts.source,
-        schedule=parts.schedule,
-        evaluator=parts.evaluator,
-        optimizer=make(config, "optimizer"),
-        lr_schedule=make(config, "lr_schedule"),
-        seed=config["seed"],
-        device=parts.device,
-        dtype=parts.dtype,
-        task_chunk=parts.task_chunk,
-        tracker=tracker,
-        sync_record=sync_record,
-        observer=observer,
-        checkpoints=folder.checkpoints,
-        ranks=ranks,
-    )
-
-
 def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Ranks) -> None:
     """What every rank but the first does: its part of each step's tasks. It writes nothing and says nothing."""
     ranks.wait()
     last = folder.checkpoints / "last.pt"
     resumed = load_state(last) if last.exists() else None
     ranks.wait()
-    trainer = _trainer(folder, config, parts, ranks, NullTracker(), lambda: None, NoObserver())
+    trainer = make_trainer(
+        config,
+        parts,
+        tracker=NullTracker(),
+        sync_record=lambda: None,
+        observer=NoObserver(),
+        checkpoints=folder.checkpoints,
+        ranks=ranks,
+    )
     try:
         trainer.run(resumed or trainer.start(parts.theta, fingerprint(config)))
     except Stopped as stopped:

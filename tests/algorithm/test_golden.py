@@ -5,7 +5,6 @@ Values derived independently of the package: `Fraction`s where they are rational
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
 
 import pytest
 import torch
@@ -18,6 +17,8 @@ from metarun.maths.trees import expand
 from metarun.models.learner import Learner
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
+
+from .closed_forms import Bilinear, Linear, Quadratic, one_task, toy
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -32,29 +33,11 @@ def implicit(cg_steps: int, curvature: str = "hessian", negative_curvature: str 
     return Implicit(curvature=curvature, solver=solver, damping=0.0)
 
 
-def one_task(support: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]) -> TaskBatch:
-    return TaskBatch(*(Examples(inputs[None], targets[None]) for inputs, targets in (support, query)), {})
-
-
 def inner_problem(chosen: Algorithm, problem, tasks: TaskBatch, theta) -> InnerProblem:
     return chosen.episode(problem, tasks).set_up(expand(theta, len(tasks)))[0]
 
 
 # One parameter, quadratic losses: support a/2 (phi - c)^2, query b/2 (phi - e)^2; a=2, c=1, b=3, e=-1, theta=0.
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """loss = a/2 (phi - c)^2 with targets (a, c)."""
-
-    score: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
-
-    def outputs(self, params, inputs, support):
-        return params["phi"]
-
-    def loss(self, outputs, targets):
-        return (targets[0] / 2 * (outputs - targets[1]) ** 2).sum()
 
 
 def quadratic_tasks() -> TaskBatch:
@@ -109,23 +92,6 @@ def test_the_mean_over_tasks_is_taken_whatever_the_chunk():
 
 
 # Linear regression with losses mean/2 of squares, so that H = X'X/n: n = number of support points.
-
-
-@dataclass(frozen=True)
-class Linear:
-    """outputs = inputs @ phi, loss = half the mean squared error."""
-
-    score: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
-
-    def outputs(self, params, inputs, support):
-        return inputs @ params["phi"]
-
-    def loss(self, outputs, targets):
-        return ((outputs - targets) ** 2).mean() / 2
-
-    def divergence(self, outputs, reference):
-        return ((outputs - reference) ** 2).mean() / 2
 
 
 def tiny_tasks() -> TaskBatch:
@@ -270,28 +236,6 @@ def test_regression_has_no_half(ridge, curvature):
 
 
 # A bilinear net: output w b, support 1/2 (w b - 1)^2, query 1/2 (w b - 3)^2, theta = (w, b) = (1, 2).
-
-
-@dataclass(frozen=True)
-class Bilinear:
-    """output = w b, loss = 1/2 (output - target)^2; its Hessian is indefinite at theta."""
-
-    score: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
-
-    def outputs(self, params, inputs, support):
-        return params["w"] * params["b"]
-
-    def loss(self, outputs, targets):
-        return ((outputs - targets) ** 2).sum() / 2
-
-    def divergence(self, outputs, reference):
-        return ((outputs - reference) ** 2).sum() / 2
-
-
-def toy() -> tuple[dict[str, Tensor], TaskBatch]:
-    tasks = one_task((torch.zeros(1), torch.ones(1)), (torch.zeros(1), torch.full((1,), 3.0)))
-    return {"w": torch.tensor([1.0]), "b": torch.tensor([2.0])}, tasks
 
 
 def toy_by_newton(curvature: str, weight: float = 2.0) -> tuple[Tensor, Tensor]:

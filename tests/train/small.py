@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun import cli
-from metarun.build import Parts, make, make_parts
+from metarun.build import Parts, make_parts, make_trainer
 from metarun.config_folder import config_folder
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train.trainer import NoObserver, Trainer
@@ -56,22 +56,8 @@ def trainer_of(config: dict[str, Any], folder: Path, *, last_step: int = -1) -> 
     folder.mkdir(parents=True, exist_ok=True)
     parts = make_parts(config)
     record = MetricsFile(folder / "metrics.jsonl", last_step)
-    trainer = Trainer(
-        algorithm=parts.algorithm,
-        problem=parts.problem,
-        source=parts.source,
-        schedule=parts.schedule,
-        evaluator=parts.evaluator,
-        optimizer=make(config, "optimizer"),
-        lr_schedule=make(config, "lr_schedule"),
-        seed=config["seed"],
-        device=parts.device,
-        dtype=parts.dtype,
-        task_chunk=parts.task_chunk,
-        tracker=record,
-        sync_record=record.sync,
-        observer=NoObserver(),
-        checkpoints=folder,
+    trainer = make_trainer(
+        config, parts, tracker=record, sync_record=record.sync, observer=NoObserver(), checkpoints=folder
     )
     return trainer, parts
 

@@ -57,7 +57,9 @@ class Recursion:
             pulled = pulled + step_size * weight * vector
             turned = inner.curvature(phi, self.curvature).apply(vector) + weight * vector
             vector = vector - step_size * turned
-        stats = {"inner/residual": residual(inner.gradient(path[0]), inner.gradient(path[-2]))} if len(path) > 1 else {}
+        # The steps are equal multiples of the gradients, so their ratio is had without taking any gradient again.
+        moved = [axpy(-1.0, after, before) for before, after in (path[:2], path[-2:])] if len(path) > 1 else []
+        stats = {"inner/residual": residual(*moved)} if moved else {}
         return TaskGradients(unravel(vector + pulled, inner.anchor) | frozen, losses[0].detach(), params, stats)
 
     def jacobian(self, theta: Params, episode: Episode, params: Params) -> None:

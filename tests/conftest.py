@@ -23,8 +23,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def loggers_speak() -> None:
-    """Logging that others set up in this process (Hydra's, Alembic's for Optuna) may silence loggers that are there already."""
+def logging_as_python_starts_it() -> None:
+    """Hydra and Alembic configure logging for the whole process: loggers disabled, the root's level raised to ERROR."""
+    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("metarun") and isinstance(logger, logging.Logger):
             logger.disabled = False

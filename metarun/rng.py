@@ -41,15 +41,18 @@ def seeded_construction(seed: int, *labels: str | int) -> Iterator[None]:
 
 
 def _shifted_right(x: Tensor, amount: int) -> Tensor:
-    """Logical right shift; PyTorch's own shift of signed integers copies the sign."""
-    return (x >> amount) & ((1 << (64 - amount)) - 1)
+    """Logical right shift, as a new tensor; PyTorch's own shift of signed integers copies the sign."""
+    return (x >> amount).bitwise_and_((1 << (64 - amount)) - 1)
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """The SplitMix64 finaliser: a bijection of 64-bit integers in which every input bit reaches every output bit."""
-    x = (x ^ _shifted_right(x, 30)) * _MIX_1
-    x = (x ^ _shifted_right(x, 27)) * _MIX_2
-    return x ^ _shifted_right(x, 31)
+    """The SplitMix64 finaliser: a bijection of 64-bit integers in which every input bit reaches every output bit.
+
+    Each intermediate is worked on in place: a fresh megabyte for every operation costs more than the operation.
+    """
+    x = _shifted_right(x, 30).bitwise_xor_(x).mul_(_MIX_1)
+    x = _shifted_right(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    return _shifted_right(x, 31).bitwise_xor_(x)
 
 
 def bits(key: int, indices: Tensor, *shape: int) -> Tensor:

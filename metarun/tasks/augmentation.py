@@ -44,3 +44,29 @@ def flipped_and_cropped(
         columns = torch.where(is_flipped[..., None], width - 1 - columns, columns)
     source = rows[..., :, None] * width + columns[..., None, :]
     return source.flatten(-2), is_outside
+
+
+def moved(pixels: Tensor, rotation: Tensor | None, is_flipped: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Pictures cropped, mirrored, and the result turned, class by class; something of it must be asked for.
+
+    Args:
+        pixels: [B, N, K, channels, H, W].
+        rotation: int64 [B, N], quarter turns of all K pictures of a class; None for none.
+        is_flipped, shift: [B, N, K] and [B, N, K, 2], as for `flipped_and_cropped`.
+    Returns:
+        [B, N, K, channels, H, W].
+    """
+    height, width = pixels.shape[-2:]
+    source = is_outside = None
+    if is_flipped is not None or shift is not None:
+        source, is_outside = flipped_and_cropped(height, width, is_flipped, shift)
+    if rotation is not None:
+        turns = turned(height, rotation)[:, :, None].expand(*pixels.shape[:3], -1)
+        source = turns if source is None else source.gather(-1, turns)
+        is_outside = None if is_outside is None else is_outside.gather(-1, turns)
+    flat = pixels.flatten(-2)
+    assert source is not None
+    taken = flat.gather(-1, source[..., None, :].expand(flat.shape))
+    if is_outside is not None:
+        taken = taken.masked_fill(is_outside[..., None, :], 0)
+    return taken.view(pixels.shape)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from metarun import checks, rng
-from metarun.tasks.augmentation import flipped_and_cropped, turned
+from metarun.tasks.augmentation import moved
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.residence import Ahead, Residence, gathered, is_resident
+from metarun.tasks.turned_pictures import TurnedPictures
 from metarun.tasks.types import Examples, Split, TaskBatch
 
 _INT64 = torch.iinfo(torch.int64)
@@ -212,6 +213,12 @@ class Episodes:
             latent = {name: value.to(self._device, non_blocking=True) for name, value in latent.items()}
         return TaskBatch(*examples, latent)
 
+    @functools.cached_property
+    def _turned(self) -> TurnedPictures | None:
+        """The training pictures in all turns, made with the first turned episode, where they can be indexed as they are."""
+        is_moved = self.flips or self.crop_padding > 0  # before the turn
+        return None if is_moved or self._device is not None else TurnedPictures.of(self.store, "train")
+
     def _num_turns(self, split: Split) -> int:
         return 4 if self.rotations and split == "train" else 1
 
@@ -241,7 +248,10 @@ class Episodes:
     ) -> Examples:
         """Images `positions` [B, N, K] of `classes` [B, N], each class turned by `rotation` [B, N] quarter turns."""
         tasks, ways, per_class = positions.shape
-        rows = (self.store.starts[classes][..., None] + positions).flatten()
+        stored, first = self.store.items, self.store.starts[classes]
+        if rotation is not None and (turned := self._turned) is not None:
+            stored, first, rotation = turned.items, turned.first_rows(classes, rotation), None
+        rows = (first[..., None] + positions).flatten()
         if self._device is not None:
             items = gathered(self.store, rows, self._device)
             rotation, is_flipped, shift = (
@@ -249,32 +259,14 @@ class Episodes:
                 for value in (rotation, is_flipped, shift)
             )
         else:
-            items = self.store.items.index_select(0, rows)
+            items = stored.index_select(0, rows)
         if rotation is not None or is_flipped is not None or shift is not None:
-            items = _moved(items.view(tasks, ways, per_class, *items.shape[1:]), rotation, is_flipped, shift)
+            items = moved(items.view(tasks, ways, per_class, *items.shape[1:]), rotation, is_flipped, shift)
         inputs = items.view(tasks, ways * per_class, *self.input_shape).to(torch.float32)
         if items.dtype == torch.uint8:
             inputs = inputs.div_(255)
         targets = torch.arange(ways, device=inputs.device).repeat_interleave(per_class).expand(tasks, -1)
         return Examples(inputs, targets.contiguous())
-
-
-def _moved(pixels: Tensor, rotation: Tensor | None, is_flipped: Tensor | None, shift: Tensor | None) -> Tensor:
-    """Pictures [B, N, K, channels, H, W], cropped, mirrored, and the result turned, class by class."""
-    height, width = pixels.shape[-2:]
-    source = is_outside = None
-    if is_flipped is not None or shift is not None:
-        source, is_outside = flipped_and_cropped(height, width, is_flipped, shift)
-    if rotation is not None:
-        turns = turned(height, rotation)[:, :, None].expand(*pixels.shape[:3], -1)
-        source = turns if source is None else source.gather(-1, turns)
-        is_outside = None if is_outside is None else is_outside.gather(-1, turns)
-    flat = pixels.flatten(-2)
-    assert source is not None
-    taken = flat.gather(-1, source[..., None, :].expand(flat.shape))
-    if is_outside is not None:
-        taken = taken.masked_fill(is_outside[..., None, :], 0)
-    return taken.view(pixels.shape)
 
 
 def _tensors(batch: TaskBatch) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,16 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
 
 
 def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A stored configuration with KEY=VALUE changes; a group's name swaps the whole group."""
+    """A stored configuration with KEY=VALUE changes; a group's name swaps the whole group.
+
+    What a run stores is resolved, so a key that took another's value (`evaluation.shots: ${dataset.test_shots}`) is
+    changed along with it, unless the run had set it apart or an override gives it a value of its own.
+    """
     config = OmegaConf.create(stored)
     OmegaConf.set_struct(config, True)
     known = sorted(flatten(stored))
+    followers = _followers(stored) if overrides else {}
+    given = {override.partition("=")[0] for override in overrides}
     for override in overrides:
         key, _, value = override.partition("=")
         if key and (config_folder() / key).is_dir():
@@ -85,8 +92,35 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
                 f"the run's configuration has no key {key}{f'; did you mean {near}?' if near else '.'}"
             )
         try:
-            OmegaConf.update(config, key, OverridesParser.create().parse_override(override).value())
+            new = OverridesParser.create().parse_override(override).value()
+            for changed in _with_followers(key, followers, given):
+                OmegaConf.update(config, changed, new)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigurationError(f"{override!r} cannot be read: {str(error).splitlines()[0]}") from error
     resolved = OmegaConf.to_container(config, resolve=True)
     return moved(resolved, stored["data"], resolved["data"])
+
+
+def _with_followers(key: str, followers: Mapping[str, set[str]], given: set[str]) -> list[str]:
+    """`key`, what follows it, and what follows that; but no key in `given`, nor what follows it alone."""
+    behind = [_with_followers(follower, followers, given) for follower in sorted(followers.get(key, set()) - given)]
+    return [key, *(name for names in behind for name in names)]
+
+
+def _followers(stored: dict[str, Any]) -> dict[str, set[str]]:
+    """Key -> the keys that the files of the stored choices set to it, and that have its value in the stored configuration."""
+    choices, options = stored["choices"], []
+    for group, option in choices.items():
+        above = {group: option} | {str(parent): choices.get(str(parent)) for parent in Path(group).parents[:-1]}
+        # A user's own option is not among the files, and which parts it has is then not known either.
+        if all((config_folder() / name / f"{chosen}.yaml").is_file() for name, chosen in above.items()):
+            options.append(f"{group}={option}")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        written = flatten(OmegaConf.to_container(compose("config", options), resolve=False))
+    values = flatten(stored)
+    found: dict[str, set[str]] = {}
+    for key, value in written.items():
+        source = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+        if source and source[1] in values and key in values and values[key] == values[source[1]]:
+            found.setdefault(source[1], set()).add(key)
+    return found

@@ -223,6 +223,23 @@ def test_evaluate_takes_whole_groups_and_parts(finished):
     assert [line["inner_steps"] for line in result["results"]] == [0, 1, 5, 10, 16]
 
 
+def test_evaluate_changes_what_took_its_value_from_a_changed_key(finished):
+    """The stored configuration is resolved: test_shots used to change nothing there."""
+    _, folder = finished
+    shots = {
+        ("dataset.test_shots=7",): 7,
+        ("dataset.test_shots=7", "evaluation.shots=3"): 3,
+        ("evaluation.shots=3", "dataset.test_shots=7"): 3,
+        ("dataset.shots=7",): 5,  # sinusoids are tested with 5 shots, whatever the training has
+    }
+    for changes, expected in shots.items():
+        assert run_here("evaluate", str(folder), *changes) == 0
+        newest = max((folder / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        result = json.loads(newest.read_text())
+        assert result["overrides"] == list(changes)
+        assert result["protocol"]["shots"] == result["config"]["evaluation"]["shots"] == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

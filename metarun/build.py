@@ -16,7 +16,7 @@ from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem, losses_of
-from metarun.tasks.types import TaskSource
+from metarun.tasks.types import Split, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
@@ -82,8 +82,9 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     source: TaskSource = make(config, "dataset.source")
     with _named("dataset", config):
         source.check("train", schedule.shots, schedule.queries)
-        for split in ("val", "test"):
-            source.check(split, evaluation.shots, evaluation.queries)
+        # The test first: validation is like it unless it is told apart, and then one key mends both.
+        source.check("test", *evaluation.examples("test"))
+        source.check("val", *evaluation.examples("val"))
     with rng.seeded_construction(config["seed"], "init"):
         module = make(config, "model")
     with _named("model", config):
@@ -100,16 +101,17 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     with _named("lr_schedule", config):
         make(config, "lr_schedule")(optimizer)
 
-    def chunk(num_tasks: int, shots: int, queries: int) -> int:
+    def chunk(num_tasks: int, split: Split, shots: int, queries: int) -> int:
         def forward() -> torch.Tensor:
-            task = source.sample(0, "train", torch.arange(1), shots, queries).to("cpu", device_settings.torch_dtype)
+            task = source.sample(0, split, torch.arange(1), shots, queries).to("cpu", device_settings.torch_dtype)
             phi = {name: leaf[None].requires_grad_() for name, leaf in model.items()}
             return losses_of(problem, phi, task.support) + losses_of(problem, phi, task.query, task.support)
 
         return device_settings.chunk(num_tasks, forward)
 
-    task_chunk = chunk(schedule.tasks_per_step, schedule.shots, schedule.queries)
-    evaluation_chunk = min(100, chunk(evaluation.tasks, evaluation.shots, evaluation.queries))
+    task_chunk = chunk(schedule.tasks_per_step, "train", schedule.shots, schedule.queries)
+    judged: tuple[Split, ...] = ("val", "test")
+    evaluation_chunk = min(100, *(chunk(evaluation.tasks, split, *evaluation.examples(split)) for split in judged))
     learner.to(device, device_settings.torch_dtype)
     source = source.to(device)
     dtype = device_settings.torch_dtype

@@ -23,6 +23,8 @@ from metarun.suggest import closest
 from metarun.train.folder import RunFolder, flatten, moved
 from metarun.train.state import load
 
+_OF_VALIDATION = {"dataset.val_ways", "evaluation.val_shots", "evaluation.val_queries"}
+
 
 def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     """Test a run's selected parameters again, under other settings.
@@ -66,13 +68,14 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
     """A stored configuration with KEY=VALUE changes; a group's name swaps the whole group.
 
     What a run stores is resolved, so a key that took another's value (`evaluation.shots: ${dataset.test_shots}`) is
-    changed along with it, unless the run had set it apart or an override gives it a value of its own.
+    changed along with it, unless the run had set it apart or an override gives it a value of its own. What validation was
+    like stays: it selected the state that is tested.
     """
     config = OmegaConf.create(stored)
     OmegaConf.set_struct(config, True)
     known = sorted(flatten(stored))
     followers = _followers(stored) if overrides else {}
-    given = {override.partition("=")[0] for override in overrides}
+    given = {override.partition("=")[0] for override in overrides} | _OF_VALIDATION
     for override in overrides:
         key, _, value = override.partition("=")
         if key and (config_folder() / key).is_dir():

@@ -15,6 +15,8 @@ import torch
 from metarun import __version__
 from metarun.build import Parts
 from metarun.maths.trees import Params
+from metarun.tasks.episodes import Episodes
+from metarun.tasks.types import Split
 from metarun.train.evaluate import Measurement
 
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "wandb", "torchmeta")
@@ -23,6 +25,7 @@ _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "wandb", "torchmeta")
 def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int) -> dict[str, Any]:
     """Measure on the test tasks, and write down the whole protocol beside the numbers."""
     evaluation = parts.evaluator.evaluation
+    test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
     steps = evaluation.measured_steps(parts.algorithm.inner.steps)
     started = time.perf_counter()
     measurements = parts.evaluator(theta, "test", evaluation.tasks, steps)
@@ -32,9 +35,7 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
         "protocol": {
             "dataset": config["choices"]["dataset"],
             "split": "test",
-            "ways": config["dataset"].get("test_ways", config["dataset"].get("ways")),
-            "shots": evaluation.shots,
-            "queries": evaluation.queries,
+            **test,
             "tasks": evaluation.tasks,
             "task_seed": evaluation.seed,
             "inner_steps": steps,
@@ -42,6 +43,7 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
             "batch_norm": parts.learner.batch_norm,
             "selected_step": step,
             "selected_by": f"validation {parts.problem.score} on {evaluation.val_tasks} fixed tasks",
+            **{f"val_{name}": size for name, size in validation.items()},
             "interval": "1.96 * std / sqrt(tasks), ddof 1",
         },
         "results": [
@@ -52,6 +54,14 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
         "test_s": time.perf_counter() - started,
         "per_task": measurements,
     }
+
+
+def task_sizes(config: Mapping[str, Any], parts: Parts, split: Split) -> dict[str, int | None]:
+    """Ways (None where there are no classes), shots and queries of the tasks of `split`, val or test."""
+    source, dataset = parts.source, config["dataset"]
+    ways = source.ways_of(split) if isinstance(source, Episodes) else dataset.get("test_ways", dataset.get("ways"))
+    shots, queries = parts.evaluator.evaluation.examples(split)
+    return {"ways": ways, "shots": shots, "queries": queries}
 
 
 def environment_of(parts: Parts) -> dict[str, Any]:

@@ -24,7 +24,15 @@ from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
-from metarun.result import device_name, environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
+from metarun.result import (
+    device_name,
+    environment_of,
+    flat_results,
+    measure_test,
+    peak_memory_mib,
+    task_sizes,
+    tasks_csv,
+)
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
@@ -281,9 +289,11 @@ def _header(
         composition += f", learned by {algorithm['learn_proximal_weight']}"
     if algorithm["adapted"] != "all":
         composition += f", adapting {_value(algorithm['adapted'])}"
-    ways = f"{config['dataset']['ways']}-way " if "ways" in config["dataset"] else ""
-    test_ways = config["dataset"].get("test_ways")
-    test_ways = f"{test_ways}-way, " if test_ways not in (None, config["dataset"].get("ways")) else ""
+    ways = config["dataset"].get("ways")
+    test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
+    judged = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
+    if validation != test:
+        judged += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
     norm = "" if parts.learner.batch_norm == "none" else f", batch norm {parts.learner.batch_norm}"
     replaced = (
         f"; {len(parts.learner.replaced_norms)} batch norms made functional" if parts.learner.replaced_norms else ""
@@ -295,8 +305,8 @@ def _header(
         console,
         [
             ("algorithm", f"{choices['algorithm']}: {composition}"),
-            ("data", f"{choices['dataset']}: {ways}{schedule.shots}-shot, {schedule.queries} queries; tested with "
-             f"{test_ways}{evaluation.shots} shot(s), {evaluation.queries} queries, {evaluation.tasks} tasks"),
+            ("data", f"{choices['dataset']}: {f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} "
+             f"queries; {judged}"),
             *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
             ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters{norm}{replaced}"),
             ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
@@ -306,6 +316,12 @@ def _header(
             ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
         ],
     )  # fmt: skip
+
+
+def _sizes(of_split: Mapping[str, int | None], training_ways: int | None) -> str:
+    """What the tasks of a split are; the ways only where they are not those of training."""
+    ways = f"{of_split['ways']}-way, " if of_split["ways"] != training_ways else ""
+    return f"{ways}{of_split['shots']} shot(s), {of_split['queries']} queries"
 
 
 _PARTS = ("inner", "meta_gradient", "direction")

@@ -107,13 +107,36 @@ def refused(tmp_path, capsys):
         ),
         # tasks that cannot be filled
         ([*GLYPHS, "dataset.ways=1"], "dataset.source: ways must be >= 2 to classify, got 1. Set dataset.ways."),
-        ([*GLYPHS, "dataset.ways=6"], "split val has 5 classes, but an episode needs ways = 6. Lower dataset.ways."),
+        (
+            [*GLYPHS, "dataset.ways=6"],
+            "split val has 5 classes, but an episode needs ways = 6. Lower dataset.val_ways.",
+        ),
+        (
+            [*GLYPHS, "dataset.ways=7"],
+            "split test has 6 classes, but an episode needs ways = 7. Lower dataset.test_ways.",
+        ),
+        (
+            [*GLYPHS, "dataset.ways=4", "dataset.val_ways=5"],
+            "dataset.source: the model needs an output for each of the 5 ways of split val, got 4. "
+            "Set dataset.output_size=5, or lower dataset.val_ways.",
+        ),
         (
             [*GLYPHS, "dataset.ways=13"],
             "split train has 12 classes, but an episode needs ways = 13. Lower dataset.ways.",
         ),
         ([*GLYPHS, "dataset.shots=14"], "14 shots + 5 queries need 19 images per class, but in split train 12 of 12"),
-        ([*GLYPHS, "evaluation.queries=18"], "1 shots + 18 queries need 19 images per class, but in split val 5 of 5"),
+        # validation is as the test: the test's key mends both
+        (
+            [*GLYPHS, "evaluation.queries=18"],
+            "in split test 6 of 6 classes have fewer, test/000000 the fewest with 18. "
+            "Lower evaluation.shots or evaluation.queries (evaluation.queries=17 would do).",
+        ),
+        (
+            [*GLYPHS, "evaluation.val_queries=18"],
+            "in split val 5 of 5 classes have fewer, val/000000 the fewest with 18. "
+            "Lower evaluation.val_shots or evaluation.val_queries (evaluation.val_queries=17 would do).",
+        ),
+        (["evaluation.val_shots=0"], "evaluation: val_shots must be an integer >= 1, got 0"),
         ([*GLYPHS, "dataset.source.store.num_classes.val=0"], "dataset.source.store: num_classes must be >= 1"),
     ],
     ids=lambda value: " ".join(word for word in value if word not in GLYPHS) if isinstance(value, list) else "",

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from metarun import __version__
 from metarun.maths.stats import summarize
 
-from .train.small import GLYPHS, QUICK, metrics_of, only_folder, python, run_here
+from .train.small import GLYPHS, QUICK, configuration, metrics_of, only_folder, python, run_here
 
 SHORT = (*QUICK, "schedule.steps=6", "schedule.eval_every=3", "schedule.checkpoint_every=3", "schedule.log_every=2")
 
@@ -75,6 +76,9 @@ def test_the_result_holds_the_whole_protocol(finished):
         "batch_norm": "none",
         "selected_step": best,
         "selected_by": "validation mse on 10 fixed tasks",
+        "val_ways": None,
+        "val_shots": 5,
+        "val_queries": 100,
         "interval": "1.96 * std / sqrt(tasks), ddof 1",
     }
     assert result["validation"] == {"best_score": validations[best], "best_step": best}
@@ -84,6 +88,57 @@ def test_the_result_holds_the_whole_protocol(finished):
     overrides = json.loads((folder / "overrides.json").read_text())
     assert overrides["overrides"] == list(command)
     assert overrides["command"].startswith("metarun device=cpu device.threads=1 tracker=none ")
+
+
+def test_validation_and_test_of_their_own(tmp_path, capsys):
+    """Ways, shots and queries of each split: in the header, in the protocol, and in the numbers."""
+    from metarun.build import make_parts
+
+    own = ("dataset.val_ways=3", "evaluation.val_shots=2", "evaluation.val_queries=4", "dataset.test_ways=4")
+    short = (*QUICK, *GLYPHS, "schedule.steps=2", "schedule.eval_every=2", "evaluation.inner_steps=[1]")
+    assert run_here(*short, *own, f"run.folder={tmp_path / 'run'}") == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert (
+        "glyphs: 5-way 1-shot, 5 queries; tested with 4-way, 1 shot(s), 5 queries, 20 tasks; "
+        "validated with 3-way, 2 shot(s), 4 queries, 10 tasks"
+    ) in words
+    protocol = json.loads((tmp_path / "run" / "result.json").read_text())["protocol"]
+    sizes = {key: protocol[key] for key in protocol if key.endswith(("ways", "shots", "queries"))}
+    assert sizes == {"ways": 4, "shots": 1, "queries": 5, "val_ways": 3, "val_shots": 2, "val_queries": 4}
+
+    (validation,) = (row["val/accuracy"] for row in metrics_of(tmp_path / "run") if "val/accuracy" in row)
+    parts = make_parts(json.loads((tmp_path / "run" / "config.json").read_text()))
+    theta = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["theta"]
+    (measured,) = parts.evaluator(theta, "val", 10, [1])
+    assert measured.summary("accuracy").mean == validation
+    # 3 ways of 4 queries: what validation counted are twelfths.
+    assert all(12 * value == pytest.approx(round(12 * value), abs=1e-5) for value in measured.metrics["accuracy"])
+
+    # Validation chose the state that evaluate tests, and is stated as it was.
+    assert run_here("evaluate", str(tmp_path / "run"), "dataset.test_ways=5", "evaluation.shots=3") == 0
+    (path,) = (tmp_path / "run" / "evaluations").iterdir()
+    protocol = json.loads(path.read_text())["protocol"]
+    sizes = {key: protocol[key] for key in protocol if key.endswith(("ways", "shots", "queries"))}
+    assert sizes == {"ways": 5, "shots": 3, "queries": 5, "val_ways": 3, "val_shots": 2, "val_queries": 4}
+
+
+def test_validation_is_as_the_test_unless_it_is_told_apart():
+    sizes = {
+        ("evaluation.shots=3", "evaluation.queries=2"): (3, 2, 3, 2),
+        ("dataset.test_shots=3", "dataset.test_queries=2"): (3, 2, 3, 2),
+        ("evaluation.val_shots=3",): (1, 5, 3, 5),
+    }
+    for overrides, expected in sizes.items():
+        evaluation = configuration(*GLYPHS, *overrides)["evaluation"]
+        assert tuple(evaluation[key] for key in ("shots", "queries", "val_shots", "val_queries")) == expected
+    ways = {
+        ("dataset.ways=4",): (4, 4, 4),
+        ("dataset.test_ways=4",): (5, 4, 4),
+        ("dataset.val_ways=4",): (5, 5, 4),
+    }
+    for overrides, expected in ways.items():
+        source = configuration(*GLYPHS, *overrides)["dataset"]["source"]
+        assert tuple(source[key] for key in ("ways", "test_ways", "val_ways")) == expected
 
 
 def test_the_table_is_the_mean_and_interval_of_the_tasks_in_the_csv(finished):
@@ -221,6 +276,20 @@ def test_evaluate_takes_whole_groups_and_parts(finished):
     assert result["config"]["algorithm"]["inner"]["steps"] == 16
     # What evaluation measures after is the run's own list; the number of the new part is added.
     assert [line["inner_steps"] for line in result["results"]] == [0, 1, 5, 10, 16]
+
+
+def test_evaluate_reads_a_run_from_before_validation_could_differ(finished, tmp_path):
+    _, folder = finished
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    config = json.loads((old / "config.json").read_text())
+    del config["evaluation"]["val_shots"], config["evaluation"]["val_queries"]
+    (old / "config.json").write_text(json.dumps(config))
+    assert run_here("evaluate", str(old), "device=cpu") == 0
+    (path,) = {*(old / "evaluations").iterdir()} - {
+        old / "evaluations" / p.name for p in (folder / "evaluations").iterdir()
+    }
+    assert json.loads(path.read_text())["results"] == json.loads((folder / "result.json").read_text())["results"]
 
 
 def test_evaluate_changes_what_took_its_value_from_a_changed_key(finished):

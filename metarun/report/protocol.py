@@ -14,13 +14,22 @@ _KEYS = {
     "tasks": "evaluation.tasks",
     "task_seed": "evaluation.seed",
     "selected_by": "evaluation.val_tasks",
+    "val_ways": "dataset.val_ways",
+    "val_shots": "evaluation.val_shots",
+    "val_queries": "evaluation.val_queries",
+}
+# Of validation -> of the test, whose value it has in runs that were made when the two could not differ.
+_OF_VALIDATION = {
+    "dataset.val_ways": "dataset.ways",
+    "evaluation.val_shots": "evaluation.shots",
+    "evaluation.val_queries": "evaluation.queries",
 }
 # Not of the protocol: how a run adapts is its own affair (and stands in a column), which step it selected its result.
 _OF_THE_RUN = {"inner_steps", "headline_inner_steps", "selected_step"}
 # Settings of a source of tasks that touch its training tasks alone, or no task at all.
 _OF_TRAINING = {"rotations", "flips", "crop_padding", "residence"}
 # Differ in these, and the test tasks are still the same.
-_SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval"}
+_SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval", *_OF_VALIDATION}
 
 
 def protocol(run: Run) -> dict[str, Any]:
@@ -30,7 +39,9 @@ def protocol(run: Run) -> dict[str, Any]:
     examples it drew from (the checksums in data.json, where the data set has any).
     """
     flat, stated = run.flat, run.result["protocol"] if run.result else None
-    not_tested = _OF_TRAINING | ({"ways", "output_size"} if "dataset.source.test_ways" in flat else set())
+    not_tested = (
+        _OF_TRAINING | {"val_ways"} | ({"ways", "output_size"} if "dataset.source.test_ways" in flat else set())
+    )
     found = {
         key: value
         for key, value in run.settings.items()
@@ -41,9 +52,11 @@ def protocol(run: Run) -> dict[str, Any]:
         found["dataset"] = run.value("dataset")
         found["dataset.ways"] = flat.get("dataset.test_ways", flat.get("dataset.ways"))
         evaluation = {f"evaluation.{key}" for key in ("shots", "queries", "tasks", "seed")}
-        return found | {key: value for key, value in flat.items() if key in evaluation}
-    found |= {_KEYS.get(key, key): value for key, value in stated.items() if key not in _OF_THE_RUN}
-    return found | {"score": run.result["score"]}
+        found |= {key: value for key, value in flat.items() if key in evaluation or key in _OF_VALIDATION}
+    else:
+        found |= {_KEYS.get(key, key): value for key, value in stated.items() if key not in _OF_THE_RUN}
+        found["score"] = run.result["score"]
+    return {key: found[like] for key, like in _OF_VALIDATION.items() if like in found} | found
 
 
 def same_tasks(one: Run, other: Run) -> bool:
@@ -65,7 +78,9 @@ def split(runs: Sequence[Run], axes: Sequence[str]) -> tuple[list[list[Run]], li
     """
     finished = [run for run in runs if run.result]
     protocols = {id(run): protocol(run) for run in runs}
-    keys = sorted({key for run in finished for key in protocols[id(run)]})
+    # Where validation is like the test in every run, what is said of the test says it all.
+    keys = sorted({key for run in finished for key, value in protocols[id(run)].items()
+                   if key not in _OF_VALIDATION or value != protocols[id(run)].get(_OF_VALIDATION[key])})  # fmt: skip
     parting = []
     for key in keys:
         deciding = [axis for axis in axes if _decides(axis, key)]
@@ -100,7 +115,8 @@ def split(runs: Sequence[Run], axes: Sequence[str]) -> tuple[list[list[Run]], li
 def _decides(axis: str, key: str) -> bool:
     """Whether a row or column labelled by `axis` tells the reader what the protocol's `key` is.
 
-    Of the same name is what follows from another: evaluation.shots from dataset.shots or dataset.test_shots.
+    Of the same name is what follows from another: evaluation.shots from dataset.shots or dataset.test_shots. What is of
+    validation follows from what is of the test, and not the other way round.
     """
     if key == "score":
         return False
@@ -108,8 +124,8 @@ def _decides(axis: str, key: str) -> bool:
         return axis == "dataset" or axis.startswith("dataset.")
     if axis == "dataset":
         return key not in ("evaluation.tasks", "evaluation.seed", "split", "interval")
-    same_name = axis.rpartition(".")[2].removeprefix("test_") == key.rpartition(".")[2]
-    return same_name or (axis == "model" and key == "batch_norm")
+    names = {name.rpartition(".")[2] for name in (key, _OF_VALIDATION.get(key, key))}
+    return axis.rpartition(".")[2].removeprefix("test_") in names or (axis == "model" and key == "batch_norm")
 
 
 def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:

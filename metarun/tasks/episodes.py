@@ -15,6 +15,13 @@ from metarun.tasks.turned_pictures import TurnedPictures
 from metarun.tasks.types import Examples, Split, TaskBatch
 
 _INT64 = torch.iinfo(torch.int64)
+_KEYS: dict[Split, dict[str, str]] = {
+    "train": {"ways": "dataset.ways", "shots": "dataset.shots", "queries": "dataset.queries"},
+    "test": {"ways": "dataset.test_ways", "shots": "evaluation.shots", "queries": "evaluation.queries"},
+    "val": {"ways": "dataset.val_ways", "shots": "evaluation.val_shots", "queries": "evaluation.val_queries"},
+}
+"""Of the configuration: what sets a split's tasks. Each split is like the one before unless it is told apart, so what is
+wrong with several is said of the first."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,9 @@ class Episodes:
     Attributes:
         store: the examples.
         ways: classes per episode of split train.
-        test_ways: of val and test; None for `ways`.
-        output_size: logits of the model; None for the larger number of ways. Those beyond an episode's ways are outputs
+        test_ways: of split test; None for `ways`.
+        val_ways: of split val; None for those of test.
+        output_size: logits of the model; None for the largest number of ways. Those beyond an episode's ways are outputs
             that no label asks for.
         rotations: count a class turned by 0, 90, 180 and 270 degrees as four classes, in split train alone. One
             episode may hold two turns of one class, as is usual with Omniglot.
@@ -56,6 +64,7 @@ class Episodes:
     ways: int
     rotations: bool
     test_ways: int | None = None
+    val_ways: int | None = None
     output_size: int | None = None
     flips: bool = False
     crop_padding: int = 0
@@ -64,16 +73,19 @@ class Episodes:
     _ahead: Ahead[_Run, tuple[TaskBatch, torch.cuda.Event]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if self.ways < 2 or (self.test_ways is not None and self.test_ways < 2):
-            worst = self.ways if self.ways < 2 else self.test_ways
-            key = "dataset.ways" if self.ways < 2 else "dataset.test_ways"
-            raise ValueError(f"ways must be >= 2 to classify, got {worst}. Set {key}.")
-        most = max(self.ways, self.test_ways or 0)
+        for split in _KEYS:
+            if self.ways_of(split) < 2:
+                raise ValueError(
+                    f"ways must be >= 2 to classify, got {self.ways_of(split)}. Set {_KEYS[split]['ways']}."
+                )
+        widest = max(_KEYS, key=self.ways_of)
+        most = self.ways_of(widest)
         if self.output_size is None:
             object.__setattr__(self, "output_size", most)
         elif self.output_size < most:
             raise ValueError(
-                f"the model needs an output for each of {most} ways, got {self.output_size}. Set dataset.output_size={most}."
+                f"the model needs an output for each of the {most} ways of split {widest}, got {self.output_size}. "
+                f"Set dataset.output_size={most}, or lower {_KEYS[widest]['ways']}."
             )
         checks.integer("crop_padding", self.crop_padding, minimum=0)
         checks.one_of("residence", self.residence, ("auto", "device", "host"))
@@ -119,6 +131,8 @@ class Episodes:
 
     def ways_of(self, split: Split) -> int:
         """Classes per episode."""
+        if split == "val" and self.val_ways is not None:
+            return self.val_ways
         return self.ways if split == "train" or self.test_ways is None else self.test_ways
 
     def check(self, split: Split, shots: int, queries: int) -> None:
@@ -127,29 +141,27 @@ class Episodes:
         Raises:
             ValueError: fewer classes than ways, or a class with fewer than `shots` + `queries` images.
         """
-        if shots < 1:
-            raise ValueError(f"shots must be >= 1, got {shots}. Set dataset.shots.")
-        if queries < 1:
-            raise ValueError(f"queries must be >= 1, got {queries}. Set dataset.queries or evaluation.queries.")
+        keys = _KEYS[split]
+        for name, number in (("shots", shots), ("queries", queries)):
+            if number < 1:
+                raise ValueError(f"{name} must be >= 1, got {number}. Set {keys[name]}.")
         classes, ways = self.store.splits[split], self.ways_of(split)
         available = len(classes) * self._num_turns(split)
         if ways > available:
             note = " (turned classes counted)" if self._num_turns(split) > 1 else ""
-            key = "dataset.ways" if split == "train" or self.test_ways in (None, self.ways) else "dataset.test_ways"
             raise ValueError(
-                f"split {split} has {available} classes{note}, but an episode needs ways = {ways}. Lower {key}."
+                f"split {split} has {available} classes{note}, but an episode needs ways = {ways}. Lower {keys['ways']}."
             )
         counts = self.store.counts[classes]
         num_short = int((counts < shots + queries).sum())
         if num_short:
             fewest, position = (int(value) for value in counts.min(0))
             worst = self.store.classes[int(classes[position])]
-            suffix = "" if split == "train" else "test_"
-            hint = f"dataset.{suffix}queries={fewest - shots}" if fewest > shots else f"fewer dataset.{suffix}shots"
+            hint = f"{keys['queries']}={fewest - shots}" if fewest > shots else f"fewer {keys['shots']}"
             raise ValueError(
                 f"{shots} shots + {queries} queries need {shots + queries} images per class, but in split {split} "
                 f"{num_short} of {len(classes)} classes have fewer, {worst} the fewest with {fewest}. "
-                f"Lower dataset.{suffix}shots, dataset.{suffix}queries or evaluation.queries ({hint} would do)."
+                f"Lower {keys['shots']} or {keys['queries']} ({hint} would do)."
             )
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:

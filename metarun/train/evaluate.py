@@ -22,7 +22,8 @@ class Evaluation:
     Attributes:
         seed: of the tasks; independent of the run's seed, so results of different runs are paired.
         tasks, val_tasks: number of test and validation tasks.
-        shots, queries: support and query examples of a task, per class where there are classes.
+        shots, queries: support and query examples of a test task, per class where there are classes.
+        val_shots, val_queries: of a validation task; None for those of a test task.
         inner_steps: numbers of inner steps to measure after, the largest of them for the result that counts.
     """
 
@@ -32,17 +33,27 @@ class Evaluation:
     shots: int
     queries: int
     inner_steps: Sequence[int]
+    val_shots: int | None = None
+    val_queries: int | None = None
 
     def __post_init__(self) -> None:
         checks.integer("seed", self.seed, minimum=0)
         for name in ("tasks", "val_tasks"):
             checks.integer(name, getattr(self, name), minimum=2)
-        for name in ("shots", "queries"):
-            checks.integer(name, getattr(self, name), minimum=1)
+        for name in ("shots", "queries", "val_shots", "val_queries"):
+            if not (name.startswith("val_") and getattr(self, name) is None):
+                checks.integer(name, getattr(self, name), minimum=1)
         if not isinstance(self.inner_steps, Sequence) or isinstance(self.inner_steps, str):
             raise ValueError(f"inner_steps must be a list of integers, such as [0,1,10], got {self.inner_steps!r}")
         for steps in self.inner_steps:
             checks.integer("inner_steps", steps, minimum=0)
+
+    def examples(self, split: Split) -> tuple[int, int]:
+        """Support and query examples of a task of `split`, val or test."""
+        if split != "val":
+            return self.shots, self.queries
+        shots = self.shots if self.val_shots is None else self.val_shots
+        return shots, self.queries if self.val_queries is None else self.val_queries
 
     def measured_steps(self, training_steps: int) -> list[int]:
         """`inner_steps` and the training number, ascending and each once."""
@@ -89,8 +100,8 @@ class Evaluator:
         collected: list[dict[str, list[Tensor]]] = [{} for _ in inner_steps]
         for start in range(0, num_tasks, self.chunk):
             indices = torch.arange(start, min(start + self.chunk, num_tasks), device=self.device)
-            shape = (self.evaluation.shots, self.evaluation.queries)
-            tasks = self.source.sample(self.evaluation.seed, split, indices, *shape).to(self.device, self.dtype)
+            examples = self.evaluation.examples(split)
+            tasks = self.source.sample(self.evaluation.seed, split, indices, *examples).to(self.device, self.dtype)
             for steps, metrics in zip(inner_steps, collected, strict=True):
                 phi = self.algorithm.adapt(theta, self.problem, tasks.support, steps).params
                 with torch.no_grad():

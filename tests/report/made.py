@@ -96,7 +96,10 @@ def write_run(
             "selected_step": 10 + seed,  # is of the run, not of the protocol
             "selected_by": f"validation {score} on {evaluation['val_tasks']} fixed tasks",
             "interval": "1.96 * std / sqrt(tasks), ddof 1",
-        },
+        }
+        # of runs made since validation may differ from the test
+        | {key: evaluation[key] for key in ("val_shots", "val_queries") if key in evaluation}
+        | {key: dataset[key] for key in ("val_ways",) if key in dataset},
         "results": [{"inner_steps": steps, score: vars(summarize(values))} for steps, values in sorted(scores.items())],
         "reference": reference,
         "choices": config["choices"],

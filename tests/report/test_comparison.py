@@ -272,6 +272,9 @@ def test_seeds_as_columns_average_nothing(tmp_path):
         ("evaluation.seed", 1, "evaluation.seed: 0 in 2 runs, 1 in 1 run"),
         ("evaluation.queries", 5, "evaluation.queries: 15 in 2 runs, 5 in 1 run"),
         ("evaluation.shots", 5, "evaluation.shots: 1 in 2 runs, 5 in 1 run"),
+        ("evaluation.val_shots", 5, "evaluation.val_shots: 1 in 2 runs, 5 in 1 run"),
+        ("evaluation.val_queries", 5, "evaluation.val_queries: 15 in 2 runs, 5 in 1 run"),
+        ("dataset.val_ways", 4, "dataset.val_ways: 5 in 2 runs, 4 in 1 run"),
         ("batch_norm", "support", "batch_norm: transductive in 2 runs, support in 1 run"),
         ("dataset.ways", 20, "dataset.ways: 5 in 2 runs, 20 in 1 run"),
         # not in result.json, and decides what task k is all the same
@@ -290,6 +293,30 @@ def test_protocols_are_never_mixed_and_the_key_is_named(tmp_path, key, value, sa
     assert len(found.parted_by) == 1
     assert sorted(len(cell.finished) for grid in found.grids for cell in grid.cells) == [1, 2]
     assert all(not grid.differences for grid in found.grids)
+
+
+def test_validation_like_the_test_is_as_if_it_were_not_said(tmp_path):
+    """A run made when the two could not differ stands beside one that says that they do not."""
+    write_run(tmp_path, SCORES)
+    same = {"dataset.val_ways": 5, "evaluation.val_shots": 1, "evaluation.val_queries": 15}
+    write_run(tmp_path, SCORES, algorithm="fomaml", **same, **{"dataset.source.val_ways": 5})
+    (difference,) = only_grid(tmp_path).differences
+    assert difference.words == "4 tasks, seed 0"
+    # What follows from the shots of the test needs no line of its own, and no column.
+    write_run(tmp_path, SCORES, name="five", **{"dataset.shots": 5, "evaluation.shots": 5, "evaluation.val_shots": 5})
+    assert [words.partition(":")[0] for words in comparison(tmp_path).parted_by] == ["evaluation.shots"]
+    assert len(comparison(tmp_path, columns=["dataset.shots"]).grids) == 1
+
+
+def test_validation_of_its_own_leaves_the_test_tasks_as_they_are(tmp_path):
+    """In rows of their own, and then paired; a column of validation's shots says nothing of the test's."""
+    write_run(tmp_path, SCORES)
+    write_run(tmp_path, SCORES, name="own", **{"evaluation.val_shots": 5})
+    assert len(comparison(tmp_path).grids) == 2
+    (difference,) = only_grid(tmp_path, rows=["evaluation.val_shots"]).differences
+    assert difference.words == "4 tasks, seed 0"
+    write_run(tmp_path, SCORES, name="five", **{"evaluation.shots": 5, "evaluation.val_shots": 7})
+    assert len(comparison(tmp_path, rows=["evaluation.val_shots"]).grids) == 2
 
 
 def test_what_a_data_set_brings_needs_no_line_of_its_own(tmp_path):

@@ -193,21 +193,32 @@ def test_equal_classes_are_drawn_as_they_always_were():
 
 def test_check_names_the_numbers_and_the_keys():
     store = counting_store()
-    with pytest.raises(ValueError, match=r"split val has 4 classes, but .* ways = 5\. Lower dataset\.ways"):
+    with pytest.raises(ValueError, match=r"split val has 4 classes, but .* ways = 5\. Lower dataset\.val_ways\."):
         Episodes(store=store, ways=5, rotations=True).check("val", 1, 1)
-    with pytest.raises(ValueError, match=r"split train has 32 classes \(turned classes counted\)"):
+    with pytest.raises(ValueError, match=r"split test has 6 classes, but .* ways = 7\. Lower dataset\.test_ways\."):
+        Episodes(store=store, ways=7, rotations=True).check("test", 1, 1)
+    with pytest.raises(
+        ValueError, match=r"split train has 32 classes \(turned classes counted\).*Lower dataset\.ways\."
+    ):
         Episodes(store=store, ways=33, rotations=True).check("train", 1, 1)
-    episodes = Episodes(store=store, ways=4, rotations=False)
-    episodes.check("train", 3, 4)
-    message = (
-        r"3 shots \+ 5 queries need 8 images.*dataset\.queries or evaluation\.queries \(dataset\.queries=4 would do\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        episodes.check("train", 3, 5)
-    with pytest.raises(ValueError, match=r"shots must be >= 1, got 0\. Set dataset\.shots"):
-        episodes.check("train", 0, 1)
-    with pytest.raises(ValueError, match=r"queries must be >= 1, got 0\. Set dataset\.queries"):
-        episodes.check("train", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("split", "prefix"), [("train", "dataset."), ("val", "evaluation.val_"), ("test", "evaluation.")]
+)
+def test_check_names_the_keys_of_the_split(split, prefix):
+    episodes = Episodes(store=counting_store(), ways=4, rotations=False)
+    episodes.check(split, 3, 4)
+    keys = f"Lower {prefix}shots or {prefix}queries"
+    needed = f"3 shots + 5 queries need 8 images per class, but in split {split} "
+    with pytest.raises(ValueError, match=re.escape(needed) + ".*" + re.escape(f"{keys} ({prefix}queries=4 would do).")):
+        episodes.check(split, 3, 5)
+    with pytest.raises(ValueError, match=re.escape(f"{keys} (fewer {prefix}shots would do).")):
+        episodes.check(split, 7, 1)
+    with pytest.raises(ValueError, match=re.escape(f"shots must be >= 1, got 0. Set {prefix}shots.")):
+        episodes.check(split, 0, 1)
+    with pytest.raises(ValueError, match=re.escape(f"queries must be >= 1, got 0. Set {prefix}queries.")):
+        episodes.check(split, 1, 0)
 
 
 def test_ways_may_differ_between_training_and_test():
@@ -222,10 +233,29 @@ def test_ways_may_differ_between_training_and_test():
         same = Episodes(store=store, ways=3, rotations=False).sample(0, split, torch.arange(4), 1, 2)
         assert digest(batch) == digest(same)
     assert Episodes(store=store, ways=3, test_ways=4, rotations=False).output_size == 4
-    with pytest.raises(ValueError, match=r"an output for each of 4 ways, got 3\. Set dataset\.output_size=4"):
+    with pytest.raises(ValueError, match=r"the 4 ways of split test, got 3\. .*=4, or lower dataset\.test_ways\."):
         Episodes(store=store, ways=3, test_ways=4, output_size=3, rotations=False)
-    with pytest.raises(ValueError, match=r"ways = 5\. Lower dataset\.test_ways"):
-        Episodes(store=store, ways=3, test_ways=5, rotations=False).check("val", 1, 1)
+    with pytest.raises(ValueError, match=r"ways = 7\. Lower dataset\.test_ways"):
+        Episodes(store=store, ways=3, test_ways=7, rotations=False).check("test", 1, 1)
+
+
+def test_ways_may_differ_between_validation_and_test():
+    store = counting_store()
+    episodes = Episodes(store=store, ways=2, val_ways=4, test_ways=3, rotations=False)
+    assert [episodes.ways_of(split) for split in ("train", "val", "test")] == [2, 4, 3]
+    assert episodes.output_size == 4
+    for split, ways in (("train", 2), ("val", 4), ("test", 3)):
+        alone = Episodes(store=store, ways=ways, rotations=False)
+        drawn = (each.sample(0, split, torch.arange(4), 1, 2) for each in (episodes, alone))
+        assert len({digest(batch) for batch in drawn}) == 1
+    only_val = Episodes(store=store, ways=5, val_ways=4, rotations=False)
+    assert [only_val.ways_of(split) for split in ("train", "val", "test")] == [5, 4, 5]
+    with pytest.raises(
+        ValueError, match=r"an output for each of the 4 ways of split val, got 3\. Set dataset\.output_size=4"
+    ):
+        Episodes(store=store, ways=3, val_ways=4, output_size=3, rotations=False)
+    with pytest.raises(ValueError, match=r"got 1\. Set dataset\.val_ways\."):
+        Episodes(store=store, ways=3, val_ways=1, rotations=False)
 
 
 def test_flips_and_crops_are_those_of_each_picture_in_train_only():

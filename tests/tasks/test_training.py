@@ -71,6 +71,17 @@ def test_a_folder_of_pictures_and_its_split(tmp_path, capsys):
     assert "of 32x32x3 in 30 classes of 2 to 4" in " ".join(out.replace("│", " ").split())
 
 
+def test_classes_of_the_test_may_be_larger_than_those_of_training(tmp_path):
+    """The memory of an evaluated task used to be measured on a training task of its size, which these cannot fill."""
+    sizes = {"train": 2, "val": 3, "test": 6}
+    write_classes(tmp_path / "pets", {f"{split}/{split} {c}": n for split, n in sizes.items() for c in range(5)})
+    settings = (f"dataset.path={tmp_path / 'pets'}", "dataset.image_size=32", f"data.cache={tmp_path / 'cache'}")
+    own = ("dataset.test_queries=5", "evaluation.val_queries=2", f"run.root={tmp_path / 'runs'}")
+    assert run_here("dataset=folder", *settings, "model.width=4", *SHORT, *own) == 0
+    protocol = json.loads((only_folder(tmp_path / "runs") / "result.json").read_text())["protocol"]
+    assert (protocol["queries"], protocol["val_queries"]) == (5, 2)
+
+
 def test_pictures_that_changed_do_not_go_on_with_an_unfinished_run(tmp_path, capsys):
     write_classes(tmp_path / "pets", {f"class {c:02d}": 3 for c in range(30)})
     settings = (f"dataset.path={tmp_path / 'pets'}", "dataset.image_size=32", f"data.cache={tmp_path / 'cache'}")

@@ -33,6 +33,7 @@ from metarun.result import (
     task_sizes,
     tasks_csv,
 )
+from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
@@ -44,6 +45,9 @@ from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
 
 _logger = logging.getLogger("metarun")
+
+_OWN_PICTURES = "metarun.tasks.sources.folder.folder"
+"""The one store whose examples may change while the configuration stays."""
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -88,11 +92,13 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
     """
     console = Console(highlight=False)
     folder = folder_of(config)
-    result = stored_result(folder, config)
+    with waiting(console, "looking for a result"):
+        result = stored_result(folder, config)
     if result is not None:
         if os.environ.get("RANK", "0") != "0":
             return result["validation"]["best_score"]
-        console.print(f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)")
+        words = f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)"
+        console.print(words, soft_wrap=True)
         report(console, folder, result)
         return result["validation"]["best_score"]
 
@@ -139,7 +145,7 @@ def _train_and_test(
     folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": _command(overrides)})
     folder.write_json(folder.path / "environment.json", environment)
     if isinstance(parts.source, Episodes):
-        _record_data(folder, parts.source)
+        _record_data(folder, parts.source.store)
     _logger.info("metarun %s, %s", __version__, _command(overrides))
     _header(console, folder, config, parts, resumed, ranks)
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
@@ -230,18 +236,22 @@ def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Rank
         raise SystemExit(128 + stopped.signal_number) from stopped
 
 
-def _record_data(folder: RunFolder, source: Episodes) -> None:
+def _record_data(folder: RunFolder, store: ClassStore) -> None:
     """Write down which classes are in which split, and what the examples are; refuse others than the run began with."""
-    path, store = folder.path / "data.json", source.store
+    if (folder.checkpoints / "last.pt").exists():
+        _check_same_data(folder, store, "this run began with", "start again with run.overwrite=true")
     data = {"provenance": dict(store.provenance), "splits": {split: store.names(split) for split in store.splits}}
-    before = folder.read_json(path) if (folder.checkpoints / "last.pt").exists() else None
+    folder.write_json(folder.data, data)
+
+
+def _check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do: str) -> None:
+    """Refuse a store that is not the one in the run's data.json."""
+    before = folder.read_json(folder.data)
     for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
         if before is not None and before["provenance"][key] != store.provenance[key]:
             raise ConfigurationError(
-                f"{words} no longer what this run began with ({path}). Give dataset.path the folder as it was, "
-                "or start again with run.overwrite=true."
+                f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
             )
-    folder.write_json(path, data)
 
 
 def _finish(
@@ -357,7 +367,11 @@ def _draw_adaptation(path: Path, parts: Parts, theta: Params) -> None:
 
 
 def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of a finished run of this very configuration; refuses a folder that holds another one."""
+    """The result of a finished run of this very configuration; refuses a folder that holds another one.
+
+    The pictures of dataset=folder are no part of the configuration: where they are there still, they must be the same. Only
+    what changed by name, size or time since it was packed is read.
+    """
     stored = folder.read_json(folder.config)
     if stored is None or config["run"]["overwrite"]:
         return None
@@ -368,7 +382,13 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
             f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). "
             "Choose another run.folder, or run.overwrite=true to replace it."
         )
-    return folder.read_json(folder.result)
+    result = folder.read_json(folder.result)
+    store = config["dataset"]["source"].get("store")
+    is_own = isinstance(store, Mapping) and store["_target_"] == _OWN_PICTURES
+    if result is not None and is_own and Path(store["path"]).expanduser().is_dir():
+        again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
+        _check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
+    return result
 
 
 def _check_paths(config: Mapping[str, Any]) -> None:

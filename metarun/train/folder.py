@@ -87,6 +87,11 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def data(self) -> Path:
+        """Of a data set with classes: what its examples are, and which class is in which split."""
+        return self.path / "data.json"
+
+    @property
     def result(self) -> Path:
         """Written once, at the end."""
         return self.path / "result.json"

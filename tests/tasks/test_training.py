@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,50 @@ def test_pictures_that_changed_do_not_go_on_with_an_unfinished_run(tmp_path, cap
     assert run_here(*arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "the examples are no longer what this run began with" in line and "run.overwrite=true" in line
+
+
+def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, capsys):
+    pets, cache = tmp_path / "pets", tmp_path / "cache"
+    write_classes(pets, {f"class {c:02d}": 3 for c in range(30)})
+    settings = (f"dataset.path={pets}", "dataset.image_size=32", f"data.cache={cache}")
+    arguments = ("dataset=folder", *settings, "model.width=4", *SHORT, f"run.root={tmp_path / 'runs'}")
+    assert run_here(*arguments) == 0
+    run = only_folder(tmp_path / "runs")
+    result = (run / "result.json").read_bytes()
+
+    def answer() -> tuple[int, str, str]:
+        capsys.readouterr()
+        return (run_here(*arguments), *capsys.readouterr())
+
+    # The same pictures, written again, and packed again for that: still the same.
+    first = pets / "class 00" / "000.png"
+    os.utime(first, ns=(0, 0))
+    status, out, err = answer()
+    assert (status, err) == (0, "") and out.startswith(f"This configuration has been run already: {run}.")
+    assert len(list(cache.glob("*.classes"))) == 2
+
+    original = (pets / "class 01" / "000.png").read_bytes()
+    shutil.copy(first, pets / "class 01" / "000.png")
+    changed = (
+        f"metarun: error: the examples are no longer what this finished run was trained on ({run / 'data.json'}). "
+        "Give dataset.path the folder as it was, or choose another run.folder to keep this result, or replace it with "
+        "run.overwrite=true."
+    )
+    assert answer() == (2, "", f"{changed}\n")
+    assert (run / "result.json").read_bytes() == result
+    (pets / "class 01" / "000.png").write_bytes(original)
+    (pets / "class 00").rename(pets / "class 00 by another name")
+    status, _, err = answer()
+    assert status == 2 and err.startswith(
+        "metarun: error: the split of the classes is no longer what this finished run"
+    )
+
+    # Elsewhere there may be no pictures, and the result stands.
+    pets.rename(tmp_path / "away")
+    assert answer()[0] == 0
+    (tmp_path / "away").rename(pets)
+    assert run_here(*arguments, "run.overwrite=true") == 0
+    assert answer()[0] == 0
 
 
 def test_too_few_pictures_are_named_before_anything_is_trained(tmp_path, capsys):

@@ -1,7 +1,6 @@
 """`metarun data list | check NAME | prepare NAME`: which data sets there are, what is here of them, and getting the rest."""
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from metarun.config_folder import config_folder
 from metarun.errors import ConfigurationError
+from metarun.report.notes import shown
 from metarun.suggest import closest
 from metarun.tasks.sources.catalogue import (
     CATALOGUE,
@@ -122,7 +122,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
     config = _composed(name, overrides)
     root, cache = _places(config)
     started = time.perf_counter()
-    with _shown(console):
+    with shown(console):
         if name != _OWN:
             packed = packed_path(cache, name, config["dataset"].get("image_size"))
             verdict, is_ready = _packed_state(packed)
@@ -304,29 +304,3 @@ def _bar(console: Console, words: str, *, is_bytes: bool) -> Iterator[Any]:
                 console.print(f"{words}: {done:,} of {total:,}" if total else f"{words}: {done:,}", soft_wrap=True)
 
         yield update
-
-
-@contextlib.contextmanager
-def _shown(console: Console) -> Iterator[None]:
-    """What the preparation logs (waiting for another process, files passed over) is shown to the person."""
-    logger = logging.getLogger("metarun")
-    handler = _ToConsole(console)
-    before = logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
-
-
-class _ToConsole(logging.Handler):
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.INFO)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(f"[yellow]note:[/] {record.getMessage()}", soft_wrap=True)

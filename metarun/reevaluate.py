@@ -18,6 +18,7 @@ from metarun.build import fitted, make_parts
 from metarun.config_folder import config_folder
 from metarun.errors import ConfigurationError
 from metarun.report.console import results, waiting
+from metarun.report.notes import shown
 from metarun.result import measure_test
 from metarun.suggest import closest
 from metarun.train.folder import RunFolder, flatten, moved
@@ -49,7 +50,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
         raise ConfigurationError(f"{run_dir} has no selected state yet ({best} is missing); let the run validate once.")
     # Published figures belong to the run's own protocol.
     config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
-    parts = make_parts(config)
+    with shown(console), waiting(console, "preparing data and model"):
+        parts = make_parts(config)
     checkpoint = load(best)
     theta = fitted(checkpoint["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):

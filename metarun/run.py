@@ -6,8 +6,8 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
+from metarun.report.notes import shown
 from metarun.result import (
     device_name,
     environment_of,
@@ -92,7 +93,7 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
     """
     console = Console(highlight=False)
     folder = folder_of(config)
-    with waiting(console, "looking for a result"):
+    with shown(console), waiting(console, "looking for a result"):
         result = stored_result(folder, config)
     if result is not None:
         if os.environ.get("RANK", "0") != "0":
@@ -102,7 +103,7 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
         report(console, folder, result)
         return result["validation"]["best_score"]
 
-    with waiting(console, "preparing data and model"):
+    with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
         make(config, "tracker")  # refused, if at all, before anything is written
     ranks = ranks_from_environment(parts.device.type)
@@ -414,32 +415,8 @@ def _command(overrides: Sequence[str]) -> str:
     return shlex.join(["metarun", *overrides])
 
 
-@contextmanager
-def _logged_to(folder: RunFolder, console: Console) -> Iterator[None]:
+def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:
     """Log into the run's folder; warnings are shown to the person too."""
     file = logging.FileHandler(folder.log)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handlers: list[logging.Handler] = [file, _ConsoleWarnings(console)]
-    before = _logger.level, _logger.propagate
-    _logger.setLevel(logging.INFO)
-    _logger.propagate = False
-    for handler in handlers:
-        _logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            _logger.removeHandler(handler)
-            handler.close()
-        _logger.setLevel(before[0])
-        _logger.propagate = before[1]
-
-
-class _ConsoleWarnings(logging.Handler):
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.ERROR:  # errors end the run and are printed by the command line
-            self._console.print(f"[yellow]warning:[/] {record.getMessage()}", soft_wrap=True)
+    return shown(console, file, level=logging.WARNING)

@@ -39,6 +39,7 @@ from metarun.maths.trees import Params
 from metarun.report.console import header, waiting
 from metarun.report.gradient_figure import gradient_figure
 from metarun.report.gradient_tables import answer, exactness, tables
+from metarun.report.notes import shown
 from metarun.result import device_name, environment_of
 from metarun.run import resolved
 from metarun.train.folder import RunFolder, name
@@ -56,7 +57,7 @@ def compare(cfg: DictConfig) -> None:
     console = Console(highlight=False)
     config = resolved(cfg, HydraConfig.get().runtime.choices)
     grid: Grid = make(config, "gradients")
-    with waiting(console, "preparing data and model"):
+    with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config | {"device": config["device"] | {"dtype": grid.dtype}})
     try:
         columns = estimators(parts.algorithm, grid)

@@ -14,6 +14,7 @@ from rich.console import Console
 from metarun import __version__, checks
 from metarun.errors import ConfigurationError, SweepError
 from metarun.report.console import waiting
+from metarun.report.notes import shown
 from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
 from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read
@@ -84,7 +85,7 @@ class Launch:
         def composer(words: Sequence[str]) -> Composed:
             return compose(self._loader, self._master, words)
 
-        with waiting(self._console, f"checking {jobs_words(len(overrides))}"):
+        with shown(self._console), waiting(self._console, f"checking {jobs_words(len(overrides))}"):
             return plan(
                 overrides,
                 composer,

@@ -29,6 +29,7 @@ def run_job(sweep: Path, index: int) -> None:
 
     Under Slurm, SIGUSR2 (the time is nearly up) and a SIGTERM for preemption end the run with a checkpoint and put the
     job back into the queue, where it goes on: Slurm itself requeues only what it had to kill. What was cancelled ends.
+    Of several ranks the first does so, for all of them.
 
     Raises:
         SystemExit: 128 + the signal's number.
@@ -41,16 +42,18 @@ def run_job(sweep: Path, index: int) -> None:
 
     manifest = read(sweep)
     job = next(job for job in manifest.jobs if job.index == index)
+    is_first = os.environ.get("RANK", "0") == "0"
     try:
         from metarun.run import run_resolved
 
         run_resolved(dict(job.config), job.overrides, manifest.name)
     except Exception as error:
-        _record(job.run, error)
+        if is_first:
+            _record(job.run, error)
         raise
     except SystemExit as stopped:
         slurm = slurm_job(os.environ)
-        if slurm is not None:
+        if slurm is not None and is_first:
             for number in STOP_SIGNALS:  # requeueing sends us SIGTERM
                 signal.signal(number, signal.SIG_IGN)
             if stopped.code == 128 + signal.SIGUSR2 or _is_preempted(slurm):

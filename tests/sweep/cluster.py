@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, started from Debian's packages without systemd: munged, slurmctld and slurmd."""
+"""A real Slurm on this machine, started from Debian's packages without systemd: munged, slurmctld, a slurmd for each node."""
 
 import os
 import shutil
@@ -19,13 +19,12 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={port}
-SlurmdPort={other_port}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -40,9 +39,9 @@ KillWait=10
 SchedulerParameters=sched_interval=2,requeue_setup_env_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
-PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+{nodes}
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -57,26 +56,32 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
-    """A running Slurm with one node; gives the environment in which its commands find it."""
+def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str]]:
+    """A running Slurm, its nodes all on this machine; gives the environment in which its commands find it."""
+    folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
-    for name in ("state", "spool", "munge"):
+    names = [f"node{index}" for index in range(nodes)]
+    for name in ("state", "munge", *(f"spool-{name}" for name in names)):
         (folder / name).mkdir(mode=0o755)
     host = socket.gethostname().partition(".")[0]
-    port, other_port = _free_port(), _free_port()
+    lines = [
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={_free_port()} CPUs={cpus} State=UNKNOWN"
+        for name in names
+    ]
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, port=port, other_port=other_port, cpus=cpus))
+    config.write_text(CONFIG.format(host=host, folder=folder, port=_free_port(), nodes="\n".join(lines)))
     environment = dict(os.environ) | {"SLURM_CONF": str(config), "PATH": _path()}
     daemons: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str) -> None:
-        output = open(folder / f"{Path(words[0]).name}.out", "wb")  # noqa: SIM115
+        output = open(folder / f"{Path(words[0]).name}-{len(daemons)}.out", "wb")  # noqa: SIM115
         daemons.append(subprocess.Popen(words, env=environment, stdout=output, stderr=output, start_new_session=True))
 
     try:
         _munge(folder / "munge", start)
         start("slurmctld", "-D", "-c")
-        start("slurmd", "-D")
+        for name in names:
+            start("slurmd", "-D", "-N", name)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             answer = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)

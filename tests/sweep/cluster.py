@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun", "munged", "runuser")
+# Waits are upper bounds, and generous: Slurm's own are for machines that have nothing else to do (2 s for a connection).
 CONFIG = """
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
@@ -35,12 +36,15 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 JobRequeue=1
-KillWait=10
+KillWait=30
+TCPTimeout=30
+MessageTimeout=100
+BatchStartTimeout=120
 SchedulerParameters=sched_interval=2,requeue_setup_env_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 {nodes}
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 
@@ -82,7 +86,7 @@ def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str
         start("slurmctld", "-D", "-c")
         for name in names:
             start("slurmd", "-D", "-N", name)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             answer = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
             if answer.returncode == 0 and set(answer.stdout.split()) == {"idle"}:
@@ -97,7 +101,7 @@ def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str
             daemon.terminate()
         for daemon in reversed(daemons):
             try:
-                daemon.wait(10)
+                daemon.wait(30)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
@@ -105,7 +109,7 @@ def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str
 
 def _empty(environment: dict[str, str]) -> None:
     """Cancel what is left and wait until it is gone: without slurmd nobody would end a job's processes."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True)
         left = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)
@@ -121,7 +125,7 @@ def _munge(folder: Path, start: object) -> None:
     words = ("munged", "--foreground", "--force", f"--socket={folder}/socket", f"--key-file={key}")
     files = (f"--pid-file={folder}/pid", f"--log-file={folder}/log", f"--seed-file={folder}/seed")
     start(*words, *files)  # type: ignore[operator]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (folder / "socket").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 

@@ -18,7 +18,7 @@ from .small_sweeps import SHORT, only_sweep, runs_by_size, status_of, stubborn
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(cluster.why_not() is not None, reason=str(cluster.why_not())),
 ]
 
@@ -45,10 +45,10 @@ def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path, 
 
     def metarun(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "metarun", *arguments]
-        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
 
     def slurm_says(*command: str) -> str:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
         return done.stdout
 
     def is_training(size: int) -> bool:
@@ -67,14 +67,14 @@ def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path, 
     assert again.returncode == 2
     assert f"array {array} of this sweep is still in the queue" in again.stderr
 
-    until(lambda: is_training(10), 200, "training of the first")
+    until(lambda: is_training(10), 400, "training of the first")
     slurm_says("scancel", "--signal=USR2", f"{array}_0")
     time.sleep(1)  # until the signal is there
     (tmp_path / "wait-10").unlink()
-    until(lambda: is_training(11), 200, "training of the second")
+    until(lambda: is_training(11), 400, "training of the second")
     slurm_says("scontrol", "requeue", f"{array}_1")
     (tmp_path / "wait-11").unlink()
-    until(lambda: not slurm_says("squeue", "--noheader"), 250, "an empty queue")
+    until(lambda: not slurm_says("squeue", "--noheader"), 400, "an empty queue")
 
     status = metarun("status", str(sweep))
     assert "3 done, 1 failed of 4" in status.stdout
@@ -118,11 +118,11 @@ def test_a_cancelled_job_is_a_failure_and_nobody_waits_for_it(slurm, tmp_path):
         env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until(
-        lambda: 10 in runs_by_size(root) and (runs_by_size(root)[10] / "checkpoints/last.pt").exists(), 200, "training"
+        lambda: 10 in runs_by_size(root) and (runs_by_size(root)[10] / "checkpoints/last.pt").exists(), 400, "training"
     )
     job = status_of(runs_by_size(root)[10])["job"]
     subprocess.run(["scancel", job], env=environment, check=True)
-    out, err = waiting.communicate(timeout=300)
+    out, err = waiting.communicate(timeout=400)
     assert waiting.returncode == 1, out + err
     assert "1 done, 1 failed of 2" in out
     assert "failed    #0 model.hidden=10" in out
@@ -140,15 +140,15 @@ def test_a_preempted_job_goes_on_when_its_place_is_free_again(slurm, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     until(
-        lambda: 10 in runs_by_size(root) and (runs_by_size(root)[10] / "checkpoints/last.pt").exists(), 200, "training"
+        lambda: 10 in runs_by_size(root) and (runs_by_size(root)[10] / "checkpoints/last.pt").exists(), 400, "training"
     )
     subprocess.run(
         ["sbatch", "--partition=high", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 5"],
         env=environment, check=True, capture_output=True,
     )  # fmt: skip
     folder = runs_by_size(root)[10]
-    until(lambda: status_of(folder)["state"] == "preempted", 200, "preemption")
-    until(lambda: (folder / "result.json").exists(), 250, "the result")
+    until(lambda: status_of(folder)["state"] == "preempted", 400, "preemption")
+    until(lambda: (folder / "result.json").exists(), 400, "the result")
     log = (only_sweep(root) / "job-0.log").read_text()
     assert "stopped by SIGTERM after step" in log
     assert log.count("(going on after step ") == 1
@@ -187,7 +187,7 @@ def test_two_ranks_end_where_one_does_whatever_happens_on_the_way(nodes, slurm, 
         else:
             slurm_says("sbatch", "--partition=high", "--nodes=2", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 5")
             until(
-                lambda: "PreemptTime=None" not in slurm_says("scontrol", "show", "job", f"{array}_1"), 100, "preemption"
+                lambda: "PreemptTime=None" not in slurm_says("scontrol", "show", "job", f"{array}_1"), 400, "preemption"
             )
         time.sleep(1)  # until the signal is there
         (tmp_path / "wait-11").unlink()

@@ -178,7 +178,7 @@ def _train_and_test(
             ranks=ranks,
         )
         state = resumed or trainer.start(parts.theta, mark)
-        status.at(state.step)
+        status.start(state.step)
         with watcher:
             state = trainer.run(state)
         result = _finish(console, folder, config, parts, state, environment)

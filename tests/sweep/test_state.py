@@ -114,6 +114,7 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
     path = tmp_path / "status.json"
     try:
         with RunStatus(path, steps=7) as status:
+            status.start(2)
             status.at(3)
             before = read_status(path)
             if error is not None:
@@ -122,8 +123,8 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
         assert raised is error
     after = read_status(path)
     assert (before["state"], before["step"], before["steps"]) == ("running", 0, 7)
-    assert (after["state"], after["step"], after["error"]) == (state, 3, words)
-    assert set(after) == {"state", "pid", "host", "job", "started", "updated", "step", "steps", "error"}
+    assert (after["state"], after["start_step"], after["step"], after["error"]) == (state, 2, 3, words)
+    assert set(after) == {"state", "pid", "host", "job", "started", "updated", "start_step", "step", "steps", "error"}
     assert (after["pid"], after["host"]) == (os.getpid(), socket.gethostname())
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 

@@ -30,8 +30,9 @@ from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
+from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder, differences, fingerprint, name
-from metarun.train.state import TrainState, load, load_state, write_atomically
+from metarun.train.state import TrainState, load, load_state
 from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
 

@@ -14,6 +14,7 @@ from metarun.report import formats
 from metarun.report.comparison import compare
 from metarun.report.runs import Run, duration, read_runs, selected
 from metarun.report.tables import short
+from metarun.train.atomic_file import write_atomically
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", "damaged")
@@ -69,7 +70,7 @@ def report(
         from metarun.report.page import page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        write(html, page(comparison, html.parent, command).encode())
+        write_atomically(html, page(comparison, html.parent, command).encode())
         written.append(html)
     # What is redirected into a file stays what that file is to hold.
     said = console if form == "terminal" else Console(stderr=True, highlight=False)
@@ -110,16 +111,6 @@ def ls(root: Path | None, *, states: Sequence[str]) -> None:
         )
         console.print(line, soft_wrap=True)
         console.print(Text(f"  {run.command or '(command not recorded)'}", "dim"), soft_wrap=True)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write beside `path`, then rename over it: the file is the old one or the new one, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _score(run: Run) -> str:

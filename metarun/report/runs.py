@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.train.folder import flatten
 
 ABSENT = "(absent)"
 """The value of a key that a run's configuration does not have."""
@@ -175,17 +176,6 @@ def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
         overrides=tuple(map(str, overrides)),
         changed=changed[0] or _number(read.get("status", {}).get("updated")) or max(changed) or _mtime(path),
     )
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def word(value: Any) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigurationError
+from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder
-from metarun.train.state import write_atomically
 
 NAME = "manifest.json"
 

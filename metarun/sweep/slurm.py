@@ -16,7 +16,7 @@ from metarun.sweep.local import job_command
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
-from metarun.train.state import write_atomically
+from metarun.train.atomic_file import write_atomically
 from metarun.train.status import FAILED
 
 SUBMITTED = "slurm.json"

@@ -12,13 +12,19 @@ from rich.text import Text
 from metarun.errors import ConfigurationError
 from metarun.report import formats
 from metarun.report.comparison import compare
-from metarun.report.runs import Run, duration, read_runs, selected
+from metarun.report.runs import NOT_STARTED, Run, duration, read_runs, selected
 from metarun.report.tables import short
 from metarun.train.atomic_file import write_atomically
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
-STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", "damaged")
-_STYLES = {"finished": "green", "running": "bold blue", "preempted": "yellow", "unfinished": "yellow"}
+STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", NOT_STARTED, "damaged")
+_STYLES = {
+    "finished": "green",
+    "running": "bold blue",
+    "preempted": "yellow",
+    "unfinished": "yellow",
+    NOT_STARTED: "dim",
+}
 
 
 def report(
@@ -96,11 +102,12 @@ def ls(root: Path | None, *, states: Sequence[str]) -> None:
     now = time.time()
     scores = {id(run): _score(run) for run in runs}
     width = max(len(score) for score in scores.values())
+    state_width = max(10, *(len(run.state) + 1 for run in runs))
     for run in runs:
         if states and run.state not in states:
             continue
         line = Text.assemble(
-            (f"{run.state:<10}", _STYLES.get(run.state, "bold red")),
+            (f"{run.state:<{state_width}}", _STYLES.get(run.state, "bold red")),
             f"{scores[id(run)]:<{width}}  ",
             (f"{duration(now - run.changed):>7} ago  ", "dim"),
             (str(run.path), "bold"),

@@ -49,7 +49,7 @@ def run_job(sweep: Path, index: int) -> None:
     try:
         from metarun.run import run_resolved
 
-        run_resolved(dict(job.config), job.overrides, manifest.name)
+        run_resolved(dict(job.config), job.overrides, manifest.name, manifest.config_dirs)
     except Exception as error:
         if is_first:
             _record(job.run, error)

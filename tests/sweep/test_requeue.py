@@ -21,7 +21,7 @@ def sweep(tmp_path) -> Path:
     one = Job(
         index=0, overrides=(), varied=(), config={}, fingerprint="f", folder=tmp_path / "run", log=folder / "job-0.log"
     )
-    Manifest(folder=folder, command="metarun submit", jobs=(one,), git=None).write()
+    Manifest(folder=folder, command="metarun submit", config_dirs=(), jobs=(one,), git=None).write()
     return folder
 
 

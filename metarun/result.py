@@ -32,6 +32,7 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
     return {
         "metarun": __version__,
         "score": parts.problem.score,
+        "higher_is_better": parts.problem.higher_is_better,
         "protocol": {
             "dataset": config["choices"]["dataset"],
             "split": "test",

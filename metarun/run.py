@@ -40,8 +40,9 @@ from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
+from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder, differences, fingerprint, name
-from metarun.train.state import TrainState, load, load_state, write_atomically
+from metarun.train.state import TrainState, load, load_state
 from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
 
@@ -61,7 +62,19 @@ def run(cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
-    return run_resolved(resolved(cfg, hydra.runtime.choices), list(hydra.overrides.task), sweep)
+    return run_resolved(resolved(cfg, hydra.runtime.choices), list(hydra.overrides.task), sweep, config_dirs(hydra))
+
+
+def config_dirs(hydra: DictConfig) -> list[str]:
+    """The folders that `--config-dir` added to the configuration's, whole, from Hydra's own configuration."""
+    sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return [path.removeprefix("file://") for path in sources]
+
+
+def command_line(overrides: Sequence[str], config_dirs: Sequence[str], *words: str) -> str:
+    """The line to copy: `metarun`, then `words`, where else configuration comes from, and what was overridden."""
+    folders = [word for path in config_dirs for word in ("--config-dir", path)]
+    return shlex.join(["metarun", *words, *folders, *overrides])
 
 
 def resolved(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
@@ -84,12 +97,15 @@ def folder_of(config: Mapping[str, Any]) -> RunFolder:
     return RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))
 
 
-def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | None = None) -> float | None:
+def run_resolved(
+    config: dict[str, Any], overrides: Sequence[str], sweep: str | None = None, config_dirs: Sequence[str] = ()
+) -> float | None:
     """`run`, from a configuration that `resolved` gave, here or in another process.
 
     Args:
         overrides: the command line that led to it, for the record.
         sweep: the name of the sweep that the run belongs to.
+        config_dirs: folders of configuration beside ours, for the record.
     """
     console = Console(highlight=False)
     folder = folder_of(config)
@@ -120,7 +136,8 @@ def run_resolved(config: dict[str, Any], overrides: Sequence[str], sweep: str | 
         if config["run"]["overwrite"]:
             folder.clear()
         with status:
-            result = _train_and_test(console, folder, config, parts, overrides, sweep, status, ranks)
+            command = command_line(overrides, config_dirs)
+            result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
         return result["validation"]["best_score"]
 
 
@@ -130,6 +147,7 @@ def _train_and_test(
     config: dict[str, Any],
     parts: Parts,
     overrides: Sequence[str],
+    command: str,
     sweep: str | None,
     status: RunStatus,
     ranks: Ranks,
@@ -143,11 +161,11 @@ def _train_and_test(
         )
     environment = environment_of(parts) | {"ranks": ranks.size}
     folder.write_json(folder.config, config)
-    folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": _command(overrides)})
+    folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": command})
     folder.write_json(folder.path / "environment.json", environment)
     if isinstance(parts.source, Episodes):
         _record_data(folder, parts.source.store)
-    _logger.info("metarun %s, %s", __version__, _command(overrides))
+    _logger.info("metarun %s, %s", __version__, command)
     _header(console, folder, config, parts, resumed, ranks)
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
     ranks.wait()  # and have read it
@@ -193,7 +211,7 @@ def _train_and_test(
             ranks=ranks,
         )
         state = resumed or trainer.start(parts.theta, mark)
-        status.at(state.step)
+        status.start(state.step)
         with watcher:
             state = trainer.run(state)
         result = _finish(console, folder, config, parts, state, environment)
@@ -409,10 +427,6 @@ def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, An
     OmegaConf.set_struct(copy, False)
     copy.data = config["data"]
     return OmegaConf.to_container(copy, resolve=True, throw_on_missing=True) | {"choices": config["choices"]}
-
-
-def _command(overrides: Sequence[str]) -> str:
-    return shlex.join(["metarun", *overrides])
 
 
 def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:

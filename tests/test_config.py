@@ -63,6 +63,10 @@ def folder(tmp_path_factory) -> tuple[str, ...]:
     return (f"dataset.path={root}", f"data.cache={tmp_path_factory.mktemp('cache')}")
 
 
+def test_flat_keys_are_joined_by_dots_and_lists_are_values():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
 @pytest.mark.parametrize("choice", OPTIONS)
 def test_every_option_composes_and_resolves(choice):
     group, _, option = choice.partition("=")

@@ -84,6 +84,7 @@ def test_the_result_holds_the_whole_protocol(finished):
     assert result["validation"] == {"best_score": validations[best], "best_step": best}
     assert result["num_parameters"] == 1 * 40 + 40 + 40 * 40 + 40 + 40 + 1
     assert (result["metarun"], result["seed"], result["score"]) == (__version__, 0, "mse")
+    assert result["higher_is_better"] is False
     assert result["environment"]["packages"]["torch"] == torch.__version__
     overrides = json.loads((folder / "overrides.json").read_text())
     assert overrides["overrides"] == list(command)

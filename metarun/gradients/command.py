@@ -42,8 +42,9 @@ from metarun.report.gradient_tables import answer, exactness, tables
 from metarun.report.notes import shown
 from metarun.result import device_name, environment_of
 from metarun.run import resolved
+from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder, name
-from metarun.train.state import load, write_atomically
+from metarun.train.state import load
 
 _LINE_EVERY_S = 10.0
 

@@ -69,7 +69,7 @@ ALONE = Ranks()
 
 
 def ranks_from_environment(kind: str) -> Ranks:
-    """The ranks that `torchrun` started (RANK, WORLD_SIZE, LOCAL_RANK), connected; one process alone without it.
+    """The ranks that `torchrun` or our Slurm script started (RANK, WORLD_SIZE, LOCAL_RANK), connected; else one alone.
 
     Args:
         kind: "cuda" connects by NCCL and takes the GPU of LOCAL_RANK; "cpu" by gloo.

@@ -15,8 +15,6 @@ INNER_STEPS = "inner_steps"
 """May stand among rows and columns: one for each measured number of inner steps."""
 
 Label = tuple[str, ...]
-_LOWER_IS_BETTER = {"mse", "loss"}
-_HIGHER_IS_BETTER = {"accuracy", "return"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +112,7 @@ class Grid:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     score: str
+    higher_is_better: bool | None  # None where no result says
     protocol: dict[str, Any]
     cells: tuple[Cell, ...]  # row by row
     baseline: Label | None
@@ -153,9 +152,9 @@ class Grid:
         """The cell with the best mean in a column of two or more; None where nobody knows which way is better."""
         there = [cell for cell in self.cells if cell.column == column and cell.estimate is not None]
         there = [cell for cell in there if math.isfinite(_mean(cell))]
-        if len(there) < 2 or self.score not in _LOWER_IS_BETTER | _HIGHER_IS_BETTER:
+        if len(there) < 2 or self.higher_is_better is None:
             return None
-        return (min if self.score in _LOWER_IS_BETTER else max)(there, key=_mean)
+        return (max if self.higher_is_better else min)(there, key=_mean)
 
     @cached_property
     def differences(self) -> list[Difference]:

@@ -12,12 +12,19 @@ from rich.text import Text
 from metarun.errors import ConfigurationError
 from metarun.report import formats
 from metarun.report.comparison import compare
-from metarun.report.runs import Run, duration, read_runs, selected
+from metarun.report.runs import NOT_STARTED, Run, duration, read_runs, selected
 from metarun.report.tables import short
+from metarun.train.atomic_file import write_atomically
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
-STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", "damaged")
-_STYLES = {"finished": "green", "running": "bold blue", "preempted": "yellow", "unfinished": "yellow"}
+STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", NOT_STARTED, "damaged")
+_STYLES = {
+    "finished": "green",
+    "running": "bold blue",
+    "preempted": "yellow",
+    "unfinished": "yellow",
+    NOT_STARTED: "dim",
+}
 
 
 def report(
@@ -69,7 +76,7 @@ def report(
         from metarun.report.page import page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        write(html, page(comparison, html.parent, command).encode())
+        write_atomically(html, page(comparison, html.parent, command).encode())
         written.append(html)
     # What is redirected into a file stays what that file is to hold.
     said = console if form == "terminal" else Console(stderr=True, highlight=False)
@@ -95,11 +102,12 @@ def ls(root: Path | None, *, states: Sequence[str]) -> None:
     now = time.time()
     scores = {id(run): _score(run) for run in runs}
     width = max(len(score) for score in scores.values())
+    state_width = max(10, *(len(run.state) + 1 for run in runs))
     for run in runs:
         if states and run.state not in states:
             continue
         line = Text.assemble(
-            (f"{run.state:<10}", _STYLES.get(run.state, "bold red")),
+            (f"{run.state:<{state_width}}", _STYLES.get(run.state, "bold red")),
             f"{scores[id(run)]:<{width}}  ",
             (f"{duration(now - run.changed):>7} ago  ", "dim"),
             (str(run.path), "bold"),
@@ -110,16 +118,6 @@ def ls(root: Path | None, *, states: Sequence[str]) -> None:
         )
         console.print(line, soft_wrap=True)
         console.print(Text(f"  {run.command or '(command not recorded)'}", "dim"), soft_wrap=True)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write beside `path`, then rename over it: the file is the old one or the new one, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _score(run: Run) -> str:

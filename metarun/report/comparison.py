@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from metarun.errors import ConfigurationError
 from metarun.report import protocol
 from metarun.report.cells import INNER_STEPS, Cell, Grid, Label, natural, seed_of
-from metarun.report.runs import ABSENT, Run, check_keys, word
+from metarun.report.runs import ABSENT, NOT_STARTED, Run, check_keys, word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,20 @@ def _grid(
         rows=keys,
         columns=tuple(columns),
         score=finished[0].result["score"] if finished and finished[0].result else "score",
+        higher_is_better=_direction(finished),
         protocol=protocol.protocol(finished[0] if finished else runs[0]),
         cells=cells,
         baseline=_baseline(baseline, keys, row_labels),
     )
+
+
+def _direction(finished: Sequence[Run]) -> bool | None:
+    """Which way the score is better; results of earlier versions name the score alone."""
+    for run in finished:
+        if run.result is not None:
+            known = {"accuracy": True, "mse": False}.get(run.result["score"])
+            return run.result.get("higher_is_better", known)
+    return None
 
 
 def _measured(run: Run, inner_steps: int | None) -> int | None:
@@ -211,8 +221,10 @@ def _check_alike(runs: Sequence[Run], rows: Sequence[str], columns: Sequence[str
 def _each_once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """Of runs with the same settings and seed the finished one, or the newest: a copy is no second seed."""
     kept: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.result is None, -run.changed)):
+    for run in sorted(runs, key=lambda run: (run.result is None, run.state == NOT_STARTED, -run.changed)):
         key = _identity(run)
+        if key in kept and run.state == NOT_STARTED:
+            continue  # another folder holds it
         if key in kept:
             notes.append(f"{run.path} is left out: {kept[key].path} is the same run (same settings, same seed)")
         else:

@@ -13,7 +13,7 @@ from metarun import __version__
 from metarun.report.cells import Estimate, Grid
 from metarun.report.comparison import Comparison
 from metarun.report.curves import Figure, figures
-from metarun.report.runs import Run, word
+from metarun.report.runs import NOT_STARTED, Run, word
 from metarun.report.tables import Entry, Table, costs, differences, notes, number, results, settings, title
 from metarun.report.tables import decimals as decimals_of
 
@@ -216,12 +216,14 @@ def _numbers(values: Iterable[float], scale: float) -> list[float | None]:
 
 
 def _run(run: Run, folder: Path) -> str:
-    link = quote(Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()) + "/"
+    link = escape(quote(Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()) + "/")
+    name = escape(run.path.name)
+    name = name if run.state == NOT_STARTED else f'<a href="{link}">{name}</a>'
     detail = f'<span class="soft">{escape(run.detail)}</span>' if run.detail else ""
     changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
     return (
         f'<div class="run"><p><span class="{_KINDS.get(run.state, "missing")}">{escape(run.state)}</span>'
-        f'<a href="{escape(link)}">{escape(run.path.name)}</a><span class="soft">seed {escape(word(run.seed))}, '
+        f'{name}<span class="soft">seed {escape(word(run.seed))}, '
         f"{changed}</span>{detail}</p>{_command(run.command)}</div>"
     )
 

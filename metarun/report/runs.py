@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.report.planned import MANIFEST, Planned, planned
+from metarun.train.folder import flatten
 
 ABSENT = "(absent)"
 """The value of a key that a run's configuration does not have."""
+
+NOT_STARTED = "not started"
+"""The state of a job that a sweep has planned and nobody has written."""
 
 _OF_A_RUN = {"overrides.json", "result.json", "metrics.jsonl", "checkpoints"}
 _WITHOUT_INFLUENCE = ("seed", "run.", "tracker.", "data.", "reference", "choices.", "device.")
@@ -30,7 +35,7 @@ class Run:
         config: resolved, with `choices`; empty where config.json is missing or damaged.
         result: None unless the run is finished and its result.json is whole.
         state: finished, running, preempted, failed, killed (it says that it runs, and nobody does), unfinished (no
-            more is known), or damaged (a file is not what metarun writes).
+            more is known), damaged (a file is not what metarun writes), or not started (a sweep's manifest names it).
         detail: why, or how far; "" where there is nothing to say.
         provenance: of the examples, from data.json; empty where there is none.
         command: the line that made it; "" if not recorded.
@@ -112,36 +117,47 @@ class Run:
 
 
 def read_runs(roots: Iterable[Path]) -> list[Run]:
-    """Every run in or below the folders, newest first; a folder that is named twice counts once.
+    """Every run in or below the folders and every job of the sweeps there, newest first; what is named twice counts once.
 
     Raises:
         ConfigurationError: one of `roots` is no folder.
     """
     found: dict[str, Path] = {}
+    jobs: dict[str, Planned] = {}
     for root in roots:
         if not root.is_dir():
             raise ConfigurationError(f"{root} must be a folder with runs in it, and it is not a folder.")
-        for path in run_folders(root):
-            found.setdefault(os.path.realpath(path), path)
+        for path, is_run in _runs_and_sweeps(root):
+            if is_run:
+                found.setdefault(os.path.realpath(path), path)
+                continue
+            for job in planned(path):
+                jobs.setdefault(os.path.realpath(job.path), job)
+    for place, job in jobs.items():
+        found.setdefault(place, job.path)
     locked = _locked_inodes()
-    return sorted((read_run(path, locked) for path in found.values()), key=lambda run: (-run.changed, str(run.path)))
+    runs = (read_run(path, locked, jobs.get(place)) for place, path in found.items())
+    return sorted(runs, key=lambda run: (-run.changed, str(run.path)))
 
 
-def run_folders(root: Path) -> Iterator[Path]:
-    """The run folders in or below `root`, by name; what lies inside a run is not searched."""
+def _runs_and_sweeps(root: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders of runs (True) and of sweeps in or below `root`, by name; what lies inside a run is not searched."""
     for place, folders, files in os.walk(root):
         here = {*folders, *files}
-        if ("config.json" in here and here & _OF_A_RUN) or "result.json" in here:
+        is_run = ("config.json" in here and bool(here & _OF_A_RUN)) or "result.json" in here
+        if is_run:
             folders.clear()
-            yield Path(place)
+        if is_run or MANIFEST in here:
+            yield Path(place), is_run
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
-def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
+def read_run(path: Path, locked: frozenset[int] | None = None, job: Planned | None = None) -> Run:
     """One folder, whatever its files look like.
 
     Args:
         locked: inodes of files that some process on this machine holds a lock on; None if nobody can say.
+        job: what a sweep has planned there, or None.
     """
     damaged = []
     read: dict[str, dict[str, Any]] = {}
@@ -158,11 +174,18 @@ def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
     result = read.get("result")
     if result is not None and (lacking := _lacking(result)):
         damaged.append(f"result.json {lacking}")
+    written = 0.0
+    is_planned = job is not None and not damaged and "config" not in read and "result" not in read
+    if job is not None and is_planned:
+        written = job.written
+        read |= {"config": dict(job.config), "overrides": {"overrides": job.overrides, "command": job.command}}
     if "config" not in read and not any(words.startswith("config") for words in damaged):
         damaged.append("config.json is missing")
     overrides = read.get("overrides", {}).get("overrides") or []
     provenance = read.get("data", {}).get("provenance")
     state, detail = ("damaged", "; ".join(damaged)) if damaged else _state(path, result, read.get("status"), locked)
+    if is_planned and "status" not in read:
+        state, detail = NOT_STARTED, ""
     changed = [_mtime(path / name) for name in ("result.json", "metrics.jsonl", "config.json", "log.txt")]
     return Run(
         path=path,
@@ -173,19 +196,8 @@ def read_run(path: Path, locked: frozenset[int] | None = None) -> Run:
         provenance=provenance if isinstance(provenance, dict) else {},
         command=str(read.get("overrides", {}).get("command", "")),
         overrides=tuple(map(str, overrides)),
-        changed=changed[0] or _number(read.get("status", {}).get("updated")) or max(changed) or _mtime(path),
+        changed=changed[0] or _number(read.get("status", {}).get("updated")) or max(changed) or written or _mtime(path),
     )
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def word(value: Any) -> str:

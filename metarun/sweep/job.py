@@ -9,11 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metarun.errors import ConfigurationError
-from metarun.train.status import RunStatus, read_status, slurm_job
+from metarun.errors import ConfigurationError, TrainingError
+from metarun.train.status import PREEMPTED, RunStatus, mark_failed, read_status, slurm_job
 from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ def run_job(sweep: Path, index: int) -> None:
 
     Under Slurm, SIGUSR2 (the time is nearly up) and a SIGTERM for preemption end the run with a checkpoint and put the
     job back into the queue, where it goes on: Slurm itself requeues only what it had to kill. What was cancelled ends.
+    Of several ranks the first does so, for all of them. A run that had a whole sitting after a requeue, and did no step
+    in it, would do none in the next: it fails.
 
     Raises:
+        TrainingError: there is not time enough for one step.
         SystemExit: 128 + the signal's number.
         Exception: as `metarun.run.run_resolved`.
     """
@@ -41,19 +45,24 @@ def run_job(sweep: Path, index: int) -> None:
 
     manifest = read(sweep)
     job = next(job for job in manifest.jobs if job.index == index)
+    is_first = os.environ.get("RANK", "0") == "0"
     try:
         from metarun.run import run_resolved
 
-        run_resolved(dict(job.config), job.overrides, manifest.name)
+        run_resolved(dict(job.config), job.overrides, manifest.name, manifest.config_dirs)
     except Exception as error:
-        _record(job.run, error)
+        if is_first:
+            _record(job.run, error)
         raise
     except SystemExit as stopped:
         slurm = slurm_job(os.environ)
-        if slurm is not None:
+        if slurm is not None and is_first:
             for number in STOP_SIGNALS:  # requeueing sends us SIGTERM
                 signal.signal(number, signal.SIG_IGN)
-            if stopped.code == 128 + signal.SIGUSR2 or _is_preempted(slurm):
+            is_preempted = _is_preempted(slurm)  # its sitting may have been short
+            if stopped.code == 128 + signal.SIGUSR2 and not is_preempted:
+                _require_progress(job.run, os.environ)
+            if stopped.code == 128 + signal.SIGUSR2 or is_preempted:
                 print(f"back into the queue: scontrol requeue {slurm}", flush=True)
                 subprocess.run(["scontrol", "requeue", slurm], check=True)
         raise
@@ -76,6 +85,26 @@ def _record(run: "RunFolder", error: Exception) -> None:
         run.make()
         with contextlib.suppress(ConfigurationError), run.locked():  # not where another process is running it
             RunStatus(run.status, steps=0).end(error)
+
+
+def _require_progress(run: "RunFolder", environment: Mapping[str, str]) -> None:
+    """Refuse to go on where a sitting has done nothing; the first may have prepared data, which the next finds ready."""
+    status = read_status(run.status) or {}
+    is_ours = status.get("pid") == os.getpid()
+    if environment.get("SLURM_RESTART_COUNT", "0") == "0" or (is_ours and status["step"] > status["start_step"]):
+        return
+    is_trained = is_ours and status["step"] == status["steps"]
+    error = TrainingError(
+        f"stopped by the time limit again, and no {'result' if is_trained else 'step'} since the last time: "
+        + ("the test after the last step" if is_trained else "what comes before the first step")
+        + " needs more than one sitting has. Raise hydra.launcher.time"
+        + f", or lower {'evaluation.tasks' if is_trained else 'hydra.launcher.warn_s'}. The last checkpoint stands."
+    )
+    if is_ours:
+        mark_failed(run.status, str(error), instead_of=PREEMPTED)
+    else:
+        _record(run, error)
+    raise error
 
 
 def _is_preempted(slurm: str) -> bool:

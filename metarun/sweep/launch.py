@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from metarun import __version__, checks
 from metarun.errors import ConfigurationError, SweepError
 from metarun.report.console import waiting
 from metarun.report.notes import shown
+from metarun.run import command_line, config_dirs
 from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
 from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read
@@ -156,16 +156,20 @@ class Launch:
                 )
         self.jobs += jobs
         code = Path(__file__).resolve().parent
-        Manifest(folder=self.folder, command=self._command(), jobs=tuple(self.jobs), git=git_state(code)).write()
+        Manifest(
+            folder=self.folder,
+            command=self._command(),
+            config_dirs=tuple(config_dirs(self._master.hydra)),
+            jobs=tuple(self.jobs),
+            git=git_state(code),
+        ).write()
 
     def _command(self) -> str:
         """The command line, to give again."""
         hydra = self._master.hydra
         ours = ("hydra.mode=", "hydra.launcher.wait=", "hydra.launcher.dry_run=")
-        sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
         how = [word for word in hydra.overrides.hydra if not word.startswith(ours)]
-        folders = [word for path in sources for word in ("--config-dir", path.removeprefix("file://"))]
-        return shlex.join(["metarun", "-m" if self.waits else "submit", *folders, *how, *hydra.overrides.task])
+        return command_line([*how, *hydra.overrides.task], config_dirs(hydra), "-m" if self.waits else "submit")
 
     def _return(self, job: Job | ConfigurationError) -> JobReturn:
         if isinstance(job, ConfigurationError):

@@ -10,8 +10,8 @@ from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigurationError
+from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder
-from metarun.train.state import write_atomically
 
 NAME = "manifest.json"
 
@@ -56,12 +56,14 @@ class Manifest:
     Attributes:
         folder: the sweep's.
         command: the command line, to give again.
+        config_dirs: folders of configuration that it names beside ours (`--config-dir`).
         jobs: in their order.
         git: commit and whether files differ from it, where the code lies in a repository; else None.
     """
 
     folder: Path
     command: str
+    config_dirs: tuple[str, ...]
     jobs: tuple[Job, ...]
     git: Mapping[str, Any] | None
 
@@ -88,7 +90,8 @@ class Manifest:
             }
             for job in self.jobs
         ]
-        content = {"metarun": __version__, "git": self.git, "command": self.command, "jobs": jobs}
+        said = {"command": self.command, "config_dirs": self.config_dirs}
+        content = {"metarun": __version__, "git": self.git, **said, "jobs": jobs}
         with _writable(self.folder):
             write_atomically(self.folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -135,7 +138,8 @@ def read(folder: Path) -> Manifest:
             )
             for job in content["jobs"]
         )
-        return Manifest(folder=folder, command=content["command"], jobs=jobs, git=content["git"])
+        dirs = tuple(content.get("config_dirs", ()))  # absent from those of earlier versions
+        return Manifest(folder=folder, command=content["command"], config_dirs=dirs, jobs=jobs, git=content["git"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(
             f"{folder} must hold a sweep (a {NAME}), and it does not. Sweeps lie in outputs/sweeps/."

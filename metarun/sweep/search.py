@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun import checks
 from metarun.errors import ConfigurationError
+from metarun.run import command_line, config_dirs
 from metarun.sweep.launch import Launch
 from metarun.sweep.plan import compose, direction
 from metarun.sweep.state import DONE
@@ -65,7 +65,7 @@ def search(
             if "No trials are completed" in str(error):
                 raise _NoTrial from error
             raise
-    sweep.close(_best(sweep, goal))
+    sweep.close(_best(sweep, goal, config_dirs(master.hydra)))
 
 
 class _NoTrial(Exception):
@@ -123,7 +123,7 @@ def _fixed_words(arguments: Sequence[str]) -> list[str]:
     return [str(override.input_line) for override in parsed if not override.is_sweep_override()]
 
 
-def _best(sweep: Launch, goal: str) -> list[str]:
+def _best(sweep: Launch, goal: str, folders: Sequence[str]) -> list[str]:
     """The best trial in words, and its command."""
     done = [(sweep.states[job.index].value, job) for job in sweep.jobs if sweep.states[job.index].state == DONE]
     scored = [(value, job) for value, job in done if value is not None and math.isfinite(value)]
@@ -133,7 +133,7 @@ def _best(sweep: Launch, goal: str) -> list[str]:
     value, best = choose(scored, key=lambda pair: pair[0])
     return [
         f"best of {len(sweep.jobs)} trials by validation: {value:.4g}, {best.label}: {best.folder}",
-        shlex.join(["metarun", *best.overrides]),
+        command_line(best.overrides, folders),
     ]
 
 

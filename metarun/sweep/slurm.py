@@ -16,13 +16,20 @@ from metarun.sweep.local import job_command
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
-from metarun.train.state import write_atomically
+from metarun.train.atomic_file import write_atomically
 from metarun.train.status import FAILED
 
 SUBMITTED = "slurm.json"
 _POLL_S = 2.0
 _ABSENT_TIMES = 3
 """Looks at the queue in a row that must miss a job before it counts as gone: a requeued one may be missing for one."""
+
+# srun and not torchrun: SIGUSR2 must reach the ranks, and it ends torchrun without a word to them. A rank that has ended
+# ends no other: those that wait for it find out by themselves, and the first has the test ahead of it when the rest are done.
+_RANK = (
+    "--kill-on-bad-exit=0 --wait=0 "
+    "bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID exec \"$@\"' rank"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +39,8 @@ class SlurmSettings:
     Attributes:
         partition, account, qos, constraint: as in sbatch.
         time: limit of one sitting, as sbatch has it ("4:00:00"); a run that needs longer goes on in the next.
-        cpus: of one job. memory: of one job, as in --mem. gpus: of one job, as in --gres=gpu:N.
+        ranks: processes that share each step's tasks of a run. nodes: that they are spread over.
+        cpus: of one rank. memory, gpus: of one job on each of its nodes, as in --mem and --gres=gpu:N.
         at_once: tasks of the array that run at the same time.
         warn_s: seconds before the time limit at which a job writes its checkpoint and goes back into the queue.
         extra: further options of sbatch, each as one text.
@@ -46,6 +54,8 @@ class SlurmSettings:
     qos: str | None
     constraint: str | None
     time: str | None
+    ranks: int
+    nodes: int
     cpus: int | None
     memory: str | None
     gpus: int | str | None
@@ -60,7 +70,17 @@ class SlurmSettings:
         for name in ("cpus", "at_once"):
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), minimum=1)
-        checks.integer("warn_s", self.warn_s, minimum=1)
+        for name in ("ranks", "nodes", "warn_s"):
+            checks.integer(name, getattr(self, name), minimum=1)
+        if self.nodes > self.ranks:
+            raise ValueError(
+                f"nodes must be at most ranks (each node needs one), got nodes={self.nodes} ranks={self.ranks}"
+            )
+        if isinstance(self.gpus, int) and self.ranks > self.gpus * self.nodes > 0:
+            raise ValueError(
+                f"every rank needs a GPU, and {self.ranks} ranks would share {self.gpus * self.nodes}. "
+                f"Set gpus={-(-self.ranks // self.nodes)} (of each node), or fewer ranks."
+            )
         for name in ("extra", "setup"):
             if not isinstance(getattr(self, name), list | tuple):
                 raise ValueError(f"{name} must be a list of texts, got {getattr(self, name)!r}")
@@ -78,7 +98,8 @@ def script(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
         "output": f"{sweep.absolute()}/job-%a.log",
         "open-mode": "append",
         "chdir": os.getcwd(),
-        "ntasks": 1,
+        "nodes": settings.nodes if settings.ranks > 1 else None,
+        "ntasks": settings.ranks,
         "partition": settings.partition,
         "account": settings.account,
         "qos": settings.qos,
@@ -92,6 +113,14 @@ def script(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
     lines = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in settings.extra)]
     command = shlex.join(job_command(sweep, "TASK")).replace("TASK", '"$SLURM_ARRAY_TASK_ID"')
+    together = []
+    if settings.ranks > 1:
+        command = f"{_RANK} {command}"
+        meeting = "localhost" if settings.nodes == 1 else '"$(hostname)"'
+        together = [
+            "# The ranks meet at the first node, where this script runs, at a port below those that the system gives out itself.",
+            f"export MASTER_ADDR={meeting} MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))",
+        ]
     return "\n".join(
         [
             "#!/bin/bash",
@@ -102,7 +131,8 @@ def script(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
             "trap : TERM; trap 'kill -USR2 $run' USR2",
             'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" MKL_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
             'export PYTHONUNBUFFERED=1 COLUMNS="${COLUMNS:-120}"',
-            f'srun --ntasks=1 --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" {command} & run=$!',
+            *together,
+            f'srun --ntasks={settings.ranks} --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" {command} & run=$!',
             "wait $run; code=$?",
             "while kill -0 $run 2>/dev/null; do wait $run; code=$?; done  # a signal ends the wait and not the run",
             "exit $code",

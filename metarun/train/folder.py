@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import ConfigurationError
-from metarun.train.state import write_atomically
+from metarun.train.atomic_file import write_atomically
 
 _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
 """Top-level keys of the configuration that change no number of a run."""

@@ -1,7 +1,6 @@
 """Everything that a run must remember from one step to the next, and its file."""
 
 import io
-import os
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from metarun.errors import ConfigurationError
 from metarun.maths.trees import Params
+from metarun.train.atomic_file import write_atomically
 
 _VERSION = 1
 
@@ -89,25 +89,3 @@ def save_state(path: Path, state: TrainState) -> None:
 def load_state(path: Path) -> TrainState:
     """`load` for a whole state."""
     return TrainState(**load(path))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to the disk, then rename over it.
-
-    Raises:
-        OSError: the file could not be written; nothing is left of it, and `path` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -33,7 +33,7 @@ class RunStatus:
     - `pid`, `host`: of the process; `job`: Slurm's id ("17_3" for task 3 of array 17), or null;
     - `started`, `updated`: seconds since 1970. A live run writes every five seconds, so that a killed one is told by
       its age;
-    - `step`, `steps`: outer steps done, and in all;
+    - `step`, `steps`: outer steps done, and in all; `start_step`: those that were done when this process began;
     - `error`: the line that ended the run, or null.
 
     The file says what happens now. What has happened is in result.json and metrics.jsonl, so it is not forced to the
@@ -50,6 +50,7 @@ class RunStatus:
             "started": time.time(),
             "updated": time.time(),
             "step": 0,
+            "start_step": 0,
             "steps": steps,
             "error": None,
         }
@@ -78,6 +79,10 @@ class RunStatus:
             stopped = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "code", None)
             self._status |= {"state": PREEMPTED, "error": stopped_by(stopped)}
         self._write()
+
+    def start(self, step: int) -> None:
+        """The run goes on from here."""
+        self._status |= {"step": step, "start_step": step}
 
     def at(self, step: int) -> None:
         """So many outer steps are done."""
@@ -123,10 +128,14 @@ def read_status(path: Path) -> dict[str, Any] | None:
     return status if isinstance(status, dict) else None
 
 
-def mark_failed(path: Path, error: str) -> None:
-    """Say in a status.json that still reads "running" that its process is gone; for whoever saw it end."""
+def mark_failed(path: Path, error: str, instead_of: str = RUNNING) -> None:
+    """Say in a status.json that still reads "running" that its process is gone; for whoever saw it end.
+
+    Args:
+        instead_of: the state that is replaced, any other is left.
+    """
     status = read_status(path)
-    if status is not None and status.get("state") == RUNNING:
+    if status is not None and status.get("state") == instead_of:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(status | {"state": FAILED, "error": error, "updated": time.time()}) + "\n")
         os.replace(temporary, path)

@@ -49,6 +49,7 @@ def write_run(
     seed: int = 0,
     name: str | None = None,
     score: str = "accuracy",
+    higher_is_better: bool | None = None,
     validations: Mapping[int, float] | None = None,
     step_s: float = 0.01,
     reference: Mapping[str, Any] | None = None,
@@ -110,6 +111,8 @@ def write_run(
         "peak_memory_mib": 100.0 + seed,
         "environment": {"metarun": "0", "device": "cpu", "threads": 1, "dtype": "float32", "packages": {"torch": "2"}},
     }
+    if higher_is_better is not None:
+        result["higher_is_better"] = higher_is_better
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 

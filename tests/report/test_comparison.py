@@ -134,6 +134,17 @@ def test_the_lower_error_is_the_better(tmp_path):
     assert only_grid(tmp_path).best(()).row == ("maml",)
 
 
+@pytest.mark.parametrize(("is_higher", "best"), [(True, ("fomaml",)), (False, ("maml",)), (None, None)])
+def test_a_result_says_which_way_its_score_is_better(is_higher, best, tmp_path):
+    for algorithm, second in (("fomaml", 2.0), ("maml", 1.5)):
+        write_run(
+            tmp_path, {5: [1.0, second]}, algorithm=algorithm, score="own", higher_is_better=is_higher,
+            **{"evaluation.tasks": 2},
+        )  # fmt: skip
+    found = only_grid(tmp_path).best(())
+    assert (found and found.row) == best
+
+
 def test_a_diverged_run_is_not_dropped(tmp_path):
     write_run(tmp_path, {5: [1.0, float("nan")]}, seed=0, score="mse", **{"evaluation.tasks": 2})
     write_run(tmp_path, {5: [1.0, 2.0]}, seed=1, score="mse", **{"evaluation.tasks": 2})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metarun.errors import ConfigurationError
-from metarun.report.runs import ABSENT, duration, flatten, read_runs, selected, word
+from metarun.report.runs import ABSENT, duration, read_runs, selected, word
 
 from .made import write_run
 
@@ -215,4 +215,3 @@ def test_words():
     assert [duration(seconds) for seconds in (0.4, 99, 101, 7200, 47 * 3600, 5 * 86400)] == [
         "0 s", "99 s", "2 min", "2 h", "47 h", "5 days",
     ]  # fmt: skip
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}

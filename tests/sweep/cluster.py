@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, started from Debian's packages without systemd: munged, slurmctld and slurmd."""
+"""A real Slurm on this machine, started from Debian's packages without systemd: munged, slurmctld, a slurmd for each node."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun", "munged", "runuser")
+# Waits are upper bounds, and generous: Slurm's own are for machines that have nothing else to do (2 s for a connection).
 CONFIG = """
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
@@ -19,13 +20,12 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={port}
-SlurmdPort={other_port}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -36,13 +36,16 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 JobRequeue=1
-KillWait=10
+KillWait=30
+TCPTimeout=30
+MessageTimeout=100
+BatchStartTimeout=120
 SchedulerParameters=sched_interval=2,requeue_setup_env_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
-PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+{nodes}
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
+PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -57,27 +60,33 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
-    """A running Slurm with one node; gives the environment in which its commands find it."""
+def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str]]:
+    """A running Slurm, its nodes all on this machine; gives the environment in which its commands find it."""
+    folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
-    for name in ("state", "spool", "munge"):
+    names = [f"node{index}" for index in range(nodes)]
+    for name in ("state", "munge", *(f"spool-{name}" for name in names)):
         (folder / name).mkdir(mode=0o755)
     host = socket.gethostname().partition(".")[0]
-    port, other_port = _free_port(), _free_port()
+    lines = [
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={_free_port()} CPUs={cpus} State=UNKNOWN"
+        for name in names
+    ]
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, port=port, other_port=other_port, cpus=cpus))
+    config.write_text(CONFIG.format(host=host, folder=folder, port=_free_port(), nodes="\n".join(lines)))
     environment = dict(os.environ) | {"SLURM_CONF": str(config), "PATH": _path()}
     daemons: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str) -> None:
-        output = open(folder / f"{Path(words[0]).name}.out", "wb")  # noqa: SIM115
+        output = open(folder / f"{Path(words[0]).name}-{len(daemons)}.out", "wb")  # noqa: SIM115
         daemons.append(subprocess.Popen(words, env=environment, stdout=output, stderr=output, start_new_session=True))
 
     try:
         _munge(folder / "munge", start)
         start("slurmctld", "-D", "-c")
-        start("slurmd", "-D")
-        deadline = time.monotonic() + 30
+        for name in names:
+            start("slurmd", "-D", "-N", name)
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             answer = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
             if answer.returncode == 0 and set(answer.stdout.split()) == {"idle"}:
@@ -92,7 +101,7 @@ def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
             daemon.terminate()
         for daemon in reversed(daemons):
             try:
-                daemon.wait(10)
+                daemon.wait(30)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
@@ -100,7 +109,7 @@ def slurm(folder: Path, cpus: int = 4) -> Iterator[dict[str, str]]:
 
 def _empty(environment: dict[str, str]) -> None:
     """Cancel what is left and wait until it is gone: without slurmd nobody would end a job's processes."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True)
         left = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)
@@ -116,7 +125,7 @@ def _munge(folder: Path, start: object) -> None:
     words = ("munged", "--foreground", "--force", f"--socket={folder}/socket", f"--key-file={key}")
     files = (f"--pid-file={folder}/pid", f"--log-file={folder}/log", f"--seed-file={folder}/seed")
     start(*words, *files)  # type: ignore[operator]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (folder / "socket").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 

@@ -1,7 +1,9 @@
 """The batch script, and what is said where there is no Slurm. The real one is in test_slurm_cluster.py."""
 
+import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +50,44 @@ def test_the_script_asks_for_what_was_given_and_nothing_else(no_slurm, tmp_path,
     assert not (tmp_path / "runs").exists(), "a dry run writes nothing"
 
 
+@pytest.mark.parametrize(("nodes", "place"), [(1, "localhost"), (2, socket.gethostname())])
+def test_ranks_are_tasks_of_one_step_that_meet_at_its_first_node(nodes, place, no_slurm, tmp_path, capsys):
+    words = ("hydra.launcher.ranks=3", f"hydra.launcher.nodes={nodes}", f"run.root={tmp_path / 'runs'}", "seed=0,1")
+    lines = dry(capsys, *words)
+    assert {f"#SBATCH --nodes={nodes}", "#SBATCH --ntasks=3"} <= {*lines}
+    start = next(index for index, line in enumerate(lines) if line.startswith("srun "))
+    assert lines[start].startswith("srun --ntasks=3 ")
+    # What a rank is told, with Slurm's variables for it and another program in place of the run.
+    told = 'echo "$RANK $WORLD_SIZE $LOCAL_RANK $MASTER_ADDR $MASTER_PORT"; echo "$@"'
+    words = shlex.split(lines[start].partition(" & ")[0])
+    words[words.index(sys.executable)] = f"{tmp_path}/told"
+    (tmp_path / "told").write_text(f"#!/bin/bash\n{told}\n")
+    (tmp_path / "told").chmod(0o755)
+    meeting = next(line for line in lines if line.startswith("export MASTER_ADDR"))
+    command = f"{meeting}\n{shlex.join(words[words.index('bash') :])}"
+    environment = {"SLURM_JOB_ID": "12345", "SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}
+    done = subprocess.run(["bash", "-c", command], env=os.environ | environment, capture_output=True, text=True)
+    ranks, job = done.stdout.splitlines()
+    assert ranks == f"2 3 0 {place} 22345"
+    assert job.startswith("-m metarun _job ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ranks=0",), "ranks must be an integer >= 1, got 0"),
+        (("nodes=2",), "nodes must be at most ranks (each node needs one), got nodes=2 ranks=1"),
+        (
+            ("ranks=4", "gpus=1", "nodes=2"),
+            "every rank needs a GPU, and 4 ranks would share 2. Set gpus=2 (of each node)",
+        ),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(words, message, no_slurm, capsys):
+    assert run_here("submit", "--dry-run", *(f"hydra.launcher.{word}" for word in words), *SHORT, "seed=0,1") == 2
+    assert f"metarun: error: hydra.launcher: {message}" in capsys.readouterr().err
+
+
 def test_the_script_is_shell(no_slurm, tmp_path, capsys):
     script = "\n".join(dry(capsys, f"run.root={tmp_path / 'a folder'}", "seed=0,1"))
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
@@ -58,7 +98,7 @@ def test_the_script_passes_on_the_exit_status_and_survives_a_signal(tmp_path):
     from metarun.sweep.launch import slurm as module
 
     settings = module.SlurmSettings(
-        partition=None, account=None, qos=None, constraint=None, time=None, cpus=1, memory=None, gpus=None,
+        partition=None, account=None, qos=None, constraint=None, time=None, ranks=1, nodes=1, cpus=1, memory=None, gpus=None,
         at_once=None, warn_s=120, extra=[], setup=[], wait=True, dry_run=False,
     )  # fmt: skip
     text = module.script(settings, [], tmp_path)

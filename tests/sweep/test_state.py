@@ -13,7 +13,7 @@ from metarun.sweep.state import SILENT_S, exit_words, job_state, last_line
 from metarun.sweep.view import counts
 from metarun.train.status import RunStatus, mark_failed, read_status, slurm_job
 
-from ..train.small import run_here
+from ..train.small import python, run_here
 from .small_sweeps import SHORT
 
 
@@ -114,6 +114,7 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
     path = tmp_path / "status.json"
     try:
         with RunStatus(path, steps=7) as status:
+            status.start(2)
             status.at(3)
             before = read_status(path)
             if error is not None:
@@ -122,8 +123,8 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
         assert raised is error
     after = read_status(path)
     assert (before["state"], before["step"], before["steps"]) == ("running", 0, 7)
-    assert (after["state"], after["step"], after["error"]) == (state, 3, words)
-    assert set(after) == {"state", "pid", "host", "job", "started", "updated", "step", "steps", "error"}
+    assert (after["state"], after["start_step"], after["step"], after["error"]) == (state, 2, 3, words)
+    assert set(after) == {"state", "pid", "host", "job", "started", "updated", "start_step", "step", "steps", "error"}
     assert (after["pid"], after["host"]) == (os.getpid(), socket.gethostname())
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 
@@ -167,3 +168,11 @@ def test_status_of_a_sweep_and_of_a_folder_of_sweeps(tmp_path, monkeypatch, caps
     assert "1 done, 1 pending of 2" in out
     assert run_here("status", str(sweeps)) == 0
     assert capsys.readouterr().out == f"{sweep}  1 done, 1 pending of 2\n"
+    code = (
+        "import sys; from metarun.cli import main; status = main(['status', sys.argv[1]]); "
+        "slow = {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules); sys.exit(status or ' '.join(slow) or 0)"
+    )
+    for place, words in ((sweep, "1 done, 1 pending of 2"), (sweeps, f"{sweep}  1 done, 1 pending of 2")):
+        done, err = (child := python("-c", code, str(place))).communicate()
+        assert (child.returncode, err) == (0, "")
+        assert words in done

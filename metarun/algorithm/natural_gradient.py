@@ -17,6 +17,8 @@ from metarun.maths.trees import Params, axpy, detached, expand, ravel, unravel
 from metarun.problems.base import outputs_of
 
 POINTS = ("phi", "pullback", "theta", "task_empirical")
+_MEMORY = 0.99  # of the preconditioner's mean squares
+_FLOOR = 1e-4  # what is added to them, in units of their mean over the parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,16 @@ class NaturalGradient:
             null: never.
         adapt_damping: Levenberg and Marquardt: after each step the tasks are adapted once more, and the damping is raised by
             3/2 where a quarter of the predicted decrease came, lowered by 2/3 where three quarters did.
+        momentum: g is replaced by momentum * (the last step's) + (1 - momentum) * g before the system is solved. A gradient of
+            few tasks is mostly noise that their own F fits; an average over steps is not. The optimizer's momentum would
+            average the solutions instead, and let the steps exceed `max_divergence`.
+        preconditioner: CG works in coordinates scaled by M^(1/2), M = (mean square of the tasks' meta-gradients)^preconditioner:
+            truncated after few steps it is drawn to M^-1 g and not to g; solved to the end it is the same. null: M = I. The
+            mean squares are averaged over steps (0.99) and floored at 1e-4 of their mean. 0.5 is Adam's metric, 0.75 Martens'.
         recompute: make the matrices' graphs anew in each product, which is slower and bounds memory by `device.task_chunk`;
             without it the graphs of all tasks of the step are held.
-    Source: Amari 1998; Martens 2020; the trust region as in Schulman et al. 2015, section 6 and appendix C. No published
+    Source: Amari 1998; Martens 2020; the trust region as in Schulman et al. 2015, section 6 and appendix C; the
+        preconditioner as in Martens 2010, section 4.7. No published
         algorithm is called I-MAML-NG; this is the definition used here.
     """
 
@@ -52,6 +61,8 @@ class NaturalGradient:
     rtol: float
     max_divergence: float | None
     adapt_damping: bool
+    momentum: float
+    preconditioner: float | None
     recompute: bool
     needs_tasks: ClassVar[bool] = True
 
@@ -63,6 +74,11 @@ class NaturalGradient:
         checks.number("rtol", self.rtol, minimum=0)
         if self.max_divergence is not None:
             checks.number("max_divergence", self.max_divergence, minimum=0, exclusive=True)
+        checks.number("momentum", self.momentum, minimum=0)
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must be < 1, got {self.momentum!r}")
+        if self.preconditioner is not None:
+            checks.number("preconditioner", self.preconditioner, minimum=0, exclusive=True)
         for name in ("adapt_damping", "recompute"):
             checks.boolean(name, getattr(self, name))
 
@@ -86,26 +102,34 @@ class NaturalGradient:
         """The natural direction; `direction/divergence` is that predicted for the step, `direction/shortened` its cut."""
         damping = state.get("damping", self.damping)
         row = {name: leaf[None] for name, leaf in gradient.items()}
-        rhs = ravel(row)
+        now = ravel(row)
+        rhs = torch.lerp(state["mean"].to(now), now, 1 - self.momentum) if "mean" in state else now
+        if self.momentum:
+            state = state | {"mean": rhs}
         if self.point == "task_empirical":
             # In theta's order: an estimator may name frozen leaves last.
             own = [ravel({name: chunk.gradients.gradient[name] for name in row}) for chunk in chunks]
             gradients = ranks.rows(torch.cat(own))
-            metric = LinearOperator(lambda vectors: (vectors @ gradients.T) @ gradients / len(gradients))
             solution, stats = _by_woodbury(gradients, rhs, damping), {}
+            squared = (solution @ gradients.T).square().sum() / len(gradients)
         else:
-            metric = self._metric(chunks, meta_gradient, ranks)
+            scale, state = self._scale(row, chunks, state, ranks)
+            system = self._metric(chunks, meta_gradient, ranks).shifted(damping)
             result = conjugate_gradient(
-                metric.shifted(damping),
-                rhs,
+                LinearOperator(lambda vectors: scale * system.apply(scale * vectors)),
+                scale * rhs,
                 max_steps=self.steps,
                 rtol=self.rtol,
                 early_exit=rhs.device.type == "cpu",
             )
-            solution = result.solution
+            solution = scale * result.solution
             stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}
+            # s'Fs without one more product: CG's residual is orthogonal to its solution. No step at all means that the
+            # right-hand side itself has no curvature.
+            curved = (solution * rhs).sum() - damping * (solution * solution).sum()
+            squared = torch.where(result.steps[0] > 0, curved.clamp(min=0), 0)
         step = self.step_size * solution
-        squared = (step * metric.apply(step)).sum()
+        squared = self.step_size**2 * squared
         divergence, cut = squared / 2, torch.ones_like(squared)
         if self.max_divergence is not None:
             allowed = torch.full_like(divergence, self.max_divergence)
@@ -115,9 +139,25 @@ class NaturalGradient:
         direction = {name: leaf[0] for name, leaf in unravel(step, row).items()}
         if not self.adapt_damping:
             return direction, stats, state
-        predicted = -(rhs * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
-        state = {"damping": _adapted(damping, float(_change(direction, chunks, ranks) / predicted))}
-        return direction, stats | {"direction/damping": rhs.new_tensor(damping)}, state
+        predicted = -(now * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
+        adapted = {"damping": _adapted(damping, float(_change(direction, chunks, ranks) / predicted))}
+        return direction, stats | {"direction/damping": rhs.new_tensor(damping)}, state | adapted
+
+    def _scale(
+        self, row: Params, chunks: Sequence[Adapted], state: dict[str, Any], ranks: Ranks
+    ) -> tuple[Tensor | float, dict[str, Any]]:
+        """The square root of the preconditioner's inverse, and the state with the mean squares it is made of."""
+        if self.preconditioner is None:
+            return 1.0, state
+        squares = sum(
+            ravel({name: chunk.gradients.gradient[name] for name in row}).square().sum(0, keepdim=True)
+            for chunk in chunks
+        )
+        squares = ranks.sum(squares) / _num_tasks(chunks, ranks)
+        if "squares" in state:
+            squares = torch.lerp(state["squares"].to(squares), squares, 1 - _MEMORY)
+        floor = (_FLOOR * squares.mean()).clamp(min=torch.finfo(squares.dtype).tiny)
+        return (squares + floor) ** (-self.preconditioner / 2), state | {"squares": squares}
 
     def _metric(self, chunks: Sequence[Adapted], meta_gradient: MetaGradient, ranks: Ranks) -> LinearOperator:
         """The mean over all tasks of all ranks, on vectors [1, D]."""

@@ -136,6 +136,8 @@ RTOL = 1e-10  # rounding of float64, through linear systems of condition 100 and
 DIFFERENCES_RTOL = 1e-7
 # Undamped Newton steps without a proximal term have singular matrices: 1e-15 more in theta is 1e-8 in phi, in the reference too.
 NEWTON_RTOL = 1e-5
+# g g' + damping I has condition 2e5 where a gradient is 61 long and the damping 0.01, in the dense solve as by Woodbury.
+TASK_EMPIRICAL_RTOL = 1e-8
 STEP = 500  # a quarter of the way of multi_step_loss's annealing
 
 
@@ -439,6 +441,8 @@ def check(composition: tuple[str, ...]) -> None:
     )
     expected = naive_direction(tasks, meta_gradient, direction)
     assert list(estimate.gradient) == list(expected) == list(theta)
+    if direction == "natural_gradient task_empirical":
+        rtol = max(rtol, TASK_EMPIRICAL_RTOL)
     rtol = DIFFERENCES_RTOL if meta_gradient == "hessian_free" else rtol
     for name, leaf in expected.items():
         error = (estimate.gradient[name] - leaf).norm()

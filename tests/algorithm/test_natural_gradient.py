@@ -28,6 +28,8 @@ def natural(**changes) -> NaturalGradient:
         "rtol": 1e-14,
         "max_divergence": None,
         "adapt_damping": False,
+        "momentum": 0.0,
+        "preconditioner": None,
         "recompute": False,
     }
     return NaturalGradient(**settings | changes)
@@ -81,6 +83,23 @@ def test_a_step_reaches_no_further_than_the_divergence_allows():
         reached = estimate.gradient["phi"].item() ** 2 / 2  # for this model the true divergence of the step
         assert reached == pytest.approx(min(allowed, divergence), rel=1e-13)
         assert estimate.stats["direction/divergence"].item() == pytest.approx(reached, rel=1e-13)
+
+
+def test_momentum_averages_the_gradient_before_the_system_is_solved():
+    """F = 1 at phi: the steps are m_1 = g_1 and m_2 = 0.8 m_1 + 0.2 g_2, with the plain gradients g at the two thetas."""
+    chosen, plain = gaussian(natural(momentum=0.8)), gaussian(Plain())
+    first, second = step_of(plain, 4.0), step_of(plain, 1.0)
+    estimate = chosen.meta_step({"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
+    assert estimate.gradient["phi"].item() == pytest.approx(first, rel=1e-14)
+    estimate = chosen.meta_step({"phi": torch.tensor([1.0])}, Quadratic(), gaussian_tasks(), state=estimate.state)
+    assert estimate.gradient["phi"].item() == pytest.approx(0.8 * first + 0.2 * second, rel=1e-14)
+
+
+def test_a_gradient_of_zero_is_a_step_of_zero():
+    """Where the mean squares of the preconditioner vanish too, with nothing to divide by."""
+    tasks = quadratic(([1.0], [2.0]), ([1.0], [2.0]))
+    chosen = composed(descent(0, 0.1), FirstOrder(), direction=natural(preconditioner=0.5, max_divergence=1e-3))
+    assert chosen.meta_step({"phi": torch.tensor([2.0])}, Quadratic(), tasks).gradient["phi"].item() == 0.0
 
 
 def test_the_true_fisher_matrix_and_not_the_empirical_one():
@@ -161,9 +180,10 @@ def net(float64) -> Net:
 
 
 @pytest.mark.parametrize("chunk", [1, None])
+@pytest.mark.parametrize("preconditioner", [None, 0.5])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("point", ["phi", "theta"])
-def test_the_direction_is_the_dense_solve(point, recompute, chunk, net):
+def test_the_direction_is_the_dense_solve(point, recompute, preconditioner, chunk, net):
     """NG1: the Fisher matrix is sum_c p_c s_c s_c' on the query inputs, at phi or at theta; its mean over tasks is solved."""
     damping = 0.05
     settings = {"weight": 2.0}
@@ -176,10 +196,42 @@ def test_the_direction_is_the_dense_solve(point, recompute, chunk, net):
         matrix += net.fisher(params, net.tasks.query.inputs[b]) / 2
     assert torch.linalg.matrix_rank(matrix) <= 2 * 6 * 2  # n (C - 1) for each task
     expected = torch.linalg.solve(matrix + damping * torch.eye(net.size), gradient)
-    direction = natural(point=point, damping=damping, recompute=recompute)
+    direction = natural(point=point, damping=damping, recompute=recompute, preconditioner=preconditioner)
     chosen = composed(descent(3, 0.2), implicit(6), direction=direction, **settings)
     actual = flat(chosen.meta_step(net.theta, net.problem, net.tasks, chunk).gradient)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_truncated_and_preconditioned(net):
+    """One CG step is t M^-1 g, t = g'M^-1 g / (M^-1 g)'(F + damping I)(M^-1 g); the divergence is that of the dense F."""
+    damping, power = 0.05, 0.75
+    plain = composed(descent(3, 0.2), implicit(6), weight=2.0)
+    each = [flat(plain.meta_step(net.theta, net.problem, net.tasks[b : b + 1]).gradient) for b in range(2)]
+    gradient = (each[0] + each[1]) / 2
+    phi = plain.adapt(net.theta, net.problem, net.tasks.support).params
+    matrix = sum(
+        net.fisher({name: leaf[b] for name, leaf in phi.items()}, net.tasks.query.inputs[b]) / 2 for b in range(2)
+    )
+
+    def taken(steps: int, state: dict | None = None):
+        direction = natural(damping=damping, preconditioner=power, steps=steps)
+        chosen = composed(descent(3, 0.2), implicit(6), weight=2.0, direction=direction)
+        return chosen.meta_step(net.theta, net.problem, net.tasks, 1, state)
+
+    now = (each[0] ** 2 + each[1] ** 2) / 2
+    before = torch.linspace(0.1, 1.0, net.size)
+    for state, squares in ((None, now), ({"squares": before[None]}, 0.99 * before + 0.01 * now)):
+        turned = gradient / (squares + 1e-4 * squares.mean()) ** power
+        length = (gradient @ turned) / (turned @ (matrix @ turned + damping * turned))
+        one = taken(1, state)
+        torch.testing.assert_close(flat(one.gradient), length * turned, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(one.state["squares"][0], squares, rtol=1e-10, atol=0)
+    for steps in (1, 2, 4):
+        estimate = taken(steps)
+        step = flat(estimate.gradient)
+        assert estimate.stats["direction/divergence"].item() == pytest.approx(
+            (step @ matrix @ step).item() / 2, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("estimator", [Unrolled(), implicit(40, "gauss_newton")], ids=["unrolled", "implicit"])

@@ -34,6 +34,8 @@ RUNS = {
         "algorithm=imaml_ng",
         "algorithm.inner.steps=3",
         "algorithm.direction.adapt_damping=true",
+        "algorithm.direction.momentum=0.9",
+        "algorithm.direction.preconditioner=0.5",
         "algorithm.direction.steps=3",
         *PICTURES,
     ),

@@ -30,6 +30,16 @@ IMAML = (
     "schedule.tasks_per_step=2",
     "optimizer.lr=0.01",
 )
+# A direction that carries tensors from step to step.
+NATURAL = (
+    *IMAML,
+    "algorithm/direction=natural_gradient",
+    "algorithm.direction.steps=2",
+    "algorithm.direction.momentum=0.9",
+    "algorithm.direction.preconditioner=0.5",
+    "optimizer=sgd_unit",
+    "optimizer.lr=1.0",
+)
 
 # The command line in a process that, while it works on a given outer step, sends itself a given signal.
 SIGNALLED = """
@@ -119,15 +129,16 @@ def test_kill_and_the_same_command_again_equals_an_undisturbed_run(settings, tmp
     assert_same_runs(undisturbed, killed)
 
 
-def test_imaml_on_images_resumes_to_the_same_bits(tmp_path, in_step):
+@pytest.mark.parametrize("settings", [IMAML, NATURAL], ids=["imaml", "natural gradient"])
+def test_imaml_on_images_resumes_to_the_same_bits(settings, tmp_path, in_step):
     """In this process; the kill of another one is above, marked slow."""
-    assert run_here(*IMAML, f"run.root={tmp_path / 'whole'}") == 0
+    assert run_here(*settings, f"run.root={tmp_path / 'whole'}") == 0
     in_step(killing(16))
     with pytest.raises(Killed):
-        run_here(*IMAML, f"run.root={tmp_path / 'killed'}")
+        run_here(*settings, f"run.root={tmp_path / 'killed'}")
     killed = only_folder(tmp_path / "killed")
     assert torch.load(killed / "checkpoints" / "last.pt", weights_only=True)["step"] == 10
-    assert run_here(*IMAML, f"run.root={tmp_path / 'killed'}") == 0
+    assert run_here(*settings, f"run.root={tmp_path / 'killed'}") == 0
     assert_same_runs(only_folder(tmp_path / "whole"), killed)
 
 

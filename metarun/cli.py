@@ -370,7 +370,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(name: str) -> _Parser:
     usage, line, _ = SUBCOMMANDS[name]
-    return _Parser(prog=f"metarun {name}", usage=f"metarun {name} {usage}", description=f"{line.capitalize()}.")
+    sentence = f"{line[0].upper()}{line[1:]}" + ("" if line.endswith("?") else ".")
+    return _Parser(prog=f"metarun {name}", usage=f"metarun {name} {usage}", description=sentence)
 
 
 def _report(message: str, status: int) -> int:

@@ -1,6 +1,7 @@
 """Algorithms are compositions: `Algorithm(inner, meta_gradient, direction, proximal_weight)`."""
 
 from metarun.algorithm.algorithm import Algorithm
+from metarun.algorithm.backtracking_descent import BacktrackingDescent
 from metarun.algorithm.direction import Plain
 from metarun.algorithm.first_order import FirstOrder
 from metarun.algorithm.gradient_descent import GradientDescent
@@ -18,6 +19,7 @@ from metarun.algorithm.unrolled import Unrolled
 
 __all__ = [
     "Algorithm",
+    "BacktrackingDescent",
     "ConjugateGradient",
     "Dense",
     "FirstOrder",

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from metarun.maths.line_search import backtrack
 from metarun.maths.operators import LinearOperator, finite_difference, gauss_newton, hessian, hessian_by_jvp
-from metarun.maths.trees import Params, axpy, gradient, ravel_like
+from metarun.maths.trees import Params, axpy, gradient, ravel, ravel_like, unravel
 from metarun.problems.base import Problem, losses_of, outputs_of
 from metarun.tasks.types import Examples
 
@@ -124,3 +125,40 @@ class InnerProblem:
             return problem.loss(problem.outputs(phi | frozen, inputs, None), targets)
 
         return vmap(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)
+
+
+def search(
+    inner: InnerProblem,
+    phi: Params,
+    direction: Tensor,
+    descent: Tensor,
+    max_backtracks: int,
+    *,
+    running: Tensor | None = None,
+    at_zero: Tensor | None = None,
+) -> tuple[Tensor, Params, Tensor, Tensor]:
+    """Go along `direction` as far as the inner objective falls enough (`backtrack`), without graph.
+
+    Args:
+        direction: [B, D].
+        descent: its product with the gradient at phi, [B].
+        running: which tasks move at all, [B]; all without it.
+        at_zero: the objective at phi, [B], where it is known; spares an evaluation.
+    Returns:
+        Step lengths [B], 0 where none was accepted; the new phi; the objective there, [B]; by how much a whole step would
+        change it, [B].
+    """
+    point = ravel(phi)
+    running = torch.ones_like(descent, dtype=torch.bool) if running is None else running
+    with torch.no_grad():
+        at_zero = inner.value(phi) if at_zero is None else at_zero
+
+        def value(length: Tensor) -> Tensor:
+            moved = inner.value(unravel(point + length[:, None] * direction, phi))
+            # A task that has ended asks for nothing more, and a step into overflow is a step too long.
+            return torch.where(running, moved, at_zero).nan_to_num(nan=torch.inf)
+
+        slope = torch.where(running, descent, 0)
+        length, reached, at_one = backtrack(value, at_zero, slope, max_backtracks=max_backtracks)
+        length = torch.where(running, length, 0)
+        return length, unravel(point + length[:, None] * direction, phi), reached, at_one - at_zero

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from metarun import checks
-from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
+from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, search
 from metarun.algorithm.parts import InnerSolution
 from metarun.maths.cg import Status, conjugate_gradient
-from metarun.maths.line_search import backtrack
-from metarun.maths.trees import Params, detached, ravel, unravel
+from metarun.maths.trees import Params, detached, ravel
 from metarun.problems.base import Problem
 
 
@@ -110,7 +108,7 @@ class NewtonCG:
             descent = (slope * direction).sum(1)
             direction = torch.where((descent >= 0)[:, None], -slope, direction)
             descent = torch.where(descent >= 0, -(norm**2), descent)
-            length, phi, gained = self._search(inner, phi, direction, descent, running)
+            length, phi, _, gained = search(inner, phi, direction, descent, self.max_backtracks, running=running)
             if self.adapt_damping:
                 predicted = descent + 0.5 * (direction * model.apply(direction)).sum(1)
                 ratio = gained / torch.where(predicted != 0, predicted, 1)
@@ -131,21 +129,3 @@ class NewtonCG:
             "inner/negative_curvature": negative,
         }
         return InnerSolution(phi, stats)
-
-    def _search(
-        self, inner: InnerProblem, phi: Params, direction: Tensor, descent: Tensor, running: Tensor
-    ) -> tuple[Tensor, Params, Tensor]:
-        """Step lengths [B], the new phi, and by how much a whole step would change the objective, [B]."""
-        point = ravel(phi)
-        with torch.no_grad():
-            at_zero = inner.value(phi)
-
-            def value(length: Tensor) -> Tensor:
-                moved = inner.value(unravel(point + length[:, None] * direction, phi))
-                # A task that has ended asks for nothing more, and a step into overflow is a step too long.
-                return torch.where(running, moved, at_zero).nan_to_num(nan=torch.inf)
-
-            slope = torch.where(running, descent, 0)
-            length, at_one = backtrack(value, at_zero, slope, max_backtracks=self.max_backtracks)
-            length = torch.where(running, length, 0)
-            return length, unravel(point + length[:, None] * direction, phi), at_one - at_zero

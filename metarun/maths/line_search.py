@@ -14,7 +14,7 @@ def backtrack(
     max_backtracks: int,
     shrink: float = 0.5,
     sufficient_decrease: float = 1e-4,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The largest of 1, shrink, shrink^2, ... with value(a) <= value(0) + sufficient_decrease * a * slope (Armijo).
 
     Each function stops on its own. A few units of rounding are allowed, or near a minimum no step would ever be accepted.
@@ -25,18 +25,20 @@ def backtrack(
         slope: directional derivatives at zero, [B]; a descent direction has a negative one.
         max_backtracks: how many times a length may shrink.
     Returns:
-        Lengths [B], 0 where none was accepted; and the values at length 1, [B].
+        Lengths [B], 0 where none was accepted; the values there, [B]; and those at length 1, [B].
     Source: Nocedal & Wright 2006, algorithm 3.1.
     """
     allowance = 4 * torch.finfo(at_zero.dtype).eps * at_zero.abs()
     length = torch.ones_like(at_zero)
     accepted = torch.zeros_like(at_zero, dtype=torch.bool)
-    at_one = None
+    at_one, reached = None, at_zero
     for _ in range(max_backtracks + 1):
         values = value(length)
         at_one = values if at_one is None else at_one
-        accepted = accepted | (values <= at_zero + sufficient_decrease * length * slope + allowance)
+        accepts = ~accepted & (values <= at_zero + sufficient_decrease * length * slope + allowance)
+        reached = torch.where(accepts, values, reached)
+        accepted = accepted | accepts
         if accepted.all():
             break
         length = torch.where(accepted, length, shrink * length)
-    return torch.where(accepted, length, 0), at_one
+    return torch.where(accepted, length, 0), reached, at_one

@@ -68,10 +68,11 @@ TO_LEARN = tuple(weight for weight in WEIGHTS if not weight.endswith("never"))
 CONTRADICTORY = ("0, scalar", "0, layer", "0, parameter", "by layer, scalar")
 
 ILLEGAL = (
-    # A line search and an early end are no differentiable functions of theta, and Newton's steps are not -alpha times a gradient.
+    # An early end is no differentiable function of theta, and Newton's steps are not -alpha times a gradient.
     (NEWTON, ("unrolled", "multi_step_loss", "recursion", "hessian_free")),
     # The recursion's factors I - alpha H are those of equal steps on the objective; a step on the proximal term alone is another.
-    (("pull_back_16",), ("recursion", "hessian_free", "multi_step_loss")),
+    # So are steps of sizes that a search finds.
+    (("pull_back_16", "backtracking_descent"), ("recursion", "hessian_free", "multi_step_loss")),
     (RATES, ("recursion", "hessian_free")),
     # A stationary point does not depend on step sizes (their implicit gradient is 0); an identity or a displacement knows none.
     (RATES, (*IMPLICIT, "first_order", "reptile")),
@@ -290,8 +291,11 @@ class NaiveTask:
         if name in NEWTON:
             return [self.anchor, named(self.newton(solver), self.anchor)]
         rates = {n.removeprefix("inner/step_size/"): leaf for n, leaf in self.theta.items() if n.startswith("inner/")}
+        searched = self.searched_rates(solver) if name == "backtracking_descent" else None
 
         def rate(leaf, step):
+            if searched:
+                return searched[step]
             if name == "learned_rates_5":
                 return rates[leaf][step]
             return rates[leaf] if rates else solver.step_size
@@ -299,17 +303,22 @@ class NaiveTask:
         descend = gradient_steps.descend_and_pull_back if name == "pull_back_16" else gradient_steps.descend
         return descend(self.support_loss, self.anchor, self.weight, rate, steps=solver.steps)
 
+    def objective(self, phi):
+        """Of the inner problem, at a vector; theta as a constant."""
+        theta, weight = flat(self.anchor.values()), self.raveled(self.weight)
+        return self.support_loss(named(phi, self.anchor)) + (weight * (phi - theta) ** 2).sum() / 2
+
+    def searched_rates(self, solver):
+        known = {word: getattr(solver, word) for word in ("steps", "step_size", "max_backtracks")}
+        return gradient_steps.searched_rates(self.objective, flat(self.anchor.values()).detach(), **known)
+
     def newton(self, solver):
         theta, weight = flat(self.anchor.values()), self.raveled(self.weight)
-
-        def objective(phi):
-            return self.support_loss(named(phi, self.anchor)) + (weight * (phi - theta) ** 2).sum() / 2
-
-        words = ("steps", "cg_steps", "damping", "adapt_damping", "rtol", "progress_rtol", "warm_start")
-        known = {word: getattr(solver, word) for word in (*words, "max_backtracks", "tolerance")}
         with torch.no_grad():
             # Everything but the derivatives inside is without graph.
-            differentiable = torch.enable_grad()(lambda phi: objective(phi))
+            differentiable = torch.enable_grad()(self.objective)
+            words = ("steps", "cg_steps", "damping", "adapt_damping", "rtol", "progress_rtol", "warm_start")
+            known = {word: getattr(solver, word) for word in (*words, "max_backtracks", "tolerance")}
             return newton_cg.newton_cg(
                 differentiable,
                 torch.enable_grad()(lambda phi: self.curvature("gauss_newton", phi)),

@@ -1,0 +1,72 @@
+"""Inner solver: gradient steps that are shortened until the objective falls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from metarun import checks
+from metarun.algorithm.inner_problem import InnerProblem, search
+from metarun.algorithm.parts import InnerSolution
+from metarun.maths.trees import Params, detached, norm_per_task, ravel
+from metarun.problems.base import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class BacktrackingDescent:
+    """Gradient descent whose every step is halved, for each task by itself, until the inner objective has fallen enough.
+
+    A step of fixed size diverges once its task's curvature exceeds 2 / step_size, and the implicit meta-gradient, which takes
+    the problem for solved, drives the curvature there: nets sharpen while they are trained. A searched step cannot diverge.
+    The number of halvings is locally constant in theta, so the derivative of phi is that of steps of these sizes.
+
+    Attributes:
+        steps: number of steps in training, >= 0.
+        step_size: alpha > 0, tried first in every step.
+        eval_steps: evaluation measures after each of these numbers of steps; the last is the one that counts.
+        max_backtracks: how many times a step may be halved; a task for which none of them will do stays where it is.
+    Source: Nocedal & Wright 2006, algorithm 3.1 (Armijo's rule, with 1e-4).
+    """
+
+    steps: int
+    step_size: float
+    eval_steps: Sequence[int]
+    max_backtracks: int
+    offers: ClassVar[frozenset[str]] = frozenset({"graph", "minimum"})
+    learns: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, minimum=0)
+        checks.number("step_size", self.step_size, minimum=0, exclusive=True)
+        checks.steps("eval_steps", self.eval_steps)
+        checks.integer("max_backtracks", self.max_backtracks, minimum=0)
+
+    def check(self, problem: Problem, adapted: Params) -> None:
+        """Fits every problem."""
+
+    def meta_parameters(self, adapted: Params) -> Params:
+        """None."""
+        return {}
+
+    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
+        """Adapt every task, with a graph where the anchor has one.
+
+        `inner/residual` [B] is the last gradient's norm over the first's; `inner/backtracks` [B] the mean over the steps.
+        """
+        phi, value, first, last, halvings = inner.anchor, None, None, None, 0.0
+        asked = self.steps if steps is None else steps
+        for _ in range(asked):
+            slope = inner.gradient(phi)
+            direction = -self.step_size * ravel(detached(slope))
+            last = norm_per_task(detached(slope))
+            first = last if first is None else first
+            descent = -self.step_size * last**2
+            length, _, value, _ = search(inner, detached(phi), direction, descent, self.max_backtracks, at_zero=value)
+            halvings = halvings - torch.where(length > 0, length.log2(), -float(self.max_backtracks))
+            rates = self.step_size * length
+            phi = {name: leaf - rates.view(-1, *[1] * (leaf.dim() - 1)) * slope[name] for name, leaf in phi.items()}
+        if first is None:
+            return InnerSolution(phi, {})
+        residual = last / first.clamp_min(torch.finfo(first.dtype).tiny)
+        return InnerSolution(phi, {"inner/residual": residual, "inner/backtracks": halvings / asked})

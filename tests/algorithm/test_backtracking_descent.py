@@ -1,0 +1,55 @@
+"""Searched gradient steps on parabolas, where every halving can be counted by hand."""
+
+import pytest
+import torch
+
+from metarun.algorithm import BacktrackingDescent
+from metarun.algorithm.inner_problem import InnerProblem
+from metarun.maths.trees import expand
+
+from .closed_forms import Quadratic, descent, quadratic, stacked
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+# Support 1/2 h (phi - 1)^2 with h = 1, 4 and 1/4.
+TASKS = stacked(*(quadratic(([h], [1.0]), ([1.0], [0.0])) for h in (1.0, 4.0, 0.25)))
+START = 5.0
+
+
+def inner(weight: float = 0.0) -> InnerProblem:
+    return InnerProblem(Quadratic(), TASKS.support, expand({"phi": torch.tensor([START])}, 3), weight)
+
+
+def searched(steps: int, step_size: float, max_backtracks: int = 20) -> BacktrackingDescent:
+    return BacktrackingDescent(steps=steps, step_size=step_size, eval_steps=[1], max_backtracks=max_backtracks)
+
+
+def test_each_task_halves_its_own_step():
+    """Step 5: 1 - 5 h is -4, -19, -1/4. The third is taken whole, the first after two halvings, the second after four."""
+    solution = searched(1, 5.0).solve(inner(), {})
+    assert solution.params["phi"].flatten().tolist() == pytest.approx([1 - (5 / 4 - 1) * (START - 1)] * 3, abs=1e-14)
+    assert solution.stats["inner/backtracks"].tolist() == [2.0, 4.0, 0.0]
+    again = searched(2, 5.0).solve(inner(), {})
+    assert again.stats["inner/residual"].tolist() == pytest.approx([0.25, 0.25, 0.25], rel=1e-13)
+
+
+def test_where_no_step_is_short_enough_nothing_moves():
+    solution = searched(3, 5.0, max_backtracks=1).solve(inner(), {})
+    assert solution.params["phi"].flatten().tolist()[:2] == [START, START]
+    assert solution.stats["inner/residual"].tolist()[:2] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_steps_that_are_short_enough_are_plain_descent(steps):
+    """2 / (h + lambda) > 0.1 for every task: the same phi as with a fixed size."""
+    plain = descent(steps, 0.1).solve(inner(2.0), {})
+    solution = searched(steps, 0.1).solve(inner(2.0), {})
+    torch.testing.assert_close(solution.params, plain.params, rtol=1e-14, atol=0)
+    if steps:
+        assert solution.stats["inner/backtracks"].tolist() == [0.0, 0.0, 0.0]
+        torch.testing.assert_close(solution.stats["inner/residual"], plain.stats["inner/residual"], rtol=1e-13, atol=0)
+
+
+def test_a_step_size_of_zero_is_refused():
+    with pytest.raises(ValueError, match=r"step_size must be a number > 0, got 0"):
+        searched(1, 0)

@@ -88,7 +88,7 @@ class NaturalGradient:
         return frozenset({"gradient", "jacobian"} if self.point == "pullback" else {"gradient"})
 
     def start(self) -> dict[str, Any]:
-        """The damping, where it is adapted."""
+        """The damping, where it is adapted; the averages begin with the first step."""
         return {"damping": self.damping} if self.adapt_damping else {}
 
     def direction(

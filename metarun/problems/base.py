@@ -46,4 +46,9 @@ def outputs_of(problem: Problem, params: Params, examples: Examples, support: Ex
 
 def losses_of(problem: Problem, params: Params, examples: Examples, support: Examples | None = None) -> Tensor:
     """Losses [B] of B tasks for parameters with leaves [B, ...]."""
-    return vmap(problem.loss)(outputs_of(problem, params, examples, support), examples.targets)
+
+    def loss(phi: Params, inputs: Tensor, targets: Tensor, support_inputs: Tensor | None = None) -> Tensor:
+        return problem.loss(problem.outputs(phi, inputs, support_inputs), targets)
+
+    rest = () if support is None else (support.inputs,)
+    return vmap(loss)(params, examples.inputs, examples.targets, *rest)

@@ -51,6 +51,29 @@ def test_batch_norm_is_replaced_and_keeps_its_values():
     assert learner.batch_norm == "transductive"
 
 
+def test_a_weight_that_two_layers_share_is_one_parameter():
+    """x W W: the second layer follows the first in value and in gradient, d/dW sum(x W W) = x 1' W' + (x W) 1'."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Linear(3, 3, bias=False) for _ in range(2))
+            self.second.weight = self.first.weight
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.second(self.first(inputs))
+
+    learner = Learner(Shared().double())
+    assert list(learner.init()) == ["first.weight"]
+    weight = images(3, 3).requires_grad_()
+    x = images(1, 3, seed=1)
+    outputs = learner({"first.weight": weight}, x)
+    torch.testing.assert_close(outputs, x @ weight.T @ weight.T, rtol=1e-14, atol=1e-15)
+    (slope,) = torch.autograd.grad(outputs.sum(), weight)
+    ones = torch.ones(1, 3, dtype=torch.float64)
+    torch.testing.assert_close(slope, (ones @ weight).T @ x + ones.T @ (x @ weight.T), rtol=1e-14, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("kind", "shape"), [(nn.BatchNorm1d, (7, 3)), (nn.BatchNorm1d, (7, 3, 4)), (nn.BatchNorm3d, (5, 3, 2, 2, 2))]
 )

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from metarun import checks
-from metarun.algorithm.inner_problem import InnerProblem, search
+from metarun.algorithm.inner_problem import InnerProblem, Point, search
 from metarun.algorithm.parts import InnerSolution
-from metarun.maths.trees import Params, detached, norm_per_task, ravel
+from metarun.maths.trees import Params, against, axpy, detached, norm_per_task, relative_norm
 from metarun.problems.base import Problem
 
 
@@ -54,19 +55,19 @@ class BacktrackingDescent:
 
         `inner/residual` [B] is the last gradient's norm over the first's; `inner/backtracks` [B] the mean over the steps.
         """
-        phi, value, first, last, halvings = inner.anchor, None, None, None, 0.0
         asked = self.steps if steps is None else steps
+        if asked == 0:
+            return InnerSolution(inner.anchor, {})
+        point, norms, halvings = inner.at(inner.anchor), [], 0.0
         for _ in range(asked):
-            slope = inner.gradient(phi)
-            direction = -self.step_size * ravel(detached(slope))
-            last = norm_per_task(detached(slope))
-            first = last if first is None else first
-            descent = -self.step_size * last**2
-            length, _, value, _ = search(inner, detached(phi), direction, descent, self.max_backtracks, at_zero=value)
+            slope = point.gradient()
+            norms.append(norm_per_task(detached(slope)))
+
+            def move(length: Tensor, phi: Params = point.params, slope: Params = slope) -> Point:
+                rates = dict.fromkeys(phi, -self.step_size * length)
+                return inner.at(axpy(against(rates, phi), slope, phi))
+
+            length, point, _ = search(point, move, -self.step_size * norms[-1] ** 2, self.max_backtracks)
             halvings = halvings - torch.where(length > 0, length.log2(), -float(self.max_backtracks))
-            rates = self.step_size * length
-            phi = {name: leaf - rates.view(-1, *[1] * (leaf.dim() - 1)) * slope[name] for name, leaf in phi.items()}
-        if first is None:
-            return InnerSolution(phi, {})
-        residual = last / first.clamp_min(torch.finfo(first.dtype).tiny)
-        return InnerSolution(phi, {"inner/residual": residual, "inner/backtracks": halvings / asked})
+        stats = {"inner/residual": relative_norm(norms[-1], norms[0]), "inner/backtracks": halvings / asked}
+        return InnerSolution(point.params, stats)

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarun import checks
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.parts import InnerSolution
-from metarun.maths.trees import Params, axpy, norm_per_task
+from metarun.maths.trees import Params, axpy, norm_per_task, relative_norm
 from metarun.problems.base import Problem
 
 
@@ -88,5 +88,4 @@ def last_of(path: Iterable[tuple[Params, Params]], anchor: Params) -> InnerSolut
 def residual(first: Params, last: Params) -> Tensor:
     """Norm of the last gradient over that of the first, for each task: [B]."""
     with torch.no_grad():
-        initial = norm_per_task(first)
-        return norm_per_task(last) / initial.clamp_min(torch.finfo(initial.dtype).tiny)
+        return relative_norm(norm_per_task(last), norm_per_task(first))

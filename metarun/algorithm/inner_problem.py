@@ -1,5 +1,6 @@
 """What a task asks of its parameters: minimise  loss(phi; support) + lambda/2 ||phi - theta||^2."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch.func import grad, vmap
 
 from metarun.maths.line_search import backtrack
 from metarun.maths.operators import LinearOperator, finite_difference, gauss_newton, hessian, hessian_by_jvp
-from metarun.maths.trees import Params, axpy, gradient, ravel, ravel_like, unravel
+from metarun.maths.trees import Params, axpy, evaluate, gradient, ravel_like
 from metarun.problems.base import Problem, losses_of, outputs_of
 from metarun.tasks.types import Examples
 
@@ -18,6 +19,21 @@ CURVATURES: tuple[Curvature, ...] = ("hessian", "hessian_forward", "gauss_newton
 
 Weight = float | Params
 """lambda: one number, or leaves that broadcast against those of phi, [B, ...] or [B, 1, ...]."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """phi of B tasks, with what one forward pass tells of it.
+
+    Attributes:
+        params: phi, leaves [B, ...].
+        value: the inner objective there, [B], without graph.
+        gradient: makes the objective's gradient of the same pass, once; differentiable when `params` are.
+    """
+
+    params: Params
+    value: Tensor
+    gradient: Callable[[], Params]
 
 
 @dataclass(frozen=True)
@@ -65,10 +81,15 @@ class InnerProblem:
 
     def gradient(self, params: Params) -> Params:
         """Gradient of the objective, leaves [B, ...]; differentiable when `params` are."""
-        slope = self.loss_gradient(params)
-        if not self.is_proximal:
-            return slope
-        return axpy(self.proximal_weight, axpy(-1.0, self.anchor, params), slope)
+        return self._pulled(params, self.loss_gradient(params))
+
+    def at(self, params: Params) -> Point:
+        """The objective and its gradient together, by one forward pass."""
+        value, slope = evaluate(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
+        if self.is_proximal:
+            with torch.no_grad():
+                value = value + 0.5 * self.distance(params)
+        return Point(params, value, lambda: self._pulled(params, slope()))
 
     def curvature(self, params: Params, kind: Curvature) -> LinearOperator:
         """Second derivatives of the support loss alone (never of the proximal term) in the adapted parameters, at `params`.
@@ -111,6 +132,12 @@ class InnerProblem:
             return ravel_like(self.proximal_weight, like)
         return self.proximal_weight
 
+    def _pulled(self, params: Params, slope: Params) -> Params:
+        """`slope` of the loss, and that of the proximal term."""
+        if not self.is_proximal:
+            return slope
+        return axpy(self.proximal_weight, axpy(-1.0, self.anchor, params), slope)
+
     def _weighted(self, params: Params) -> Params:
         weight = self.proximal_weight
         if isinstance(weight, dict):
@@ -128,37 +155,34 @@ class InnerProblem:
 
 
 def search(
-    inner: InnerProblem,
-    phi: Params,
-    direction: Tensor,
+    start: Point,
+    move: Callable[[Tensor], Point],
     descent: Tensor,
     max_backtracks: int,
-    *,
     running: Tensor | None = None,
-    at_zero: Tensor | None = None,
-) -> tuple[Tensor, Params, Tensor, Tensor]:
-    """Go along `direction` as far as the inner objective falls enough (`backtrack`), without graph.
+) -> tuple[Tensor, Point, Tensor]:
+    """Move as far as the inner objective falls enough (`backtrack`).
 
     Args:
-        direction: [B, D].
-        descent: its product with the gradient at phi, [B].
+        move: the point at step lengths [B]; 1 is tried first.
+        descent: the objective's slope at the start, along the way, [B].
         running: which tasks move at all, [B]; all without it.
-        at_zero: the objective at phi, [B], where it is known; spares an evaluation.
     Returns:
-        Step lengths [B], 0 where none was accepted; the new phi; the objective there, [B]; by how much a whole step would
-        change it, [B].
+        Step lengths [B], 0 where none was accepted; the point there; by how much a whole step would change the objective, [B].
     """
-    point = ravel(phi)
-    running = torch.ones_like(descent, dtype=torch.bool) if running is None else running
-    with torch.no_grad():
-        at_zero = inner.value(phi) if at_zero is None else at_zero
+    asked = torch.ones_like(descent, dtype=torch.bool) if running is None else running
+    tried, point = None, start
 
-        def value(length: Tensor) -> Tensor:
-            moved = inner.value(unravel(point + length[:, None] * direction, phi))
-            # A task that has ended asks for nothing more, and a step into overflow is a step too long.
-            return torch.where(running, moved, at_zero).nan_to_num(nan=torch.inf)
+    def value(length: Tensor) -> Tensor:
+        nonlocal tried, point
+        tried = torch.where(asked, length, 0)
+        point = move(tried)
+        # A task that has ended asks for nothing more, and a step into overflow is a step too long.
+        return torch.where(asked, point.value, start.value).nan_to_num(nan=torch.inf)
 
-        slope = torch.where(running, descent, 0)
-        length, reached, at_one = backtrack(value, at_zero, slope, max_backtracks=max_backtracks)
-        length = torch.where(running, length, 0)
-        return length, unravel(point + length[:, None] * direction, phi), reached, at_one - at_zero
+    slope = torch.where(asked, descent, 0)
+    length, at_one = backtrack(value, start.value, slope, max_backtracks=max_backtracks)
+    length = torch.where(asked, length, 0)
+    if not torch.equal(length, tried):
+        point = move(length)
+    return length, point, at_one - start.value

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from metarun import checks
-from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, search
+from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, Point, search
 from metarun.algorithm.parts import InnerSolution
 from metarun.maths.cg import Status, conjugate_gradient
-from metarun.maths.trees import Params, detached, ravel
+from metarun.maths.trees import Params, detached, ravel, relative_norm, unravel
 from metarun.problems.base import Problem
 
 
@@ -80,9 +81,9 @@ class NewtonCG:
         `inner/residual` [B] is the final gradient's norm over the first's; `inner/cg_steps` and `inner/backtracks` are means
         over the Newton steps; `inner/negative_curvature` says whether any was met.
         """
-        phi = detached(inner.anchor if start is None else start)
-        weight = inner.weights(phi)
-        slope = ravel(inner.gradient(phi))
+        point = inner.at(detached(inner.anchor if start is None else start))
+        weight = inner.weights(point.params)
+        slope = ravel(point.gradient())
         norm = first = torch.linalg.vector_norm(slope, dim=1)
         damping = torch.full_like(norm, self.damping)
         last_direction = torch.zeros_like(slope)
@@ -94,7 +95,7 @@ class NewtonCG:
             running = running & (norm > self.tolerance * first.clamp_min(1))
             if not running.any():
                 break
-            model = inner.curvature(phi, self.curvature).shifted(weight)
+            model = inner.curvature(point.params, self.curvature).shifted(weight)
             rtol = (norm / first).sqrt().clamp_max(0.5) if self.forcing else self.rtol
             result = conjugate_gradient(
                 model.shifted(damping[:, None]),
@@ -108,7 +109,11 @@ class NewtonCG:
             descent = (slope * direction).sum(1)
             direction = torch.where((descent >= 0)[:, None], -slope, direction)
             descent = torch.where(descent >= 0, -(norm**2), descent)
-            length, phi, _, gained = search(inner, phi, direction, descent, self.max_backtracks, running=running)
+
+            def move(length: Tensor, phi: Params = point.params, direction: Tensor = direction) -> Point:
+                return inner.at(unravel(ravel(phi) + length[:, None] * direction, phi))
+
+            length, point, gained = search(point, move, descent, self.max_backtracks, running)
             if self.adapt_damping:
                 predicted = descent + 0.5 * (direction * model.apply(direction)).sum(1)
                 ratio = gained / torch.where(predicted != 0, predicted, 1)
@@ -118,14 +123,14 @@ class NewtonCG:
             backtracks = backtracks - running * torch.where(length > 0, length.log2(), -float(self.max_backtracks))
             negative = negative | (running & (result.status == Status.NEGATIVE_CURVATURE))
             last_direction = direction
-            slope = torch.where(running[:, None], ravel(inner.gradient(phi)), slope)
+            slope = torch.where(running[:, None], ravel(point.gradient()), slope)
             norm = torch.linalg.vector_norm(slope, dim=1)
         if asked == 0:
-            return InnerSolution(phi, {})
+            return InnerSolution(point.params, {})
         stats = {
-            "inner/residual": norm / first.clamp_min(torch.finfo(first.dtype).tiny),
+            "inner/residual": relative_norm(norm, first),
             "inner/cg_steps": cg_steps / asked,
             "inner/backtracks": backtracks / asked,
             "inner/negative_curvature": negative,
         }
-        return InnerSolution(phi, stats)
+        return InnerSolution(point.params, stats)

@@ -12,7 +12,7 @@ from metarun.algorithm import Algorithm, ConjugateGradient, Dense, Implicit, Min
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.linear_solver import LinearSolver
 from metarun.algorithm.parts import InnerSolution, TaskGradients
-from metarun.maths.trees import Params, detached, expand, norm_per_task
+from metarun.maths.trees import Params, detached, expand, norm_per_task, relative_norm
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
 
@@ -128,7 +128,7 @@ def solved_to_the_end(estimate: Callable[[LinearSolver], TaskGradients]) -> tupl
 def relative_gradient(inner: InnerProblem, params: Params) -> Tensor:
     """The inner objective's gradient at `params` over that at theta: [B], 0 at a stationary point."""
     first = norm_per_task(inner.gradient(detached(inner.anchor)))
-    return norm_per_task(inner.gradient(detached(params))) / first.clamp_min(torch.finfo(first.dtype).tiny)
+    return relative_norm(norm_per_task(inner.gradient(detached(params))), first)
 
 
 def _minimiser(

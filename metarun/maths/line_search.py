@@ -14,10 +14,12 @@ def backtrack(
     max_backtracks: int,
     shrink: float = 0.5,
     sufficient_decrease: float = 1e-4,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The largest of 1, shrink, shrink^2, ... with value(a) <= value(0) + sufficient_decrease * a * slope (Armijo).
 
-    Each function stops on its own. A few units of rounding are allowed, or near a minimum no step would ever be accepted.
+    Each function stops on its own, and is asked for its value at the same length until all have stopped: the last call is
+    made with the lengths that are returned, unless one found none. A few units of rounding are allowed, or near a minimum no
+    step would ever be accepted.
 
     Args:
         value: maps step lengths [B] to values [B].
@@ -25,20 +27,18 @@ def backtrack(
         slope: directional derivatives at zero, [B]; a descent direction has a negative one.
         max_backtracks: how many times a length may shrink.
     Returns:
-        Lengths [B], 0 where none was accepted; the values there, [B]; and those at length 1, [B].
+        Lengths [B], 0 where none was accepted; and the values at length 1, [B].
     Source: Nocedal & Wright 2006, algorithm 3.1.
     """
     allowance = 4 * torch.finfo(at_zero.dtype).eps * at_zero.abs()
     length = torch.ones_like(at_zero)
     accepted = torch.zeros_like(at_zero, dtype=torch.bool)
-    at_one, reached = None, at_zero
+    at_one = None
     for _ in range(max_backtracks + 1):
         values = value(length)
         at_one = values if at_one is None else at_one
-        accepts = ~accepted & (values <= at_zero + sufficient_decrease * length * slope + allowance)
-        reached = torch.where(accepts, values, reached)
-        accepted = accepted | accepts
+        accepted = accepted | (values <= at_zero + sufficient_decrease * length * slope + allowance)
         if accepted.all():
             break
         length = torch.where(accepted, length, shrink * length)
-    return torch.where(accepted, length, 0), reached, at_one
+    return torch.where(accepted, length, 0), at_one

@@ -67,6 +67,11 @@ def norm_per_task(params: Params) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
+def relative_norm(norm: Tensor, first: Tensor) -> Tensor:
+    """`norm` relative to `first`, both [B]; 0 where both are."""
+    return norm / first.clamp_min(torch.finfo(first.dtype).tiny)
+
+
 def gradient(function: Callable[[Params], Tensor], params: Params) -> Params:
     """Gradient of `function(params).sum()`, itself differentiable exactly when `params` carry a graph.
 
@@ -74,10 +79,21 @@ def gradient(function: Callable[[Params], Tensor], params: Params) -> Params:
     Plain autograd around a `vmap`ped forward pass: in eager mode a quarter to a third faster than nested `torch.func`
     transforms, and right as long as no fused batch norm is inside (`metarun.models.norm` says why).
     """
+    return evaluate(function, params)[1]()
+
+
+def evaluate(function: Callable[[Params], Tensor], params: Params) -> tuple[Tensor, Callable[[], Params]]:
+    """`function(params)`, detached, and a call that makes its `gradient` of the same forward pass, once."""
     differentiable = any(leaf.requires_grad for leaf in params.values())
     with torch.enable_grad():
         leaves = params if differentiable else detached(params, requires_grad=True)
+        values = function(leaves)
+        total = values.sum()
+
+    def slope() -> Params:
         gradients = torch.autograd.grad(
-            function(leaves).sum(), list(leaves.values()), create_graph=differentiable, materialize_grads=True
+            total, list(leaves.values()), create_graph=differentiable, materialize_grads=True
         )
-    return dict(zip(leaves, gradients, strict=True))
+        return dict(zip(leaves, gradients, strict=True))
+
+    return values.detach(), slope

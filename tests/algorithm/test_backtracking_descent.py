@@ -1,5 +1,7 @@
 """Searched gradient steps on parabolas, where every halving can be counted by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -48,6 +50,24 @@ def test_steps_that_are_short_enough_are_plain_descent(steps):
     if steps:
         assert solution.stats["inner/backtracks"].tolist() == [0.0, 0.0, 0.0]
         torch.testing.assert_close(solution.stats["inner/residual"], plain.stats["inner/residual"], rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("step_size", [0.1, 5.0])
+def test_a_forward_pass_serves_the_search_and_the_next_gradient(step_size):
+    """Passes: one at theta and one for each length tried; the gradients need none of their own."""
+
+    class Counted(Quadratic):
+        passes = 0
+
+        def outputs(self, params, inputs, support):
+            Counted.passes += 1
+            return super().outputs(params, inputs, support)
+
+    counted = dataclasses.replace(inner(), problem=Counted())
+    solution = searched(3, step_size).solve(counted, {})
+    lengths_tried = {0.1: [1, 1, 1], 5.0: [5, 5, 5]}[step_size]
+    assert solution.stats["inner/backtracks"].max() == lengths_tried[0] - 1
+    assert Counted.passes == 1 + sum(lengths_tried)
 
 
 def test_a_step_size_of_zero_is_refused():

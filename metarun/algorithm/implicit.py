@@ -87,12 +87,21 @@ class Implicit:
 
     def advice(self, means: Mapping[str, float]) -> str | None:
         """Where phi is far from stationary, or the Hessian indefinite in most tasks."""
-        if means.get("train/inner/residual", 0.0) > _FAR_FROM_STATIONARY:
+        # Only a solver that took no step at all leaves its residual out.
+        left = means.get("train/inner/residual", 1.0)
+        if left > _FAR_FROM_STATIONARY:
+            searched = "train/inner/backtracks" in means
+            causes = (
+                "too few inner steps (algorithm.inner.steps), or a small lambda (algorithm.proximal_weight), with which the "
+                "minimum lies farther away"
+                if searched
+                else "inner steps too large for the curvature (algorithm.inner.step_size) or too few (algorithm.inner.steps), "
+                "or a large lambda with large steps (algorithm.proximal_weight); algorithm/inner=backtracking_descent and "
+                "newton_cg search their step lengths"
+            )
             return (
                 f"the implicit meta-gradient holds at a stationary point of the inner objective, and its gradient is still "
-                f"{means['train/inner/residual']:.2f} times that at the start. Likely causes: inner steps too large for the "
-                "curvature (algorithm.inner.step_size) or too few (algorithm.inner.steps), or a large lambda with large steps "
-                "(algorithm.proximal_weight); algorithm/inner=newton_cg chooses its own step lengths."
+                f"{left:.2f} times that at the start. Likely causes: {causes}."
             )
         if means.get("train/system/negative_curvature", 0.0) > _OFTEN:
             return (

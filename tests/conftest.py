@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import importlib.util
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+
+from tests.train.small import DATA
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -29,6 +33,17 @@ def logging_as_python_starts_it() -> None:
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("metarun") and isinstance(logger, logging.Logger):
             logger.disabled = False
+
+
+@pytest.fixture(scope="session")
+def omniglot_places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Where the real images lie, and a cache that all test processes share: whichever comes first packs, the others wait."""
+    if not any((folder / "images_background.zip").is_file() for folder in (DATA, DATA / "omniglot")):
+        pytest.skip(f"no Omniglot in {DATA}; set METARUN_DATA")
+    if importlib.util.find_spec("torchmeta") is None:
+        pytest.skip("torchmeta, which ships the split, is not installed")
+    base = tmp_path_factory.getbasetemp()
+    return DATA, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "omniglot"
 
 
 @pytest.fixture

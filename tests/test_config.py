@@ -19,7 +19,7 @@ from metarun.train.folder import RunFolder, differences, fingerprint, flatten, m
 from metarun.train.trainer import Schedule
 
 from .tasks.test_folder import write_classes
-from .train.small import DATA, GLYPHS, QUICK, configuration
+from .train.small import GLYPHS, QUICK, configuration
 
 GROUPS = groups(config_folder())
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
@@ -36,11 +36,10 @@ SMALL |= {name: () for name in CATALOGUE if name not in SMALL}  # tests/tasks/te
 
 
 @pytest.fixture(scope="module")
-def omniglot(tmp_path_factory) -> tuple[str, ...]:
+def omniglot(omniglot_places) -> tuple[str, ...]:
     """Settings that find the real images."""
-    if not any((folder / "images_background.zip").is_file() for folder in (DATA, DATA / "omniglot")):
-        pytest.skip(f"no Omniglot in {DATA}; set METARUN_DATA")
-    return (f"data.root={DATA}", f"data.cache={tmp_path_factory.mktemp('cache')}")
+    root, cache = omniglot_places
+    return (f"data.root={root}", f"data.cache={cache}")
 
 
 def companions(choice: str) -> tuple[str, ...]:

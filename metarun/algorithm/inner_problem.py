@@ -105,12 +105,8 @@ class InnerProblem:
         if kind == "finite_difference":
             precision = torch.finfo(next(iter(params.values())).dtype).eps
             return finite_difference(self.loss_gradient, params, precision ** (1 / 3))
-        with torch.no_grad():
-            reference = outputs_of(self.problem, params | self.frozen, self.support)
         return gauss_newton(
-            lambda p: outputs_of(self.problem, p | self.frozen, self.support),
-            lambda outputs: vmap(self.problem.divergence)(outputs, reference),
-            params,
+            lambda p: outputs_of(self.problem, p | self.frozen, self.support), vmap(self.problem.divergence), params
         )
 
     def mixed(self, params: Params, vectors: Params) -> Params:

@@ -176,12 +176,8 @@ class NaturalGradient:
         problem, tasks = episode.problem, episode.tasks
         params = {name: leaf for name, leaf in chunk.theta.items() if name in chunk.gradients.params}
         params = detached(params) if self.point == "theta" else {name: chunk.gradients.params[name] for name in params}
-        with torch.no_grad():
-            reference = outputs_of(problem, params, tasks.query, tasks.support)
         fisher = gauss_newton(
-            lambda p: outputs_of(problem, p, tasks.query, tasks.support),
-            lambda outputs: vmap(problem.divergence)(outputs, reference),
-            params,
+            lambda p: outputs_of(problem, p, tasks.query, tasks.support), vmap(problem.divergence), params
         )
         jacobian = meta_gradient.jacobian(chunk.theta, episode, params) if self.point == "pullback" else None
 

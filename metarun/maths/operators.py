@@ -103,7 +103,7 @@ def finite_difference(gradient: Callable[[Params], Params], params: Params, radi
 
 
 def gauss_newton(
-    outputs: Callable[[Params], Tensor], divergence: Callable[[Tensor], Tensor], params: Params
+    outputs: Callable[[Params], Tensor], divergence: Callable[[Tensor, Tensor], Tensor], params: Params
 ) -> LinearOperator:
     """Generalised Gauss-Newton matrices J' M J at `params`, positive semi-definite whenever M is.
 
@@ -114,7 +114,7 @@ def gauss_newton(
 
     Args:
         outputs: maps leaves [B, ...] to the model's outputs [B, ...].
-        divergence: maps outputs to [B], the divergence from the outputs at `params`.
+        divergence: maps outputs and those at `params`, the reference, to how far they are apart, [B].
         params: where, leaves [B, ...].
     Source: Schraudolph 2002, "Fast curvature matrix-vector products", section 3; Martens 2020, section 6.
     """
@@ -122,7 +122,7 @@ def gauss_newton(
     with torch.enable_grad():
         predicted = outputs(leaves)
         point = predicted.detach().requires_grad_()
-        slope = torch.autograd.grad(divergence(point).sum(), point, create_graph=True)[0]
+        slope = torch.autograd.grad(divergence(point, predicted.detach()).sum(), point, create_graph=True)[0]
         probe = torch.zeros_like(predicted, requires_grad=True)
         pulled_back = torch.autograd.grad(
             predicted, list(leaves.values()), probe, create_graph=True, materialize_grads=True

@@ -362,6 +362,7 @@ def test_evaluate_looks_for_data_where_it_is_told_now(tmp_path, capsys):
     assert f"not found in {here} or {here / 'omniglot'}" in capsys.readouterr().err
 
 
+@pytest.mark.scenario
 def test_the_command_in_another_process(tmp_path):
     """`python -m metarun`: exit status, both streams, and nothing but the run in the folder it was called from."""
     done = python("-m", "metarun", *SHORT, cwd=tmp_path)

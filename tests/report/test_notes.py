@@ -5,6 +5,7 @@ import io
 import logging
 import threading
 
+import pytest
 from rich.console import Console
 
 from metarun.report.notes import shown
@@ -39,6 +40,7 @@ def test_each_level_has_its_word_and_errors_have_none(tmp_path):
     assert logging.getLogger("metarun").handlers == []
 
 
+@pytest.mark.scenario
 def test_a_run_that_waits_for_another_says_so_in_its_own_words(tmp_path):
     write_classes(tmp_path / "pets", {f"class {c:02d}": 3 for c in range(30)})
     words = ("dataset=folder", f"dataset.path={tmp_path / 'pets'}", "dataset.image_size=16", f"data.cache={tmp_path}")

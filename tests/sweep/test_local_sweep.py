@@ -22,6 +22,7 @@ def wait_until(condition, limit_s=200.0):
         time.sleep(0.05)
 
 
+@pytest.mark.scenario
 @pytest.mark.timeout(600)  # on a busy machine; half a minute on a quiet one
 def test_six_jobs_two_at_a_time_one_crashes_and_one_is_killed(tmp_path):
     """Four results, two failures with their names as they happen, status 1; the same command then runs exactly two."""
@@ -104,7 +105,7 @@ def test_the_manifest_is_whole_before_the_first_job_and_wins_over_files_edited_l
     assert only_sweep(tmp_path / "runs") == sweep
 
 
-@pytest.mark.slow
+@pytest.mark.scenario
 def test_ctrl_c_stops_the_jobs_with_a_checkpoint_and_the_same_command_goes_on(tmp_path, capsys):
     words, environment = stubborn(tmp_path)
     root = tmp_path / "runs"
@@ -122,7 +123,7 @@ def test_ctrl_c_stops_the_jobs_with_a_checkpoint_and_the_same_command_goes_on(tm
     assert status_of(runs_by_size(root)[10])["state"] == "preempted"
 
 
-@pytest.mark.slow
+@pytest.mark.scenario
 def test_jobs_do_not_outlive_the_sweep_and_go_on_to_the_same_bits(tmp_path, monkeypatch):
     """SIGKILL to the sweep: its job stops by itself, with a checkpoint, and frees the folder."""
     words, environment = stubborn(tmp_path)

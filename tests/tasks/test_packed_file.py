@@ -262,6 +262,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.scenario
 def test_of_two_processes_one_packs_and_both_use_it(tmp_path):
     first = start_packer(tmp_path)
     wait_for(tmp_path / "found")
@@ -274,6 +275,7 @@ def test_of_two_processes_one_packs_and_both_use_it(tmp_path):
     assert (tmp_path / "found").read_text() == "x"
 
 
+@pytest.mark.scenario
 def test_killed_before_writing_leaves_nothing_and_the_next_process_packs(tmp_path):
     packer = start_packer(tmp_path)
     wait_for(tmp_path / "found")

@@ -17,14 +17,14 @@ from metarun.train.state import load_state
 
 from .small import GLYPHS, QUICK, ROOT, only_folder, run_here
 
-TWENTY = (
+EIGHT = (
     *QUICK,
     "device.dtype=float64",
-    "schedule.steps=20",
+    "schedule.steps=8",
     "schedule.tasks_per_step=5",
-    "schedule.eval_every=10",
-    "schedule.checkpoint_every=10",
-    "schedule.log_every=5",
+    "schedule.eval_every=4",
+    "schedule.checkpoint_every=4",
+    "schedule.log_every=2",
 )
 PICTURES = (*GLYPHS, "schedule.queries=2", "optimizer.lr=0.01")
 RUNS = {
@@ -83,9 +83,10 @@ def test_the_parts_of_the_ranks_are_the_whole():
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.scenario
 def test_two_ranks_train_to_what_one_trains_to(tmp_path, driver):
-    """Five tasks on two ranks, an uneven split; float64, so that 20 steps of Adam keep rounding at rounding."""
-    lines = {name: [word.replace(" ", "") for word in (*words, *TWENTY)] for name, words in RUNS.items()}
+    """Five tasks on two ranks, an uneven split; float64, so that 8 steps of Adam keep rounding at rounding."""
+    lines = {name: [word.replace(" ", "") for word in (*words, *EIGHT)] for name, words in RUNS.items()}
     together = " -- ".join(" ".join([*line, f"run.root={tmp_path / 'two' / name}"]) for name, line in lines.items())
     child = torchrun(2, driver, *together.split(" "))
     out, err = child.communicate(timeout=240)
@@ -96,7 +97,7 @@ def test_two_ranks_train_to_what_one_trains_to(tmp_path, driver):
         one, two = (only_folder(tmp_path / size / name) for size in ("one", "two"))
         assert one.name == two.name
         a, b = (load_state(folder / "checkpoints" / "last.pt") for folder in (one, two))
-        assert (a.step, a.algorithm.keys()) == (20, b.algorithm.keys())
+        assert (a.step, a.algorithm.keys()) == (8, b.algorithm.keys())
         # As a whole: a bias ahead of a batch norm has no gradient but rounding, which Adam makes as large as any other.
         whole, shared = (torch.cat([leaf.flatten() for leaf in state.theta.values()]) for state in (a, b))
         assert (shared - whole).norm() <= 1e-6 * whole.norm(), name
@@ -108,6 +109,7 @@ def test_two_ranks_train_to_what_one_trains_to(tmp_path, driver):
             assert [theirs[key] for key in kept] == pytest.approx([mine[key] for key in kept], rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.scenario
 def test_a_lost_rank_ends_the_run_and_leaves_the_checkpoint(tmp_path, driver):
     settings = (*QUICK, "schedule.steps=3000", "schedule.tasks_per_step=4", "schedule.eval_every=3000")
     command = (*settings, "schedule.checkpoint_every=20", f"run.root={tmp_path / 'runs'}")
@@ -130,6 +132,7 @@ def test_a_lost_rank_ends_the_run_and_leaves_the_checkpoint(tmp_path, driver):
     assert "lost another rank" in err or "SIGTERM" in err
 
 
+@pytest.mark.scenario
 def test_more_ranks_than_tasks_are_refused(tmp_path, driver):
     child = torchrun(2, driver, *QUICK, "schedule.tasks_per_step=1", f"run.root={tmp_path / 'runs'}")
     _, err = child.communicate(timeout=120)

@@ -21,6 +21,7 @@ FORTY = (
     "schedule.eval_every=10",
     "schedule.log_every=4",
 )
+SIXTEEN = ("schedule.steps=16", "schedule.checkpoint_every=4", "schedule.eval_every=4", "schedule.log_every=2")
 SINUSOID = (*FORTY, "lr_schedule=cosine")
 IMAML = (
     *FORTY,
@@ -28,6 +29,7 @@ IMAML = (
     "algorithm=imaml",
     "algorithm.inner.steps=3",
     "schedule.tasks_per_step=2",
+    "evaluation.inner_steps=[1]",
     "optimizer.lr=0.01",
 )
 # A direction that carries tensors from step to step.
@@ -95,10 +97,8 @@ def killing(step: int) -> Callable[[int], None]:
     return act
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [pytest.param(SINUSOID, id="maml on sinusoids"), pytest.param(IMAML, id="imaml on glyphs", marks=pytest.mark.slow)],
-)
+@pytest.mark.scenario
+@pytest.mark.parametrize("settings", [SINUSOID, IMAML], ids=["maml on sinusoids", "imaml on glyphs"])
 def test_kill_and_the_same_command_again_equals_an_undisturbed_run(settings, tmp_path, in_step, capsys):
     assert run_here(*settings, f"run.root={tmp_path / 'whole'}") == 0
     undisturbed = only_folder(tmp_path / "whole")
@@ -131,13 +131,14 @@ def test_kill_and_the_same_command_again_equals_an_undisturbed_run(settings, tmp
 
 @pytest.mark.parametrize("settings", [IMAML, NATURAL], ids=["imaml", "natural gradient"])
 def test_imaml_on_images_resumes_to_the_same_bits(settings, tmp_path, in_step):
-    """In this process; the kill of another one is above, marked slow."""
+    """In this process; the kill of another one is above."""
+    settings = (*settings, *SIXTEEN)
     assert run_here(*settings, f"run.root={tmp_path / 'whole'}") == 0
-    in_step(killing(16))
+    in_step(killing(7))
     with pytest.raises(Killed):
         run_here(*settings, f"run.root={tmp_path / 'killed'}")
     killed = only_folder(tmp_path / "killed")
-    assert torch.load(killed / "checkpoints" / "last.pt", weights_only=True)["step"] == 10
+    assert torch.load(killed / "checkpoints" / "last.pt", weights_only=True)["step"] == 4
     assert run_here(*settings, f"run.root={tmp_path / 'killed'}") == 0
     assert_same_runs(only_folder(tmp_path / "whole"), killed)
 
@@ -168,7 +169,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_no_obstacle(whole, tmp_p
     assert_same_runs(whole, killed)
 
 
-@pytest.mark.slow
+@pytest.mark.scenario
 def test_sigterm_ends_another_process_with_status_143(tmp_path):
     command = (*SINUSOID, f"run.root={tmp_path}")
     child = python("-c", SIGNALLED, str(int(signal.SIGTERM)), "15", *command)

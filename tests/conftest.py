@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from metarun.report import figures
 from tests.train.small import DATA
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -44,6 +45,17 @@ def omniglot_places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
         pytest.skip("torchmeta, which ships the split, is not installed")
     base = tmp_path_factory.getbasetemp()
     return DATA, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "omniglot"
+
+
+@pytest.fixture(autouse=True)
+def figures_are_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering takes a third of a small run. Figures are made, and those of runs in fixtures of modules are drawn, too."""
+
+    def saved(figure: Any, path: Path) -> None:
+        path.write_bytes(b"")
+        figures.plt.close(figure)
+
+    monkeypatch.setattr(figures, "_save", saved)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_a_net_agrees_with_differences_of_its_solutions(changes):
     assert bool(frozen) == ("adapted" in changes)
 
     def losses(theta) -> Tensor:
-        params = exact_of(dataclasses.replace(bench, theta=theta), 100).params
+        params = exact_of(dataclasses.replace(bench, theta=theta), 10).params
         rest = expand({name: theta[name] for name in frozen}, len(bench.tasks))
         return losses_of(bench.problem, params | rest, bench.tasks.query)
 

@@ -20,20 +20,13 @@ from rich.console import Console
 from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.errors import ConfigurationError
+from metarun.header import header_of
 from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
-from metarun.result import (
-    device_name,
-    environment_of,
-    flat_results,
-    measure_test,
-    peak_memory_mib,
-    task_sizes,
-    tasks_csv,
-)
+from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
@@ -166,7 +159,7 @@ def _train_and_test(
     if isinstance(parts.source, Episodes):
         _record_data(folder, parts.source.store)
     _logger.info("metarun %s, %s", __version__, command)
-    _header(console, folder, config, parts, resumed, ranks)
+    header(console, header_of(folder, config, parts, resumed, ranks))
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
     ranks.wait()  # and have read it
     if parts.algorithm.direction.needs_tasks and not config["optimizer"]["_target_"].endswith(".SGD"):
@@ -302,75 +295,6 @@ def _finish(
     folder.write_json(folder.result, result)
     _logger.info("finished: %s", json.dumps(result["results"][-1]))
     return result
-
-
-def _header(
-    console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, resumed: TrainState | None, ranks: Ranks
-) -> None:
-    """What will run, on what, and where it goes, in the words of the configuration."""
-    choices, schedule, evaluation = config["choices"], parts.schedule, parts.evaluator.evaluation
-    algorithm = config["algorithm"]
-    parts_of = [f"{choices[f'algorithm/{part}']} ({_words(algorithm[part])})".replace(" ()", "") for part in _PARTS]
-    composition = f"{parts_of[0]}, {parts_of[1]} meta-gradient, {parts_of[2]} direction"
-    if algorithm["proximal_weight"]:
-        composition += f", lambda {_value(algorithm['proximal_weight'])}"
-    if algorithm["learn_proximal_weight"] != "never":
-        composition += f", learned by {algorithm['learn_proximal_weight']}"
-    if algorithm["adapted"] != "all":
-        composition += f", adapting {_value(algorithm['adapted'])}"
-    ways = config["dataset"].get("ways")
-    test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
-    judged = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
-    if validation != test:
-        judged += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
-    norm = "" if parts.learner.batch_norm == "none" else f", batch norm {parts.learner.batch_norm}"
-    replaced = (
-        f"; {len(parts.learner.replaced_norms)} batch norms made functional" if parts.learner.replaced_norms else ""
-    )
-    threads = (
-        f", {torch.get_num_threads()} threads" if parts.device.type == "cpu" else f" ({device_name(parts.device)})"
-    )
-    header(
-        console,
-        [
-            ("algorithm", f"{choices['algorithm']}: {composition}"),
-            ("data", f"{choices['dataset']}: {f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} "
-             f"queries; {judged}"),
-            *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
-            ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters{norm}{replaced}"),
-            ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
-             f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
-            ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
-             f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),
-            ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
-        ],
-    )  # fmt: skip
-
-
-def _sizes(of_split: Mapping[str, int | None], training_ways: int | None) -> str:
-    """What the tasks of a split are; the ways only where they are not those of training."""
-    ways = f"{of_split['ways']}-way, " if of_split["ways"] != training_ways else ""
-    return f"{ways}{of_split['shots']} shot(s), {of_split['queries']} queries"
-
-
-_PARTS = ("inner", "meta_gradient", "direction")
-_TOLD = ("steps", "step_size", "rates", "curvature", "cg_steps", "point", "max_divergence", "solver")
-
-
-def _words(part: Mapping[str, Any]) -> str:
-    """The settings of a part that a reader looks for first; config.json has them all."""
-    told = [
-        f"{key.replace('_', ' ')} {_value(part[key])}"
-        for key in _TOLD
-        if key in part and not isinstance(part[key], Mapping)
-    ]
-    if isinstance(part.get("solver"), Mapping):
-        told.append(f"{part['solver']['_target_'].rpartition('.')[2]} {part['solver'].get('steps', '')}".strip())
-    return ", ".join(told)
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _draw_adaptation(path: Path, parts: Parts, theta: Params) -> None:

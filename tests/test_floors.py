@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
     "help": 6,
     "suggest": 6,
     "result": 7,
+    "header": 7,
     "run": 8,
     "reevaluate": 8,
     "data": 8,
@@ -39,7 +40,7 @@ FLOORS: dict[str, int] = {
     "__main__": 11,
 }
 # Beside each other on one floor, and which may look at which.
-SIDEWAYS = {("maths", "errors"), ("train", "tracking"), ("config_folder", "errors")}
+SIDEWAYS = {("maths", "errors"), ("train", "tracking"), ("config_folder", "errors"), ("header", "result")}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")

@@ -71,7 +71,7 @@ class Implicit:
             # z = L^-1 g: what the frozen leaves and lambda see of the query loss through phi.
             through = unravel(solution / inner.weights(phi), slope)
             direct = {name: adapted.slope[name] for name in inner.frozen}
-            gradient |= axpy(-1.0, inner.mixed(phi, through), direct)
+            gradient |= axpy(-1.0, inner.mixed(phi, through, self.curvature), direct)
             away = axpy(-1.0, inner.anchor, phi)
             gradient |= episode.weight_gradient(detached(theta), {name: -through[name] * away[name] for name in phi})
         return TaskGradients(gradient, adapted.query_loss, adapted.params, stats)

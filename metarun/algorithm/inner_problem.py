@@ -9,8 +9,15 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from metarun.maths.line_search import backtrack
-from metarun.maths.operators import LinearOperator, finite_difference, gauss_newton, hessian, hessian_by_jvp
-from metarun.maths.trees import Params, axpy, evaluate, gradient, ravel_like
+from metarun.maths.operators import (
+    LinearOperator,
+    differences,
+    finite_difference,
+    gauss_newton,
+    hessian,
+    hessian_by_jvp,
+)
+from metarun.maths.trees import Params, axpy, evaluate, gradient, ravel, ravel_like, unravel
 from metarun.problems.base import Problem, losses_of, outputs_of
 from metarun.tasks.types import Examples
 
@@ -103,16 +110,24 @@ class InnerProblem:
         if kind == "hessian_forward":
             return hessian_by_jvp(self._functional_gradient, params)
         if kind == "finite_difference":
-            precision = torch.finfo(next(iter(params.values())).dtype).eps
-            return finite_difference(self.loss_gradient, params, precision ** (1 / 3))
+            return finite_difference(self.loss_gradient, params, _radius(params))
         return gauss_newton(
             lambda p: outputs_of(self.problem, p | self.frozen, self.support), vmap(self.problem.divergence), params
         )
 
-    def mixed(self, params: Params, vectors: Params) -> Params:
-        """How the frozen leaves turn the gradient: d/dw <d loss/d phi, vectors>, leaves of `frozen`."""
+    def mixed(self, params: Params, vectors: Params, kind: Curvature) -> Params:
+        """How the frozen leaves turn the gradient: d/dw <d loss/d phi, vectors>, leaves of `frozen`.
+
+        Of the loss itself, whatever the curvature; by differences along the vectors where the curvature is, too.
+        """
         if not self.frozen:
             return {}
+        if kind == "finite_difference":
+
+            def slope(phi: Params) -> Params:
+                return gradient(lambda frozen: losses_of(self.problem, phi | frozen, self.support), self.frozen)
+
+            return unravel(differences(slope, params, _radius(params))(ravel(vectors)), self.frozen)
         frozen = {name: leaf.detach().requires_grad_() for name, leaf in self.frozen.items()}
         with torch.enable_grad():
             leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
@@ -148,6 +163,11 @@ class InnerProblem:
             return problem.loss(problem.outputs(phi | frozen, inputs, None), targets)
 
         return vmap(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)
+
+
+def _radius(params: Params) -> float:
+    """The relative step of central differences."""
+    return torch.finfo(next(iter(params.values())).dtype).eps ** (1 / 3)
 
 
 def search(

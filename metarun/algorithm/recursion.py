@@ -53,7 +53,7 @@ class Recursion:
         for phi in reversed(path[:-1]):
             along = unravel(vector, inner.anchor)
             if frozen:
-                frozen = axpy(-step_size, inner.mixed(phi, along), frozen)
+                frozen = axpy(-step_size, inner.mixed(phi, along, self.curvature), frozen)
             pulled = pulled + step_size * weight * vector
             turned = inner.curvature(phi, self.curvature).apply(vector) + weight * vector
             vector = vector - step_size * turned

@@ -77,29 +77,40 @@ def hessian_by_jvp(gradient: Callable[[Params], Params], params: Params) -> Line
 
 
 def finite_difference(gradient: Callable[[Params], Params], params: Params, radius: float) -> LinearOperator:
-    """Hessians at `params` by central differences of the gradient: H v = [g(x + d v) - g(x - d v)] / 2d.
-
-    No second derivative is taken. One d for all parameters of a task: `d = radius * (1 + |x|) / |v|`, so that the step has
-    the same length whatever v; with one for each tensor, the blocks off the diagonal would be scaled against each other.
-    Exact for cubic losses but for rounding; symmetric up to O(d^2).
+    """Hessians at `params` by central differences of the gradient; symmetric up to O(d^2) (`differences`).
 
     Args:
         gradient: maps leaves [B, ...] to the gradient of each task's loss.
         params: where, leaves [B, ...].
-        radius: relative step length; the cube root of the machine's precision balances truncation and rounding.
+        radius: relative step length.
     Source: Fallah, Mokhtari and Ozdaglar 2020 (HF-MAML), equation 5, whose d is 1 / (6 rho alpha |v|).
+    """
+    return LinearOperator(differences(gradient, params, radius))
+
+
+def differences(function: Callable[[Params], Params], params: Params, radius: float) -> Callable[[Tensor], Tensor]:
+    """The derivative of `function` at x = `params` along v, [B, D], by central differences: [f(x + d v) - f(x - d v)] / 2d.
+
+    Nothing is differentiated. One d for all parameters of a task: `d = radius * (1 + |x|) / |v|`, so that the step has
+    the same length whatever v; with one for each tensor, the blocks off a Hessian's diagonal would be scaled against each
+    other. Exact for quadratic functions but for rounding.
+
+    Args:
+        function: maps leaves [B, ...] to leaves, each task's of its own parameters alone; its values are raveled.
+        params: where, leaves [B, ...].
+        radius: relative step length; the cube root of the machine's precision balances truncation and rounding.
     """
     point = ravel(detached(params))
     length = radius * (1 + torch.linalg.vector_norm(point, dim=1, keepdim=True))
 
-    def apply(vectors: Tensor) -> Tensor:
+    def along(vectors: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         step = length / torch.where(norm > 0, norm, 1)
-        ahead = ravel(gradient(unravel(point + step * vectors, params)))
-        behind = ravel(gradient(unravel(point - step * vectors, params)))
+        ahead = ravel(function(unravel(point + step * vectors, params)))
+        behind = ravel(function(unravel(point - step * vectors, params)))
         return (ahead - behind) / (2 * step)
 
-    return LinearOperator(apply)
+    return along
 
 
 def gauss_newton(

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from metarun import rng
-from metarun.algorithm import Algorithm, ConjugateGradient, FirstOrder, GradientDescent, Implicit, Plain, Unrolled
+from metarun.algorithm import (
+    Algorithm,
+    ConjugateGradient,
+    FirstOrder,
+    GradientDescent,
+    Implicit,
+    Plain,
+    Recursion,
+    Unrolled,
+)
 from metarun.maths.trees import Params, axpy, expand
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
@@ -94,6 +103,34 @@ def test_meta_gradient_is_the_derivative_of_the_query_loss(chosen, net):
     """S2. Central differences of radius 1e-5 err by about 1e-10 times third derivatives."""
     estimate = chosen.meta_step(net.theta, net.problem, net.tasks)
     torch.testing.assert_close(flat(estimate.gradient), differences(chosen, net), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("adapted", ["all", "head", "body"])
+@pytest.mark.parametrize(
+    ("estimator", "weight"),
+    [(lambda c: Recursion(curvature=c), 0.0), (lambda c: implicit(curvature=c), 5.0)],
+    ids=["recursion", "implicit"],
+)
+def test_differences_take_no_second_derivative(estimator, weight, adapted, net, monkeypatch):
+    """What is frozen, too, gets its gradient without one: the same as with the Hessian, but for differences' 1e-10."""
+
+    def gradient_by(curvature: str) -> Tensor:
+        chosen = dataclasses.replace(
+            algorithm(estimator(curvature), steps=3, step_size=0.1, weight=weight), adapted=adapted
+        )
+        return flat(chosen.meta_step(net.theta, net.problem, net.tasks).gradient)
+
+    exact = gradient_by("hessian")
+    differentiate = torch.autograd.grad
+
+    def once(*arguments, create_graph: bool = False, **others):
+        assert not create_graph, "a gradient is made to be differentiated"
+        return differentiate(*arguments, **others)
+
+    monkeypatch.setattr(torch.autograd, "grad", once)
+    with pytest.raises(AssertionError, match="made to be differentiated"):
+        gradient_by("hessian")
+    torch.testing.assert_close(gradient_by("finite_difference"), exact, rtol=1e-7, atol=1e-9)
 
 
 def test_other_estimators_are_not_that_derivative(net):

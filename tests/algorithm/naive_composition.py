@@ -1,0 +1,208 @@
+"""Any composition written down naively: one task at a time, plain autograd, every matrix formed (`tests.reference`)."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from tests.reference import curvature, gradient_steps, implicit_function, natural_gradient, newton_cg, prototypes
+from tests.reference.imaml import flat, named
+
+from .compositions import (
+    ADAPTED,
+    NEWTON,
+    STEP,
+    VALUES,
+    compose,
+    direction_of,
+    forward,
+    inner_of,
+    meta_gradient_of,
+    meta_parameters,
+    setting,
+)
+
+
+class NaiveTask:
+    """One task adapted from theta by an inner solver written down naively; everything is in the leaves of `theta`."""
+
+    def __init__(self, inner: str, weight: str, adapted: str, kind: str, theta, task) -> None:
+        self.setting, self.task, inputs, targets = setting(kind), task, task[0], task[1]
+        self.theta = {name: leaf.clone().requires_grad_() for name, leaf in theta.items()}
+        self.model = {name: self.theta[name] for name in self.setting.theta}
+        names = [f"layers.{layer}.{leaf}" for layer in ADAPTED[adapted] for leaf in ("weight", "bias")]
+        self.anchor = {name: self.model[name] for name in names}
+        self.frozen = {name: leaf for name, leaf in self.model.items() if name not in names}
+        value, _, self.learned = weight.partition(", ")
+        self.weight = {name: self.weight_of(name, VALUES[value]) for name in names}
+        self.path = self.adapt(inner, inner_of(inner), inputs, targets)
+        self.phi = {name: leaf.detach() for name, leaf in self.path[-1].items()}
+
+    def rho_name(self, name):
+        return "proximal_weight/" + ("all" if self.learned == "scalar" else name)
+
+    def weight_of(self, name, value):
+        if self.learned != "never":
+            return self.theta[self.rho_name(name)].exp()
+        if isinstance(value, dict):
+            return value["*.3.*"] if ".3." in name else value["*"]
+        return value
+
+    def outputs(self, params, inputs):
+        return forward(self.model | params, inputs)
+
+    def support_loss(self, params):
+        return self.setting.loss(self.outputs(params, self.task[0]), self.task[1])
+
+    def query_loss(self, params):
+        return self.setting.loss(self.outputs(params, self.task[2]), self.task[3])
+
+    def adapt(self, name, solver, inputs, targets):
+        if name == "prototypes":
+            params = self.anchor | {"layers.3.weight": torch.eye(2), "layers.3.bias": torch.zeros(2)}
+            weight, bias = prototypes.head_of_prototypes(self.outputs(params, inputs), targets, 3)
+            return [self.anchor | {"layers.3.weight": weight, "layers.3.bias": bias}]
+        if name in NEWTON:
+            return [self.anchor, named(self.newton(solver), self.anchor)]
+        rates = {n.removeprefix("inner/step_size/"): leaf for n, leaf in self.theta.items() if n.startswith("inner/")}
+        searched = self.searched_rates(solver) if name == "backtracking_descent" else None
+
+        def rate(leaf, step):
+            if searched:
+                return searched[step]
+            if name == "learned_rates_5":
+                return rates[leaf][step]
+            return rates[leaf] if rates else solver.step_size
+
+        descend = gradient_steps.descend_and_pull_back if name == "pull_back_16" else gradient_steps.descend
+        return descend(self.support_loss, self.anchor, self.weight, rate, steps=solver.steps)
+
+    def objective(self, phi):
+        """Of the inner problem, at a vector; theta as a constant."""
+        theta, weight = flat(self.anchor.values()), self.raveled(self.weight)
+        return self.support_loss(named(phi, self.anchor)) + (weight * (phi - theta) ** 2).sum() / 2
+
+    def searched_rates(self, solver):
+        known = {word: getattr(solver, word) for word in ("steps", "step_size", "max_backtracks")}
+        return gradient_steps.searched_rates(self.objective, flat(self.anchor.values()).detach(), **known)
+
+    def newton(self, solver):
+        theta, weight = flat(self.anchor.values()), self.raveled(self.weight)
+        with torch.no_grad():
+            # Everything but the derivatives inside is without graph.
+            differentiable = torch.enable_grad()(self.objective)
+            words = ("steps", "cg_steps", "damping", "adapt_damping", "rtol", "progress_rtol", "warm_start")
+            known = {word: getattr(solver, word) for word in (*words, "max_backtracks", "tolerance")}
+            return newton_cg.newton_cg(
+                differentiable,
+                torch.enable_grad()(lambda phi: self.curvature("gauss_newton", phi)),
+                theta,
+                weight,
+                **known,
+            )
+
+    def raveled(self, values):
+        return torch.cat([(values[n] * torch.ones_like(leaf)).flatten() for n, leaf in self.anchor.items()]).detach()
+
+    def curvature(self, kind, phi):
+        """Of the support loss in the adapted parameters, at a vector."""
+        if kind == "gauss_newton":
+            return curvature.gauss_newton(
+                lambda p: self.outputs(named(p, self.anchor), self.task[0]),
+                lambda o: self.setting.loss(o, self.task[1]),
+                phi,
+            )
+        return curvature.hessian(lambda p: self.support_loss(named(p, self.anchor)), phi)
+
+    @functools.cache  # noqa: B019
+    def jacobian(self, meta_gradient):
+        """d phi / d theta of the adapted leaves."""
+        if meta_gradient == "first_order":
+            return torch.eye(len(flat(self.anchor.values())))
+        if meta_gradient == "unrolled":
+            phi = torch.cat([leaf.flatten() for leaf in self.path[-1].values()])
+            columns = [curvature.rows(phi, leaf) for leaf in self.anchor.values()]
+            return torch.cat(columns, dim=1)
+        estimator = meta_gradient_of(meta_gradient)
+        solver = meta_gradient.partition(" ")[2]
+        return implicit_function.jacobian(
+            self.curvature(estimator.curvature, flat(self.phi.values())),
+            self.raveled(self.weight),
+            damping=estimator.damping,
+            identity=estimator.identity,
+            offset=estimator.weight_offset,
+            richardson=(estimator.solver.steps, estimator.solver.step_size)
+            if solver in ("fixed_point", "neumann")
+            else None,
+        )
+
+    @functools.cache  # noqa: B019
+    def gradient(self, meta_gradient):
+        """In every meta-parameter."""
+        if meta_gradient in ("unrolled", "recursion", "hessian_free"):
+            return self.differentiated(self.query_loss(self.path[-1]))
+        if meta_gradient == "multi_step_loss":
+            losses = [self.query_loss(phi) for phi in self.path[1:]] or [self.query_loss(self.path[-1])]
+            early = (1 - STEP / meta_gradient_of(meta_gradient).annealed_over) / len(losses)
+            return self.differentiated(
+                sum(early * loss for loss in losses[:-1]) + (1 - early * (len(losses) - 1)) * losses[-1]
+            )
+        zero = {name: torch.zeros_like(leaf) for name, leaf in self.theta.items()}
+        if meta_gradient == "none":
+            return zero
+        if meta_gradient == "first_order":
+            leaves = {name: leaf.detach().requires_grad_() for name, leaf in (self.model | self.phi).items()}
+            slopes = torch.autograd.grad(self.query_loss(leaves), list(leaves.values()))
+            return zero | dict(zip(leaves, slopes, strict=True))
+        if meta_gradient == "reptile":
+            return zero | {name: (self.anchor[name] - leaf).detach() for name, leaf in self.phi.items()}
+        theta, phi, frozen = (
+            flat(leaves.values()) if leaves else torch.zeros(0) for leaves in (self.anchor, self.phi, self.frozen)
+        )
+        of_theta, of_frozen, of_weight = implicit_function.through_phi(
+            lambda p, w: self.support_loss(named(p, self.anchor) | (named(w, self.frozen) if len(w) else {})),
+            lambda p, w: self.query_loss(named(p, self.anchor) | (named(w, self.frozen) if len(w) else {})),
+            phi, theta, frozen, self.raveled(self.weight), self.jacobian(meta_gradient),
+        )  # fmt: skip
+        result = zero | named(of_theta, self.anchor) | (named(of_frozen, self.frozen) if self.frozen else {})
+        if self.learned != "never":
+            for name, leaf in named(of_weight, self.anchor).items():  # d lambda / d rho = lambda
+                rho = self.rho_name(name)
+                result[rho] = result[rho] + (leaf * self.weight[name]).detach().sum_to_size(self.theta[rho].shape)
+        return result
+
+    def differentiated(self, loss):
+        slopes = torch.autograd.grad(loss, list(self.theta.values()), retain_graph=True, materialize_grads=True)
+        return dict(zip(self.theta, slopes, strict=True))
+
+    @functools.cache  # noqa: B019
+    def fisher(self, point):
+        params = self.model if point == "theta" else self.model | self.phi
+        params = {name: params[name].detach() for name in self.model}
+        return self.setting.fisher(lambda p: self.outputs(named(p, params), self.task[2]), flat(params.values()))
+
+
+def naive_direction(tasks: list[NaiveTask], meta_gradient: str, direction: str) -> dict[str, Tensor]:
+    gradients = [task.gradient(meta_gradient) for task in tasks]
+    mean = {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
+    part, point = direction_of(direction), direction.partition(" ")[2]
+    if not point:
+        return mean
+    if point == "task_empirical":
+        metric = natural_gradient.of_tasks([flat(gradient.values()) for gradient in gradients])
+    else:
+        jacobians = [
+            task.jacobian(meta_gradient) if point == "pullback" else torch.eye(len(flat(mean.values())))
+            for task in tasks
+        ]
+        metric = natural_gradient.pulled_back([task.fisher(point) for task in tasks], jacobians)
+    step = natural_gradient.natural_step(
+        flat(mean.values()), metric, damping=part.damping, step_size=part.step_size, max_divergence=part.max_divergence
+    )
+    return named(step, mean)
+
+
+@functools.lru_cache(maxsize=64)
+def naive_tasks(inner: str, weight: str, adapted: str, kind: str) -> list[NaiveTask]:
+    theta = meta_parameters(compose((inner, "none", "plain", weight, adapted, kind)), setting(kind).theta)
+    return [NaiveTask(inner, weight, adapted, kind, theta, task) for task in setting(kind).each()]

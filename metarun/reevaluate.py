@@ -21,6 +21,7 @@ from metarun.report.console import results, waiting
 from metarun.report.notes import shown
 from metarun.result import measure_test
 from metarun.suggest import closest
+from metarun.train.data_record import check_same_data, own_pictures
 from metarun.train.folder import RunFolder, flatten, moved
 from metarun.train.state import load
 
@@ -36,7 +37,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
         run_dir: a run's folder.
         overrides: KEY=VALUE; keys of the stored configuration, or groups such as device=cpu.
     Raises:
-        ConfigurationError: no such run, an unknown key, or a model that the stored parameters do not fit.
+        ConfigurationError: no such run, an unknown key, a model that the stored parameters do not fit, or pictures that
+            have changed although the overrides name no others.
     """
     console = Console(highlight=False)
     folder = RunFolder(run_dir)
@@ -52,6 +54,9 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
+    pictures = own_pictures(config)
+    if pictures and pictures == own_pictures(stored):
+        check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
     checkpoint = load(best)
     theta = fitted(checkpoint["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):

@@ -27,22 +27,19 @@ from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
 from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
-from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.train.atomic_file import write_atomically
+from metarun.train.data_record import check_same_data, own_pictures, record_data
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.state import TrainState, load, load_state
 from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
 
 _logger = logging.getLogger("metarun")
-
-_OWN_PICTURES = "metarun.tasks.sources.folder.folder"
-"""The one store whose examples may change while the configuration stays."""
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -157,7 +154,7 @@ def _train_and_test(
     folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": command})
     folder.write_json(folder.path / "environment.json", environment)
     if isinstance(parts.source, Episodes):
-        _record_data(folder, parts.source.store)
+        record_data(folder, parts.source.store)
     _logger.info("metarun %s, %s", __version__, command)
     header(console, header_of(folder, config, parts, resumed, ranks))
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
@@ -248,24 +245,6 @@ def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Rank
         raise SystemExit(128 + stopped.signal_number) from stopped
 
 
-def _record_data(folder: RunFolder, store: ClassStore) -> None:
-    """Write down which classes are in which split, and what the examples are; refuse others than the run began with."""
-    if (folder.checkpoints / "last.pt").exists():
-        _check_same_data(folder, store, "this run began with", "start again with run.overwrite=true")
-    data = {"provenance": dict(store.provenance), "splits": {split: store.names(split) for split in store.splits}}
-    folder.write_json(folder.data, data)
-
-
-def _check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do: str) -> None:
-    """Refuse a store that is not the one in the run's data.json."""
-    before = folder.read_json(folder.data)
-    for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
-        if before is not None and before["provenance"][key] != store.provenance[key]:
-            raise ConfigurationError(
-                f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
-            )
-
-
 def _finish(
     console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, state: TrainState, environment: dict
 ) -> dict[str, Any]:
@@ -326,11 +305,10 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
             "Choose another run.folder, or run.overwrite=true to replace it."
         )
     result = folder.read_json(folder.result)
-    store = config["dataset"]["source"].get("store")
-    is_own = isinstance(store, Mapping) and store["_target_"] == _OWN_PICTURES
-    if result is not None and is_own and Path(store["path"]).expanduser().is_dir():
+    store = own_pictures(config)
+    if result is not None and store and Path(store["path"]).expanduser().is_dir():
         again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
-        _check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
+        check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
     return result
 
 

@@ -115,6 +115,7 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
     os.utime(first, ns=(0, 0))
     status, out, err = answer()
     assert (status, err) == (0, "") and out.startswith(f"This configuration has been run already: {run}.")
+    assert run_here("evaluate", str(run)) == 0
     assert len(list(cache.glob("*.classes"))) == 2
 
     original = (pets / "class 01" / "000.png").read_bytes()
@@ -126,6 +127,13 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
     )
     assert answer() == (2, "", f"{changed}\n")
     assert (run / "result.json").read_bytes() == result
+    assert run_here("evaluate", str(run)) == 2
+    assert capsys.readouterr().err == (
+        f"metarun: error: the examples are no longer what this run was trained on ({run / 'data.json'}). "
+        "Give dataset.path the folder as it was, or name another folder to test on others.\n"
+    )
+    shutil.copytree(pets, tmp_path / "others")
+    assert run_here("evaluate", str(run), f"dataset.path={tmp_path / 'others'}") == 0
     (pets / "class 01" / "000.png").write_bytes(original)
     (pets / "class 00").rename(pets / "class 00 by another name")
     status, _, err = answer()

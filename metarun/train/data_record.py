@@ -1,0 +1,48 @@
+"""Which examples a run was made of: `data.json` in its folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from metarun.errors import ConfigurationError
+from metarun.tasks.class_store import ClassStore
+from metarun.train.folder import RunFolder
+
+
+def own_pictures(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a configuration says of a store of the user's own pictures, wherever it is packed; None where it has another.
+
+    It is the one store whose examples may change while the configuration stays.
+    """
+    store = config["dataset"]["source"].get("store")
+    if not isinstance(store, Mapping) or store["_target_"] != "metarun.tasks.sources.folder.folder":
+        return None
+    return {key: value for key, value in store.items() if key != "cache"}
+
+
+def record_data(folder: RunFolder, store: ClassStore) -> None:
+    """Write down which classes are in which split, and what the examples are.
+
+    Raises:
+        ConfigurationError: they are others than the run began with.
+    """
+    if (folder.checkpoints / "last.pt").exists():
+        check_same_data(folder, store, "this run began with", "start again with run.overwrite=true")
+    data = {"provenance": dict(store.provenance), "splits": {split: store.names(split) for split in store.splits}}
+    folder.write_json(folder.data, data)
+
+
+def check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do: str) -> None:
+    """Refuse a store whose examples or split are not those in the run's data.json, where it has one.
+
+    Args:
+        what_was: of which they should be, as in "this run began with".
+        else_do: what can be done but giving the folder as it was.
+    Raises:
+        ConfigurationError: they are not.
+    """
+    before = folder.read_json(folder.data)
+    for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
+        if before is not None and before["provenance"][key] != store.provenance[key]:
+            raise ConfigurationError(
+                f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
+            )

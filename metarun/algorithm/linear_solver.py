@@ -68,6 +68,8 @@ class ConjugateGradient:
     def solve(self, system: System) -> CGResult:
         """Solve; `status` and `min_curvature` are those of the first try, whatever was done about it.
 
+        `steps` counts those of all tries, and `residual_norm` is that of the solution returned, in the system it solves.
+
         Raises:
             TrainingError: negative curvature, where `negative_curvature` is "raise".
         """
@@ -82,24 +84,19 @@ class ConjugateGradient:
                 f"curvature {result.min_curvature.min():.3g}). Choose algorithm.meta_gradient.curvature=gauss_newton, a larger "
                 "algorithm.proximal_weight, or another algorithm.meta_gradient.solver.negative_curvature."
             )
-        solution = result.solution
         if self.negative_curvature == "minres":
-            other = minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol)
-            solution = torch.where(failed[:, None], other.solution, solution)
-        elif self.negative_curvature == "gauss_newton":
-            other = self._cg(system.positive(), system.rhs)
-            solution = torch.where(failed[:, None], other.solution, solution)
-        else:
-            still, damping = failed, 0.0
-            for _ in range(_MAX_TRIES):
-                damping = max(10 * damping, _FIRST_DAMPING)
-                other = self._cg(system.operator.shifted(damping), system.rhs)
-                better = still & (other.status != Status.NEGATIVE_CURVATURE)
-                solution = torch.where(better[:, None], other.solution, solution)
-                still = still & ~better
-                if not still.any():
-                    break
-        return CGResult(solution, result.steps, result.residual_norm, result.min_curvature, result.status)
+            return _instead(result, failed, minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol))
+        if self.negative_curvature == "gauss_newton":
+            return _instead(result, failed, self._cg(system.positive(), system.rhs))
+        damping = 0.0
+        for _ in range(_MAX_TRIES):
+            damping = max(10 * damping, _FIRST_DAMPING)
+            other = self._cg(system.operator.shifted(damping), system.rhs)
+            result = _instead(result, failed, other, other.status != Status.NEGATIVE_CURVATURE)
+            failed = failed & (other.status == Status.NEGATIVE_CURVATURE)
+            if not failed.any():
+                break
+        return result
 
     def _cg(self, operator: LinearOperator, rhs: Tensor) -> CGResult:
         return conjugate_gradient(
@@ -112,6 +109,18 @@ class ConjugateGradient:
             # Asking whether all tasks have stopped is free on a CPU and makes a GPU wait.
             early_exit=rhs.device.type == "cpu",
         )
+
+
+def _instead(first: CGResult, tried: Tensor, other: CGResult, good: Tensor | None = None) -> CGResult:
+    """The `other` solutions for the systems that were `tried` again and came out `good`, [B]; the steps of both."""
+    taken = tried if good is None else tried & good
+    return CGResult(
+        solution=torch.where(taken[:, None], other.solution, first.solution),
+        steps=first.steps + torch.where(tried, other.steps, 0),
+        residual_norm=torch.where(taken, other.residual_norm, first.residual_norm),
+        min_curvature=first.min_curvature,
+        status=first.status,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -311,6 +311,9 @@ def test_policies_at_negative_curvature(policy):
     assert estimate.stats["system/negative_curvature"].tolist() == [True]
     matrix = torch.eye(2) + 2 * torch.tensor([[4.0, 3.0], [3.0, 1.0]])
     rhs = torch.tensor([-2.0, -1.0])
+    # Of all tries; the first three of damp stop after one step, as the very first does.
+    steps = {"stop": 1, "abs": 2, "minres": 1 + 2, "gauss_newton": 1 + 2, "damp": 1 + 1 + 1 + 1 + 2}
+    assert estimate.stats["system/steps"].tolist() == [steps[policy]]
     if policy == "stop":
         wanted = 5 / 63 * rhs
     elif policy == "minres":
@@ -327,6 +330,11 @@ def test_policies_at_negative_curvature(policy):
         direction = residual + (residual @ residual) / (rhs @ rhs) * rhs
         wanted = first + (residual @ residual) / (direction @ matrix @ direction).abs() * direction
     torch.testing.assert_close(pair(estimate.gradient), wanted, rtol=1e-12, atol=1e-14)
+    if policy == "stop":
+        left = (rhs - matrix @ wanted).norm() / rhs.norm()
+        assert estimate.stats["system/residual"].item() == pytest.approx(left.item(), rel=1e-12)
+    elif policy != "abs":
+        assert estimate.stats["system/residual"].item() < 1e-12, "of the system that was solved in the end"
 
 
 def test_negative_curvature_can_end_the_run():

@@ -113,11 +113,7 @@ def run_resolved(
         parts = make_parts(config)
         make(config, "tracker")  # refused, if at all, before anything is written
     ranks = ranks_from_environment(parts.device.type)
-    if config["schedule"]["tasks_per_step"] < ranks.size:
-        raise ConfigurationError(
-            f"every rank needs a task of each step, and {ranks.size} ranks share schedule.tasks_per_step="
-            f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
-        )
+    require_tasks(config, ranks.size)
     if not ranks.is_first:
         return _follow(folder, config, parts, ranks)
     folder.make()
@@ -129,6 +125,19 @@ def run_resolved(
             command = command_line(overrides, config_dirs)
             result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
         return result["validation"]["best_score"]
+
+
+def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
+    """Refuse more ranks than there are tasks in a step.
+
+    Raises:
+        ConfigurationError: there are.
+    """
+    if config["schedule"]["tasks_per_step"] < num_ranks:
+        raise ConfigurationError(
+            f"every rank needs a task of each step, and {num_ranks} ranks share schedule.tasks_per_step="
+            f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
+        )
 
 
 def _train_and_test(

@@ -93,6 +93,7 @@ class Launch:
                 fixed=list(self._master.hydra.overrides.task),
                 sweep=self.folder,
                 is_elsewhere=self._cluster is not None,
+                num_ranks=1 if self._cluster is None else self._cluster.ranks,
                 known=self.jobs,
             )
 

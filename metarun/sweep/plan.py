@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from metarun.build import make, make_parts
 from metarun.errors import ConfigurationError
-from metarun.run import folder_of, resolved, stored_result
+from metarun.run import folder_of, require_tasks, resolved, stored_result
 from metarun.sweep.manifest import Job
 from metarun.train.folder import fingerprint
 
@@ -62,11 +62,12 @@ def compose(loader: Any, master: DictConfig, overrides: Sequence[str]) -> Compos
     return resolved(composed, choices), task
 
 
-def check(config: dict[str, Any], *, is_elsewhere: bool) -> None:
+def check(config: dict[str, Any], *, is_elsewhere: bool, num_ranks: int) -> None:
     """Refuse what the run itself would refuse before training. Nothing is written; the work is done on the CPU.
 
     Args:
         is_elsewhere: the run will be on another machine, whose devices are not to be seen from here.
+        num_ranks: processes that will share the tasks of each step.
     Raises:
         ConfigurationError: in the words of the run.
     """
@@ -76,6 +77,7 @@ def check(config: dict[str, Any], *, is_elsewhere: bool) -> None:
     if device.get("kind") in ("auto", "cuda"):
         device["kind"] = "cpu"  # a context on the GPU would stay there for as long as the sweep
     make_parts(config | {"device": device})
+    require_tasks(config, num_ranks)
     make(config, "tracker")
     stored_result(folder_of(config), config)
 
@@ -96,6 +98,7 @@ def plan(
     fixed: Sequence[str],
     sweep: Path,
     is_elsewhere: bool,
+    num_ranks: int,
     known: Sequence[Job] = (),
 ) -> list[Job | ConfigurationError]:
     """The jobs of a batch, in its order; in place of one that cannot be, the error.
@@ -106,14 +109,14 @@ def plan(
         first: number of the batch's first job.
         fixed: overrides that all jobs share, and that no table needs to show.
         sweep: the sweep's folder, not yet made.
-        is_elsewhere: as in `check`.
+        is_elsewhere, num_ranks: as in `check`.
         known: jobs planned before, which share no folder with these but for being the same run.
     """
     planned: list[Job | ConfigurationError] = []
     for index, words in enumerate(batch, start=first):
         try:
             config, overrides = composer(words)
-            check(config, is_elsewhere=is_elsewhere)
+            check(config, is_elsewhere=is_elsewhere, num_ranks=num_ranks)
             job = Job(
                 index=index,
                 overrides=overrides,

@@ -48,6 +48,10 @@ def refused(tmp_path, capsys, monkeypatch):
         (["seed=0,1", "hydra.launcher.gpus=2"], "hydra.launcher: gpus must be auto or a list of ids, got 2"),
         (["seed=0,1", "hydra/launcher=slurm_cpu", "hydra.launcher.cpus=0"], "hydra.launcher: cpus must be an integer"),
         (["seed=0,1", "hydra/launcher=slurm_cpu", "hydra.launcher.setup=x"], "hydra.launcher: setup must be a list"),
+        (
+            ["seed=0,1", "hydra/launcher=slurm_cpu", "hydra.launcher.ranks=5"],
+            "job #0 (seed=0): every rank needs a task of each step, and 5 ranks share schedule.tasks_per_step=4. ",
+        ),
         (["hydra/sweeper=tpe", "seed=0", "hydra.sweeper.n_trials=0"], "hydra.sweeper: n_trials must be an integer"),
         (["hydra/sweeper=tpe", "seed=0", "hydra.sweeper.direction=up"], "hydra.sweeper: direction must be one of"),
     ],

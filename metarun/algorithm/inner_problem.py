@@ -17,7 +17,7 @@ from metarun.maths.operators import (
     hessian,
     hessian_by_jvp,
 )
-from metarun.maths.trees import Params, axpy, evaluate, gradient, ravel, ravel_like, unravel
+from metarun.maths.trees import Params, axpy, gradient, ravel, ravel_like, unravel, value_and_gradient
 from metarun.problems.base import Problem, losses_of, outputs_of
 from metarun.tasks.types import Examples
 
@@ -92,7 +92,7 @@ class InnerProblem:
 
     def at(self, params: Params) -> Point:
         """The objective and its gradient together, by one forward pass."""
-        value, slope = evaluate(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
+        value, slope = value_and_gradient(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
         if self.is_proximal:
             with torch.no_grad():
                 value = value + 0.5 * self.distance(params)
@@ -186,19 +186,19 @@ def search(
     Returns:
         Step lengths [B], 0 where none was accepted; the point there; by how much a whole step would change the objective, [B].
     """
-    asked = torch.ones_like(descent, dtype=torch.bool) if running is None else running
+    moving = torch.ones_like(descent, dtype=torch.bool) if running is None else running
     tried, point = None, start
 
     def value(length: Tensor) -> Tensor:
         nonlocal tried, point
-        tried = torch.where(asked, length, 0)
+        tried = torch.where(moving, length, 0)
         point = move(tried)
         # A task that has ended asks for nothing more, and a step into overflow is a step too long.
-        return torch.where(asked, point.value, start.value).nan_to_num(nan=torch.inf)
+        return torch.where(moving, point.value, start.value).nan_to_num(nan=torch.inf)
 
-    slope = torch.where(asked, descent, 0)
+    slope = torch.where(moving, descent, 0)
     length, at_one = backtrack(value, start.value, slope, max_backtracks=max_backtracks)
-    length = torch.where(asked, length, 0)
+    length = torch.where(moving, length, 0)
     if not torch.equal(length, tried):
         point = move(length)
     return length, point, at_one - start.value

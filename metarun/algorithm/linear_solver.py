@@ -92,8 +92,9 @@ class ConjugateGradient:
         for _ in range(_MAX_TRIES):
             damping = max(10 * damping, _FIRST_DAMPING)
             other = self._cg(system.operator.shifted(damping), system.rhs)
-            result = _instead(result, failed, other, other.status != Status.NEGATIVE_CURVATURE)
-            failed = failed & (other.status == Status.NEGATIVE_CURVATURE)
+            fails_again = other.status == Status.NEGATIVE_CURVATURE
+            result = _instead(result, failed, other, ~fails_again)
+            failed = failed & fails_again
             if not failed.any():
                 break
         return result

@@ -79,10 +79,10 @@ def gradient(function: Callable[[Params], Tensor], params: Params) -> Params:
     Plain autograd around a `vmap`ped forward pass: in eager mode a quarter to a third faster than nested `torch.func`
     transforms, and right as long as no fused batch norm is inside (`metarun.models.norm` says why).
     """
-    return evaluate(function, params)[1]()
+    return value_and_gradient(function, params)[1]()
 
 
-def evaluate(function: Callable[[Params], Tensor], params: Params) -> tuple[Tensor, Callable[[], Params]]:
+def value_and_gradient(function: Callable[[Params], Tensor], params: Params) -> tuple[Tensor, Callable[[], Params]]:
     """`function(params)`, detached, and a call that makes its `gradient` of the same forward pass, once."""
     differentiable = any(leaf.requires_grad for leaf in params.values())
     with torch.enable_grad():

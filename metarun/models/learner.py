@@ -39,8 +39,8 @@ class Learner:
         self._support_statistics = bool(self._norms) and batch_norm == "support"
         self.batch_norm = batch_norm if self._norms else "none"
         # Looking for shared weights costs a tenth of a small net's forward pass, in every call: once is enough.
-        names = [len(list(self.module.named_parameters(remove_duplicate=unique))) for unique in (True, False)]
-        self._shares_weights = names[0] < names[1]
+        every = list(self.module.named_parameters(remove_duplicate=False))
+        self._shares_weights = len(every) > len(list(self.module.parameters()))
         _refuse_unsafe_layers(self.module)
         if not list(self.module.parameters()):
             raise ValueError(f"the model ({type(module).__name__}) has no parameters to learn")

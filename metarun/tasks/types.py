@@ -39,6 +39,12 @@ class TaskBatch:
     def __len__(self) -> int:
         return len(self.support.inputs)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of inputs and targets."""
+        sets = self.support, self.query
+        return sum(tensor.nbytes for examples in sets for tensor in (examples.inputs, examples.targets))
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "TaskBatch":
         """A copy on `device`, floating-point examples in `dtype`; `latent` keeps its dtypes."""
         latent = {name: value.to(device) for name, value in self.latent.items()}

@@ -28,6 +28,8 @@ from metarun.train.state import TrainState, save, save_state
 from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 _logger = logging.getLogger(__name__)
+_DRAWN_BYTES = 2**16
+"""Drawing fewer numbers than this takes no less time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +143,12 @@ class Trainer:
         schedule = self.schedule
         sitting = time.perf_counter() - state.train_s
         advised = False
+        batches = self._batches(state.step)
 
         with _stop_requests() as requests:
             while state.step < schedule.steps:
                 started = time.perf_counter()
-                tasks = self._tasks(state.step)
+                tasks = next(batches)
                 sampled = time.perf_counter()
                 try:
                     estimate = self.algorithm.meta_step(
@@ -182,11 +185,23 @@ class Trainer:
                     raise Stopped(requests[0] if requests else signal.SIGTERM, state.step)
         return state
 
-    def _tasks(self, step: int) -> TaskBatch:
-        """The rank's tasks of a step, by their running number."""
-        first = step * self.schedule.tasks_per_step
-        indices = torch.arange(first, first + self.schedule.tasks_per_step, device=self.device)
-        indices = indices[self.ranks.share(len(indices))]
+    def _batches(self, step: int) -> Iterator[TaskBatch]:
+        """The rank's tasks of `step` and of each step after it.
+
+        Small tasks are drawn for several steps at once, always for the same ones together: where in a vector a number is worked
+        out may decide its last bit, and a run that goes on from here must meet the same.
+        """
+        size = self.schedule.tasks_per_step
+        share = self.ranks.share(size)
+        together = max(1, _DRAWN_BYTES // (size * self._drawn(torch.arange(1, device=self.device)).num_bytes))
+        while True:
+            first = step - step % together
+            indices = torch.arange(first * size, (first + together) * size, device=self.device)
+            drawn = self._drawn(indices.view(together, size)[:, share].flatten())
+            yield from drawn.chunks(len(drawn) // together)[step - first :]
+            step = first + together
+
+    def _drawn(self, indices: Tensor) -> TaskBatch:
         tasks = self.source.sample(self.seed, "train", indices, self.schedule.shots, self.schedule.queries)
         return tasks.to(self.device, self.dtype)
 

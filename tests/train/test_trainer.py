@@ -89,7 +89,27 @@ def test_the_global_generator_is_never_used(tmp_path):
     assert_same_checkpoints(tmp_path / "a", tmp_path / "b")
 
 
-def test_training_tasks_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize("settings", [(), GLYPHS], ids=["many steps at once", "step by step"])
+def test_training_tasks_are_a_function_of_seed_and_step(settings, tmp_path):
+    trainer, parts = trainer_of(configuration(*SHORT, *settings), tmp_path)
+    shots, queries = trainer.schedule.shots, trainer.schedule.queries
+    drawn = list(itertools.islice(trainer._batches(0), 300))
+    for step in (0, 1, 6, 299):
+        indices = torch.arange(3 * step, 3 * step + 3)
+        alone = parts.source.sample(0, "train", indices, shots, queries).to("cpu", torch.float32)
+        for name, value in alone.latent.items():
+            assert torch.equal(drawn[step].latent[name], value)
+        for one, other in ((drawn[step].support, alone.support), (drawn[step].query, alone.query)):
+            torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-7, atol=0)
+            torch.testing.assert_close(one.targets, other.targets, rtol=1e-6, atol=1e-7)
+    # Whoever goes on from a step is given the very bits.
+    for step in (1, 150):
+        for one, other in zip(drawn[step : step + 150], trainer._batches(step), strict=False):
+            assert_equal_bits(vars(one.query), vars(other.query))
+            assert_equal_bits(vars(one.support), vars(other.support))
+
+
+def test_validation_is_the_same_tasks_every_time(tmp_path, monkeypatch):
     asked = []
     trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
     sample = type(trainer.source).sample
@@ -100,9 +120,6 @@ def test_training_tasks_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(trainer.source), "sample", listening)
     trainer.run(trainer.start(parts.theta, "f"))
-    train = [request for request in asked if request[1] == "train"]
-    assert train == [(0, "train", [3 * step, 3 * step + 1, 3 * step + 2], 10, 10) for step in range(7)]
-    # Validation is the same list of tasks every time.
     val = [request for request in asked if request[1] == "val"]
     assert val == [(0, "val", [0, 1, 2, 3], 5, 100)] * 3
     assert not [request for request in asked if request[1] == "test"]

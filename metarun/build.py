@@ -11,12 +11,13 @@ from hydra.utils import instantiate
 
 from metarun import checks, rng
 from metarun.algorithm import Algorithm
+from metarun.algorithm.compiled import Compiled
 from metarun.errors import ConfigurationError
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem, losses_of
-from metarun.tasks.types import Split, TaskSource
+from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
@@ -25,7 +26,12 @@ from metarun.train.trainer import Observer, Schedule, Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The objects of a run, checked against each other. `theta` are all meta-parameters before the first step, on the CPU."""
+    """The objects of a run, checked against each other.
+
+    Attributes:
+        theta: all meta-parameters before the first step, on the CPU.
+        compiled: the algorithm's estimate as a program, where `device.compile` asks for one; traced, and not compiled yet.
+    """
 
     algorithm: Algorithm
     learner: Learner
@@ -37,6 +43,19 @@ class Parts:
     device: torch.device
     dtype: torch.dtype
     task_chunk: int
+    compiled: Compiled | None = None
+
+    def compile(self) -> None:
+        """Have the compiler do its work now; the first step would wait for it otherwise."""
+        if self.compiled is not None:
+            self.compiled(*self.example(), step=0)
+
+    def example(self) -> tuple[Params, Problem, TaskBatch]:
+        """What an estimate is given, in the shapes of a chunk of training tasks."""
+        theta = {name: leaf.to(self.device, self.dtype) for name, leaf in self.theta.items()}
+        indices = torch.arange(self.task_chunk, device=self.device)
+        tasks = self.source.sample(0, "train", indices, self.schedule.shots, self.schedule.queries)
+        return theta, self.problem, tasks.to(self.device, self.dtype)
 
 
 def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
@@ -116,7 +135,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     source = source.to(device)
     dtype = device_settings.torch_dtype
     evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)
-    return Parts(
+    parts = Parts(
         algorithm=algorithm,
         learner=learner,
         problem=problem,
@@ -127,7 +146,12 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         device=device,
         dtype=dtype,
         task_chunk=task_chunk,
+        compiled=Compiled(algorithm.estimate) if device_settings.compile else None,
     )
+    if parts.compiled is not None:
+        with _named("device", config):
+            parts.compiled.trace(*parts.example())
+    return parts
 
 
 def make_trainer(
@@ -158,6 +182,7 @@ def make_trainer(
         observer=observer,
         checkpoints=checkpoints,
         ranks=ranks,
+        estimate=parts.compiled,
     )
 
 

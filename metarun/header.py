@@ -51,6 +51,7 @@ def header_of(
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
          f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
         ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
+         f"{', compiled' if parts.compiled else ''}"
          f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),
         ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
     ]  # fmt: skip

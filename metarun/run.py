@@ -114,6 +114,9 @@ def run_resolved(
         make(config, "tracker")  # refused, if at all, before anything is written
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
+    if parts.compiled is not None:
+        with waiting(console, "compiling the meta-gradient"):
+            parts.compile()
     if not ranks.is_first:
         return _follow(folder, config, parts, ranks)
     folder.make()

@@ -1,6 +1,6 @@
 """How fast is one meta-gradient, beside a loop over tasks and beside higher and torchopt where they are installed?
 
-    python scripts/how_fast_is_a_meta_step.py [--threads 1] [--repeats 20]
+    python scripts/how_fast_is_a_meta_step.py [--threads 1] [--repeats 20] [--compile]
     pip install higher torchopt     # for the peers
 
 All are given the same model, weights and tasks in one process, and must agree on the meta-gradient to 1e-3 relative in
@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from metarun import rng
 from metarun.algorithm import Algorithm, GradientDescent, Plain, Unrolled
+from metarun.algorithm.compiled import Compiled
 from metarun.maths.trees import Params
 from metarun.models.conv4 import Conv4
 from metarun.models.learner import Learner
@@ -120,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--compile", action="store_true", help="what device.compile=true makes of it, too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     peers = {"loop over tasks": task_loop}
@@ -144,12 +146,18 @@ def main() -> None:
             proximal_weight=0.0,
         )
 
-        def ours(algorithm=algorithm, theta=theta, problem=problem, tasks=tasks, chunk=chunk) -> list[Tensor]:
-            return list(algorithm.meta_step(theta, problem, tasks, chunk).gradient.values())
+        def ours(
+            estimate=None, algorithm=algorithm, theta=theta, problem=problem, tasks=tasks, chunk=chunk
+        ) -> list[Tensor]:
+            return list(algorithm.meta_step(theta, problem, tasks, chunk, estimate=estimate).gradient.values())
 
         base = median_ms(ours, arguments.repeats)
         print(f"{title}\n  {'metarun':<16} {base:8.1f} ms   1.00")
-        for name, function in peers.items():
+        others = dict(peers)
+        if arguments.compile:
+            compiled = Compiled(algorithm.estimate)
+            others = {"  compiled": lambda *_, ours=ours, compiled=compiled: ours(compiled)} | others
+        for name, function in others.items():
 
             def theirs(function=function, module=module, theta=theta, tasks=tasks, loss=loss, k=steps, a=step_size):
                 return function(module, theta, tasks, loss, k, a)

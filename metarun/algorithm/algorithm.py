@@ -11,7 +11,17 @@ from metarun import checks
 from metarun.algorithm.adapted import adapted_names
 from metarun.algorithm.compatible import refuse_impossible
 from metarun.algorithm.inner_problem import InnerProblem
-from metarun.algorithm.parts import Adapted, Direction, Episode, InnerSolution, InnerSolver, MetaEstimate, MetaGradient
+from metarun.algorithm.parts import (
+    Adapted,
+    Direction,
+    Episode,
+    Estimate,
+    InnerSolution,
+    InnerSolver,
+    MetaEstimate,
+    MetaGradient,
+    TaskGradients,
+)
 from metarun.algorithm.proximal import ProximalWeight
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params, axpy, detached, expand
@@ -108,6 +118,10 @@ class Algorithm:
             step,
         )
 
+    def estimate(self, theta: Params, problem: Problem, tasks: TaskBatch, step: int = 0) -> TaskGradients:
+        """Each task's meta-gradient; theta are all meta-parameters, leaves without task axis."""
+        return self.meta_gradient.estimate(expand(detached(theta), len(tasks)), self.episode(problem, tasks, step))
+
     def meta_step(
         self,
         theta: Params,
@@ -117,6 +131,7 @@ class Algorithm:
         state: dict[str, Any] | None = None,
         step: int = 0,
         ranks: Ranks = ALONE,
+        estimate: Estimate | None = None,
     ) -> MetaEstimate:
         """What the optimizer is to be given for this batch of tasks.
 
@@ -127,6 +142,7 @@ class Algorithm:
             state: what the last step returned; None for the first.
             step: the outer step's number, for what changes in the course of training.
             ranks: who else works on the step.
+            estimate: in place of the method: the same, compiled.
         Returns:
             MetaEstimate: `gradient` is the direction, of the tasks of all ranks; losses and statistics are of these tasks.
         """
@@ -136,16 +152,15 @@ class Algorithm:
         stats: list[dict[str, Tensor]] = []
         chunks: list[Adapted] = []
         for piece in tasks.chunks(task_chunk or len(tasks)):
-            episode = self.episode(problem, piece, step)
-            each = expand(detached(theta), len(piece))
-            gradients = self.meta_gradient.estimate(each, episode)
+            gradients = (estimate or self.estimate)(theta, problem, piece, step)
             mean = {name: gradients.gradient[name].mean(0) for name in theta}
             share = len(piece) / len(tasks)
             total = {n: share * leaf for n, leaf in mean.items()} if total is None else axpy(share, mean, total)
             losses.append(gradients.query_loss)
             stats.append(gradients.stats)
             if self.direction.needs_tasks:
-                chunks.append(Adapted(episode, each, gradients))
+                episode = self.episode(problem, piece, step)
+                chunks.append(Adapted(episode, expand(detached(theta), len(piece)), gradients))
         total = _mean_over_ranks(total, len(tasks), ranks)
         direction, direction_stats, state = self.direction.direction(total, chunks, self.meta_gradient, state, ranks)
         joined = {name: torch.cat([piece[name] for piece in stats]) for name in stats[0]}

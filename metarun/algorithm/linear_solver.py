@@ -107,8 +107,6 @@ class ConjugateGradient:
             rtol=self.rtol,
             atol=self.atol,
             absolute_curvature=self.negative_curvature == "abs",
-            # Asking whether all tasks have stopped is free on a CPU and makes a GPU wait.
-            early_exit=rhs.device.type == "cpu",
         )
 
 

@@ -120,7 +120,6 @@ class NaturalGradient:
                 scale * rhs,
                 max_steps=self.steps,
                 rtol=self.rtol,
-                early_exit=rhs.device.type == "cpu",
             )
             solution = scale * result.solution
             stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}

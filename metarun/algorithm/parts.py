@@ -107,6 +107,10 @@ class TaskGradients:
     stats: dict[str, Tensor]
 
 
+Estimate = Callable[[Params, Problem, TaskBatch, int], TaskGradients]
+"""(theta without task axis, problem, tasks, outer step) -> what `Algorithm.estimate` makes of them."""
+
+
 @dataclass(frozen=True)
 class Jacobian:
     """d phi / d theta of B tasks: `push` is its product with vectors [B, D], `pull` that of its transpose."""

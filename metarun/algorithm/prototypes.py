@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from metarun import checks
 from metarun.algorithm.inner_problem import InnerProblem
@@ -61,7 +60,8 @@ class Prototypes:
         identity = torch.eye(size).to(inner.anchor[weight]).expand(num_tasks, -1, -1)
         bare = inner.anchor | {weight: identity, bias: identity.new_zeros(num_tasks, size)}
         embedded = outputs_of(inner.problem, bare, inner.support)  # [B, S, size]
-        member = F.one_hot(inner.support.targets, ways).to(embedded.dtype)  # [B, S, N]
+        labels = torch.arange(ways, device=embedded.device)
+        member = (inner.support.targets[..., None] == labels).to(embedded.dtype)  # [B, S, N]
         centres = (member / member.sum(1, keepdim=True)).mT @ embedded  # [B, N, size]
         head = {weight: 2 * centres, bias: -(centres * centres).sum(-1)}
         return InnerSolution(inner.anchor | head, {})

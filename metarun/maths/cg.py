@@ -6,6 +6,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from metarun.maths.course import may_ask
 from metarun.maths.operators import LinearOperator
 
 
@@ -41,7 +42,7 @@ def conjugate_gradient(
     start: Tensor | None = None,
     progress_rtol: float = 0.0,
     absolute_curvature: bool = False,
-    early_exit: bool = True,
+    early_exit: bool | None = None,
 ) -> CGResult:
     """Solve A x = rhs, from x = 0 or `start`, with each system stopping on its own.
 
@@ -61,12 +62,13 @@ def conjugate_gradient(
             for each of them, of what all k did (0: never).
         absolute_curvature: go on at negative curvature with its absolute value, as saddle-free methods do; a curvature of
             exactly zero still stops.
-        early_exit: leave the loop when all systems have stopped; asks the device for an answer after each step, so it is
-            worth it on a CPU and not on a GPU.
+        early_exit: leave the loop when all systems have stopped, which changes no bit; None: where the question is free
+            (`may_ask`).
     Returns:
         CGResult; finite wherever the operator's products are.
     Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; progress test: Martens 2010, section 4.4.
     """
+    early_exit = may_ask(rhs) if early_exit is None else early_exit
     rhs_squared = _dot(rhs, rhs)
     steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     status = torch.full_like(steps, Status.MAX_STEPS)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from metarun.maths.cg import CGResult, Status
+from metarun.maths.course import may_ask
 from metarun.maths.operators import LinearOperator
 
 
@@ -38,7 +39,7 @@ def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float
     for _ in range(max_steps):
         running = (status == Status.MAX_STEPS) & (residual > torch.maximum(rtol * norm, tiny))
         status = torch.where((status == Status.MAX_STEPS) & ~running, Status.CONVERGED, status)
-        if not running.any():
+        if may_ask(rhs) and not running.any():
             break
         product = operator.apply(now)
         alpha = (now * product).sum(1)

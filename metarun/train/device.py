@@ -23,16 +23,19 @@ class Device:
         dtype: "float32" or "float64".
         threads: CPU threads, or None for PyTorch's choice.
         task_chunk: tasks worked on at once; None for all of them; "auto" for all on a GPU and what fits the cache on a CPU.
+        compile: make one program of each step's meta-gradient (`metarun.algorithm.compiled`).
     """
 
     kind: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "float64"]
     threads: int | None
     task_chunk: int | Literal["auto"] | None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, ("auto", "cpu", "cuda"))
         checks.one_of("dtype", self.dtype, tuple(_DTYPES))
+        checks.boolean("compile", self.compile)
         if self.threads is not None:
             checks.integer("threads", self.threads, minimum=1)
         if self.task_chunk is not None and self.task_chunk != "auto":

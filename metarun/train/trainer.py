@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm import Algorithm
-from metarun.algorithm.parts import MetaEstimate
+from metarun.algorithm.parts import Estimate, MetaEstimate
 from metarun.errors import TrainingError
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.stats import Summary
@@ -97,6 +97,7 @@ class Trainer:
         sync_record: makes the metrics written so far durable; called before each checkpoint, which supersedes none of them.
         checkpoints: the folder of last.pt and best.pt.
         ranks: the processes that share each step's tasks. The first validates and writes; the others only compute.
+        estimate: of `meta_step`.
     """
 
     algorithm: Algorithm
@@ -115,6 +116,7 @@ class Trainer:
     observer: Observer
     checkpoints: Path
     ranks: Ranks = ALONE
+    estimate: Estimate | None = None
 
     def start(self, theta: Params, fingerprint: str) -> TrainState:
         """The state before the first step."""
@@ -152,7 +154,14 @@ class Trainer:
                 sampled = time.perf_counter()
                 try:
                     estimate = self.algorithm.meta_step(
-                        theta, self.problem, tasks, self.task_chunk, state.algorithm, state.step, self.ranks
+                        theta,
+                        self.problem,
+                        tasks,
+                        self.task_chunk,
+                        state.algorithm,
+                        state.step,
+                        self.ranks,
+                        self.estimate,
                     )
                 except torch.OutOfMemoryError as error:
                     raise TrainingError(_out_of_memory(self.task_chunk)) from error

@@ -1,0 +1,104 @@
+"""The meta-gradient of a step as one compiled program."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from metarun.algorithm.parts import Estimate, TaskGradients
+from metarun.errors import TrainingError
+from metarun.maths.trees import Params, detached
+from metarun.problems.base import Problem
+from metarun.tasks.types import Examples, TaskBatch
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An estimate (`Algorithm.estimate`) that is traced once for each shape of tasks, and then run as machine code.
+
+    Traced are the tensor operations of one call, those of `vmap` and of every differentiation among them, so what the compiler
+    is given is arithmetic without Python, autograd or task axis to look after: on small nets these are most of a step's time.
+    For that the course of a call must not depend on values, nor on the outer step.
+
+    Attributes:
+        estimate: what is traced.
+        backend: of `torch.compile`.
+    """
+
+    estimate: Estimate
+    backend: str = "inductor"
+    _programs: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
+
+    def __call__(self, theta: Params, problem: Problem, tasks: TaskBatch, step: int) -> TaskGradients:
+        """What `estimate` gives, but for rounding.
+
+        Raises:
+            ValueError: the course depends on values (`trace`).
+            TrainingError: the compiler does not work here; found in the first call for each shape alone.
+        """
+        arguments = _arguments(theta, tasks, step)
+        program = self.trace(theta, problem, tasks)
+        # Imported here: the compiler takes seconds.
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            with torch.no_grad():
+                return TaskGradients(*program(*arguments))
+        except TorchDynamoException as error:
+            raise TrainingError(
+                f"device.compile=true, and the compiler failed: {_first_line(error)}. It needs a C++ compiler (g++ or clang++) "
+                "on the path, and Triton on a GPU; device.compile=false does without."
+            ) from error
+
+    def trace(self, theta: Params, problem: Problem, tasks: TaskBatch) -> Callable[..., Any]:
+        """The program for tasks of this shape, which is compiled when it is first called.
+
+        Raises:
+            ValueError: the course depends on values.
+        """
+        arguments = _arguments(theta, tasks, 0)
+        shape = _shape(arguments)
+        if shape not in self._programs:
+
+            def operations(leaves: Params, *tensors: Tensor) -> tuple[Params, Tensor, Params, dict[str, Tensor]]:
+                *examples, step = tensors
+                tasks = TaskBatch(Examples(*examples[:2]), Examples(*examples[2:]), {})
+                found = self.estimate(leaves, problem, tasks, step)
+                return found.gradient, found.query_loss, found.params, found.stats
+
+            try:
+                traced = make_fx(operations)(*arguments)
+            except RuntimeError as error:
+                if "tracing tensor" not in str(error):
+                    raise
+                raise ValueError(
+                    "compile needs a step whose course does not depend on values, and this algorithm asks for them: it "
+                    "searches step lengths (algorithm/inner=backtracking_descent or newton_cg; gradient_descent_16 does not), "
+                    "looks whether a system was solved (algorithm.meta_gradient.solver.negative_curvature; stop does not), or "
+                    "changes in the course of training. Change that, or choose device.compile=false."
+                ) from error
+            self._programs[shape] = torch.compile(traced, backend=self.backend, fullgraph=True, dynamic=False)
+        return self._programs[shape]
+
+
+def _arguments(theta: Params, tasks: TaskBatch, step: int) -> tuple[Any, ...]:
+    """All that a step's gradient depends on, as tensors; a number would become part of the program.
+
+    How tensors lie in memory decides which operations are views, so they are made to lie always alike.
+    """
+    support, query = tasks.support, tasks.query
+    tensors = support.inputs, support.targets, query.inputs, query.targets
+    return detached(theta), *(each.contiguous() for each in tensors), torch.tensor(float(step), dtype=torch.float64)
+
+
+def _shape(arguments: tuple[Any, ...]) -> Hashable:
+    """What a trace holds for: how the tensors lie in memory decides, too, which operations are views."""
+    leaves, *tensors = arguments
+    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves.values(), *tensors))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

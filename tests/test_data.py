@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import http.server
-import importlib.util
 import logging
 import threading
 import time
@@ -22,8 +21,6 @@ from .train.small import python, run_here
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    if importlib.util.find_spec("torchmeta") is None:
-        pytest.skip("torchmeta, which ships the splits, is not installed")
     small_archives.shrink_catalogue(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     for name in list(logging.root.manager.loggerDict):  # Hydra, earlier in this process, may have silenced them

@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,17 @@ import torch
 from metarun import __version__
 from metarun.maths.stats import summarize
 
-from .train.small import GLYPHS, QUICK, configuration, metrics_of, only_folder, python, run_here
-
-SHORT = (*QUICK, "schedule.steps=6", "schedule.eval_every=3", "schedule.checkpoint_every=3", "schedule.log_every=2")
+from .train.small import (
+    GLYPHS,
+    QUICK,
+    SIX_STEPS,
+    configuration,
+    metrics_of,
+    only_folder,
+    python,
+    run_here,
+    times_and_bytes,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +33,9 @@ def wide_terminal(monkeypatch):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[tuple[str, ...], Path]:
     """A command and the folder of its finished run; not to be written to."""
-    command = (*SHORT, f"run.root={tmp_path_factory.mktemp('finished')}")
+    command = (*SIX_STEPS, f"run.root={tmp_path_factory.mktemp('finished')}")
     assert run_here(*command) == 0
     return command, only_folder(Path(command[-1].partition("=")[2]))
-
-
-def times_and_bytes(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Every file with when it was written and what it holds."""
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_what_lies_in_a_run_folder(finished):
@@ -183,7 +185,7 @@ def test_a_finished_run_is_answered_from_its_folder(finished, capsys):
 
 
 def test_overwrite_runs_it_again_to_the_same_numbers(tmp_path):
-    command = (*SHORT, f"run.root={tmp_path}")
+    command = (*SIX_STEPS, f"run.root={tmp_path}")
     assert run_here(*command) == 0
     folder = only_folder(tmp_path)
     before, metrics = times_and_bytes(folder), metrics_of(folder)
@@ -209,7 +211,7 @@ def test_a_folder_of_another_run_is_refused_with_the_keys_that_differ(finished, 
 
 
 def test_overwrite_replaces_another_run_in_its_folder(tmp_path):
-    command = (*SHORT, f"run.folder={tmp_path / 'mine'}")
+    command = (*SIX_STEPS, f"run.folder={tmp_path / 'mine'}")
     assert run_here(*command) == 0
     assert run_here(*command, "seed=3", "run.overwrite=true") == 0
     assert json.loads((tmp_path / "mine" / "result.json").read_text())["seed"] == 3
@@ -217,7 +219,7 @@ def test_overwrite_replaces_another_run_in_its_folder(tmp_path):
 
 
 def test_damage_in_a_run_folder_is_named_in_one_line(tmp_path, capsys):
-    command = (*SHORT, f"run.root={tmp_path}")
+    command = (*SIX_STEPS, f"run.root={tmp_path}")
     assert run_here(*command) == 0
     folder = only_folder(tmp_path)
     result, last, metrics = folder / "result.json", folder / "checkpoints" / "last.pt", folder / "metrics.jsonl"
@@ -240,132 +242,10 @@ def test_damage_in_a_run_folder_is_named_in_one_line(tmp_path, capsys):
     assert refused().startswith(f"metarun: error: {metrics}, line 1: expected a JSON object")
 
 
-def test_evaluate_measures_again_and_leaves_the_run_as_it_is(finished, capsys):
-    _, folder = finished
-    before = times_and_bytes(folder)
-    stored = json.loads((folder / "result.json").read_text())
-
-    assert run_here("evaluate", str(folder)) == 0
-    (path,) = (folder / "evaluations").iterdir()
-    same = json.loads(path.read_text())
-    assert f"stored in {path}" in capsys.readouterr().out
-    assert same["results"] == stored["results"]
-
-    changes = ("evaluation.shots=10", "evaluation.inner_steps=[0,3]", "evaluation.tasks=7", "algorithm.inner.steps=2")
-    assert run_here("evaluate", str(folder), *changes) == 0
-    (other,) = {*(folder / "evaluations").iterdir()} - {path}
-    changed = json.loads(other.read_text())
-    assert changed["overrides"] == list(changes)
-    assert (changed["protocol"]["shots"], changed["protocol"]["tasks"]) == (10, 7)
-    assert [line["inner_steps"] for line in changed["results"]] == [0, 2, 3]
-    assert [line["mse"]["num_tasks"] for line in changed["results"]] == [7, 7, 7]
-    # theta itself, on the first 7 of the same 20 tasks
-    with (folder / "tasks.csv").open() as file:
-        unadapted = [float(row["mse"]) for row in csv.DictReader(file) if row["inner_steps"] == "0"]
-    assert changed["results"][0]["mse"]["mean"] == pytest.approx(summarize(unadapted[:7]).mean, rel=1e-6)
-
-    after = times_and_bytes(folder)
-    assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {path, other}
-
-
-def test_evaluate_takes_whole_groups_and_parts(finished):
-    _, folder = finished
-    assert run_here("evaluate", str(folder), "algorithm/inner=gradient_descent_16", "device=cpu") == 0
-    newest = max((folder / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    result = json.loads(newest.read_text())
-    assert result["config"]["algorithm"]["inner"]["steps"] == 16
-    # What evaluation measures after is the run's own list; the number of the new part is added.
-    assert [line["inner_steps"] for line in result["results"]] == [0, 1, 5, 10, 16]
-
-
-def test_evaluate_reads_a_run_from_before_validation_could_differ(finished, tmp_path):
-    _, folder = finished
-    old = tmp_path / "old"
-    shutil.copytree(folder, old)
-    config = json.loads((old / "config.json").read_text())
-    del config["evaluation"]["val_shots"], config["evaluation"]["val_queries"]
-    (old / "config.json").write_text(json.dumps(config))
-    assert run_here("evaluate", str(old), "device=cpu") == 0
-    (path,) = {*(old / "evaluations").iterdir()} - {
-        old / "evaluations" / p.name for p in (folder / "evaluations").iterdir()
-    }
-    assert json.loads(path.read_text())["results"] == json.loads((folder / "result.json").read_text())["results"]
-
-
-def test_evaluate_changes_what_took_its_value_from_a_changed_key(finished):
-    """The stored configuration is resolved: test_shots used to change nothing there."""
-    _, folder = finished
-    shots = {
-        ("dataset.test_shots=7",): 7,
-        ("dataset.test_shots=7", "evaluation.shots=3"): 3,
-        ("evaluation.shots=3", "dataset.test_shots=7"): 3,
-        ("dataset.shots=7",): 5,  # sinusoids are tested with 5 shots, whatever the training has
-    }
-    for changes, expected in shots.items():
-        assert run_here("evaluate", str(folder), *changes) == 0
-        newest = max((folder / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        result = json.loads(newest.read_text())
-        assert result["overrides"] == list(changes)
-        assert result["protocol"]["shots"] == result["config"]["evaluation"]["shots"] == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["evaluation.shot=3"], "no key evaluation.shot; did you mean evaluation.shots?"),
-        (["evaluation.tasks=abc"], "evaluation: tasks must be an integer >= 2, got 'abc'"),
-        (["evaluation.tasks=[1"], "'evaluation.tasks=[1' cannot be read"),
-        (["device=tpu"], "device has no option 'tpu'; did you mean cpu?"),
-        (["foo"], "after RUN_DIR come KEY=VALUE pairs, and 'foo' has no '='."),
-        (["=3"], "'=3' cannot be read"),
-        (["model.hidden=[10]"], "the model must be the one that was trained"),
-    ],
-)
-def test_evaluate_refuses_what_cannot_be(changes, message, finished, capsys):
-    _, folder = finished
-    before = times_and_bytes(folder)
-    capsys.readouterr()
-    assert run_here("evaluate", str(folder), *changes) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("metarun: error: ")
-    assert message in line
-    assert times_and_bytes(folder) == before
-
-
-def test_evaluate_needs_a_run(tmp_path, capsys):
-    for folder, message in ((tmp_path, "must hold a run"), (tmp_path / "none", "is not a folder")):
-        assert run_here("evaluate", str(folder)) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("metarun: error: ")
-        assert str(folder) in line
-        assert message in line
-
-
-def test_evaluate_looks_for_data_where_it_is_told_now(tmp_path, capsys):
-    """A run folder may have come from another machine."""
-    command = (*SHORT, *GLYPHS, f"run.folder={tmp_path / 'run'}", f"data.root={tmp_path / 'there'}")
-    assert run_here(*command) == 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    store = {
-        "_target_": "metarun.tasks.sources.named.named_set",
-        "name": "omniglot",
-        "root": config["data"]["root"],
-        "cache": config["data"]["cache"],
-        "image_size": 14,
-    }
-    config["dataset"]["source"]["store"] = store
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    here = tmp_path / "here"
-    capsys.readouterr()
-    assert run_here("evaluate", str(tmp_path / "run"), f"data.root={here}", f"data.cache={tmp_path / 'cache'}") == 2
-    assert f"not found in {here} or {here / 'omniglot'}" in capsys.readouterr().err
-
-
 @pytest.mark.scenario
 def test_the_command_in_another_process(tmp_path):
     """`python -m metarun`: exit status, both streams, and nothing but the run in the folder it was called from."""
-    done = python("-m", "metarun", *SHORT, cwd=tmp_path)
+    done = python("-m", "metarun", *SIX_STEPS, cwd=tmp_path)
     out, err = done.communicate()
     assert (done.returncode, err) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
@@ -374,7 +254,7 @@ def test_the_command_in_another_process(tmp_path):
 
 
 def test_wandb_is_on_by_default_and_offline_without_a_key(tmp_path):
-    kept = [word for word in SHORT if not word.startswith("tracker")]
+    kept = [word for word in SIX_STEPS if not word.startswith("tracker")]
     done = python(
         "-m", "metarun", *kept, f"run.root={tmp_path / 'runs'}", HOME=str(tmp_path), NETRC="/nonexistent-netrc"
     )
@@ -400,8 +280,8 @@ def test_the_score_for_sweepers_is_the_best_validation(tmp_path):
         return values[-1]
 
     with mock.patch.object(run, "run", listening):
-        assert cli.main([*SHORT, f"run.root={tmp_path}"]) == 0
-        assert cli.main([*SHORT, f"run.root={tmp_path}"]) == 0
+        assert cli.main([*SIX_STEPS, f"run.root={tmp_path}"]) == 0
+        assert cli.main([*SIX_STEPS, f"run.root={tmp_path}"]) == 0
     result = json.loads((only_folder(tmp_path) / "result.json").read_text())
     assert values == [result["validation"]["best_score"]] * 2
 
@@ -419,7 +299,7 @@ def test_the_process_is_left_as_it_was(tmp_path):
     environment = dict(os.environ)
     logger = logging.getLogger("metarun")
     logging_before = logger.level, logger.propagate, list(logger.handlers)
-    assert run_here(*SHORT, f"run.root={tmp_path}") == 0
+    assert run_here(*SIX_STEPS, f"run.root={tmp_path}") == 0
     assert torch.equal(torch.get_rng_state(), state)
     assert (os.getcwd(), dict(os.environ)) == (folder, environment)
     assert (logger.level, logger.propagate, list(logger.handlers)) == logging_before
@@ -433,7 +313,7 @@ def test_a_gpu_trains_to_the_same_parameters(algorithm, tmp_path):
         pytest.skip("no CUDA device")
     trained = {}
     for device in ("cpu", "cuda"):
-        command = (f"algorithm={algorithm}", *GLYPHS, *(word for word in SHORT if word != "device=cpu"))
+        command = (f"algorithm={algorithm}", *GLYPHS, *(word for word in SIX_STEPS if word != "device=cpu"))
         command = (*command, f"device={device}", "device.dtype=float64")
         assert run_here(*command, f"run.root={tmp_path / device}") == 0
         trained[device] = torch.load(only_folder(tmp_path / device) / "checkpoints/last.pt", weights_only=True)["theta"]

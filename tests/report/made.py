@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from metarun.maths.stats import summarize
+from metarun.report.cells import Grid
+from metarun.report.comparison import Comparison, compare
+from metarun.report.runs import read_runs
 
 TASKS = 4
+SCORES = {5: [0.5, 0.6, 0.7, 0.8]}
 ALGORITHMS = {
     "maml": {"inner": {"_target_": "GD", "steps": 1}, "meta_gradient": {"_target_": "Unrolled"}, "proximal_weight": 0.0},
     "fomaml": {"inner": {"_target_": "GD", "steps": 1}, "meta_gradient": {"_target_": "First"}, "proximal_weight": 0.0},
@@ -126,3 +130,19 @@ def sweep(root: Path) -> None:
                 zero = [0.2] * TASKS
                 validations = {10: base, 20: base + 0.1 + 0.05 * seed}
                 write_run(root, {0: zero, 5: five}, algorithm=algorithm, seed=seed, validations=validations)
+
+
+def comparison(root: Path, **options: Any) -> Comparison:
+    """Of all runs below `root`."""
+    return compare(read_runs([root]), **options)
+
+
+def only_grid(root: Path, **options: Any) -> Grid:
+    """The comparison's one table."""
+    (grid,) = comparison(root, **options).grids
+    return grid
+
+
+def labels(grid: Grid) -> tuple[Any, Any]:
+    """Of the rows and of the columns."""
+    return grid.row_labels, grid.column_labels

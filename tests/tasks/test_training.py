@@ -1,6 +1,5 @@
 """Every named set, and a folder of pictures, from its archive through the packed file to a finished `metarun algorithm=imaml`."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -32,8 +31,6 @@ SHORT = (
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    if importlib.util.find_spec("torchmeta") is None:
-        pytest.skip("torchmeta, which ships the splits, is not installed")
     small_archives.shrink_catalogue(monkeypatch)
 
 

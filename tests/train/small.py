@@ -24,6 +24,7 @@ DATA = Path(os.environ.get("METARUN_DATA", ROOT.parent / "shared" / "data"))
 
 # One thread: a sum's order, and so its last bit, may follow the number of threads.
 QUICK = ("device=cpu", "device.threads=1", "tracker=none", "evaluation.tasks=20", "evaluation.val_tasks=10")
+SIX_STEPS = (*QUICK, "schedule.steps=6", "schedule.eval_every=3", "schedule.checkpoint_every=3", "schedule.log_every=2")
 GLYPHS = (
     "dataset=glyphs",
     "dataset.image_size=14",
@@ -85,6 +86,11 @@ def only_folder(root: Path) -> Path:
     """The one run in `root`."""
     (folder,) = root.iterdir()
     return folder
+
+
+def times_and_bytes(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file with when it was written and what it holds."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:

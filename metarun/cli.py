@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         if full_error:
             traceback.print_exc()
-        # Under torchrun every rank finds the same; one of them says it.
-        return _report(str(error), 2) if os.environ.get("RANK", "0") == "0" else 2
+        # Mostly every rank finds the same, but what only one of them lacks is told by nobody else.
+        rank = os.environ.get("RANK", "0")
+        return _report(str(error) if rank == "0" else f"rank {rank}: {error}", 2)
     except (TrainingError, SweepError) as error:
         if full_error:
             traceback.print_exc()

@@ -69,8 +69,7 @@ class InnerProblem:
 
     def value(self, params: Params) -> Tensor:
         """The objective, proximal term included: [B]."""
-        loss = losses_of(self.problem, params | self.frozen, self.support)
-        return loss + 0.5 * self.distance(params) if self.is_proximal else loss
+        return self._with_proximal(params, losses_of(self.problem, params | self.frozen, self.support))
 
     def distance(self, params: Params) -> Tensor:
         """lambda ||phi - theta||^2, each parameter with its own lambda: [B]."""
@@ -93,9 +92,8 @@ class InnerProblem:
     def at(self, params: Params) -> Point:
         """The objective and its gradient together, by one forward pass."""
         value, slope = value_and_gradient(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
-        if self.is_proximal:
-            with torch.no_grad():
-                value = value + 0.5 * self.distance(params)
+        with torch.no_grad():
+            value = self._with_proximal(params, value)
         return Point(params, value, lambda: self._pulled(params, slope()))
 
     def curvature(self, params: Params, kind: Curvature) -> LinearOperator:
@@ -142,6 +140,10 @@ class InnerProblem:
         if isinstance(self.proximal_weight, dict):
             return ravel_like(self.proximal_weight, like)
         return self.proximal_weight
+
+    def _with_proximal(self, params: Params, loss: Tensor) -> Tensor:
+        """`loss` and the proximal term."""
+        return loss + 0.5 * self.distance(params) if self.is_proximal else loss
 
     def _pulled(self, params: Params, slope: Params) -> Params:
         """`slope` of the loss, and that of the proximal term."""

@@ -48,7 +48,9 @@ class Parts:
     def compile(self) -> None:
         """Have the compiler do its work now; the first step would wait for it otherwise."""
         if self.compiled is not None:
-            self.compiled(*self.example(), step=0)
+            theta, problem, tasks = self.example()
+            for size in {self.task_chunk, self.schedule.tasks_per_step % self.task_chunk} - {0}:
+                self.compiled(theta, problem, tasks[:size], step=0)
 
     def example(self) -> tuple[Params, Problem, TaskBatch]:
         """What an estimate is given, in the shapes of a chunk of training tasks."""

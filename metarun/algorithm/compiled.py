@@ -21,7 +21,8 @@ class Compiled:
 
     Traced are the tensor operations of one call, those of `vmap` and of every differentiation among them, so what the compiler
     is given is arithmetic without Python, autograd or task axis to look after: on small nets these are most of a step's time.
-    For that the course of a call must not depend on values, nor on the outer step.
+    For that the course of a call must not depend on values, nor on the outer step. The problem becomes part of the program: it
+    is the same in every call.
 
     Attributes:
         estimate: what is traced.
@@ -40,7 +41,7 @@ class Compiled:
             TrainingError: the compiler does not work here; found in the first call for each shape alone.
         """
         arguments = _arguments(theta, tasks, step)
-        program = self.trace(theta, problem, tasks)
+        program = self._program(problem, arguments)
         # Imported here: the compiler takes seconds.
         from torch._dynamo.exc import TorchDynamoException
 
@@ -53,13 +54,15 @@ class Compiled:
                 "on the path, and Triton on a GPU; device.compile=false does without."
             ) from error
 
-    def trace(self, theta: Params, problem: Problem, tasks: TaskBatch) -> Callable[..., Any]:
-        """The program for tasks of this shape, which is compiled when it is first called.
+    def trace(self, theta: Params, problem: Problem, tasks: TaskBatch) -> None:
+        """Make the program for tasks of this shape; it is compiled when it is first called.
 
         Raises:
             ValueError: the course depends on values.
         """
-        arguments = _arguments(theta, tasks, 0)
+        self._program(problem, _arguments(theta, tasks, 0))
+
+    def _program(self, problem: Problem, arguments: tuple[Any, ...]) -> Callable[..., Any]:
         shape = _shape(arguments)
         if shape not in self._programs:
 

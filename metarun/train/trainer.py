@@ -29,7 +29,7 @@ from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 _logger = logging.getLogger(__name__)
 _DRAWN_BYTES = 2**16
-"""Drawing fewer numbers than this takes no less time."""
+"""Of inputs and targets: drawing less at once takes as long."""
 
 
 @dataclass(frozen=True, kw_only=True)

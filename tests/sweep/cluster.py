@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,9 +61,10 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str]]:
+def slurm(cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str]]:
     """A running Slurm, its nodes all on this machine; gives the environment in which its commands find it."""
-    folder.mkdir(exist_ok=True)
+    # Not in pytest's folders: their names are long, and that of a step's socket may have 108 characters.
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
     folder.chmod(0o755)
     names = [f"node{index}" for index in range(nodes)]
     for name in ("state", "munge", *(f"spool-{name}" for name in names)):
@@ -105,6 +107,7 @@ def slurm(folder: Path, cpus: int = 4, nodes: int = 1) -> Iterator[dict[str, str
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+    shutil.rmtree(folder)  # where something went wrong, its logs stay
 
 
 def _empty(environment: dict[str, str]) -> None:

@@ -24,8 +24,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
-    with cluster.slurm(tmp_path_factory.mktemp("slurm")) as environment:
+def slurm() -> Iterator[dict[str, str]]:
+    with cluster.slurm() as environment:
         yield environment
 
 
@@ -165,7 +165,7 @@ def test_two_ranks_end_where_one_does_whatever_happens_on_the_way(nodes, slurm, 
     settings = (*words, *SHORT, "schedule.tasks_per_step=5", "device.dtype=float64")
     with contextlib.ExitStack() as stack:
         if nodes > 1:
-            slurm = stack.enter_context(cluster.slurm(tmp_path / "slurm", cpus=1, nodes=nodes))
+            slurm = stack.enter_context(cluster.slurm(cpus=1, nodes=nodes))
         environment = slurm | own | {"STUBBORN_PAUSE_S": "0.05", "COLUMNS": "200"}
         (tmp_path / "wait-11").touch()
         arguments = ("submit", "hydra.launcher.ranks=2", f"hydra.launcher.nodes={nodes}", *settings)

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 def one_thread() -> None:
     """Small tensors gain nothing from threads, and test processes run side by side."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_interrupts() -> None:
+    """A script's background job has SIGINT ignored, and so have Python there and every process that it starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

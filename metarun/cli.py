@@ -376,11 +376,9 @@ def _parser(name: str) -> _Parser:
 
 
 def _report(message: str, status: int) -> int:
-    from rich.console import Console
-    from rich.text import Text
+    from metarun.report.terminal import say, terminal
 
-    line = Text.assemble(("metarun: error: " if status != 130 else "metarun: ", "bold red"), message)
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    say(terminal(stderr=True), ("metarun: error: " if status != 130 else "metarun: ", "bold red"), message)
     return status
 
 

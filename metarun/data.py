@@ -13,10 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from metarun.config_folder import config_folder
 from metarun.errors import ConfigurationError
 from metarun.report.notes import shown
+from metarun.report.terminal import say, terminal
 from metarun.suggest import closest
 from metarun.tasks.sources.catalogue import (
     CATALOGUE,
@@ -38,7 +40,7 @@ def list_sets(overrides: Sequence[str]) -> None:
     Raises:
         ConfigurationError: an override that is none.
     """
-    console = Console(highlight=False)
+    console = terminal()
     root, cache = _places(_composed(None, overrides))
     table = Table(box=None, pad_edge=False)
     table.add_column("dataset=", style="bold cyan", no_wrap=True)
@@ -59,12 +61,10 @@ def list_sets(overrides: Sequence[str]) -> None:
             entry.licence,
         )
     console.print(table)
-    console.print("\n[bold]made on the spot[/]  sinusoid, harmonic, sinusoid_and_line, glyphs", soft_wrap=True)
-    console.print(
-        "[bold]your pictures[/]     dataset=folder dataset.path=FOLDER, one folder for each class", soft_wrap=True
-    )
-    console.print(f"[bold]originals in[/]      {root} (data.root, METARUN_DATA)", soft_wrap=True)
-    console.print(f"[bold]packed files in[/]   {cache} (data.cache, METARUN_CACHE)", soft_wrap=True)
+    say(console, ("\nmade on the spot", "bold"), "  sinusoid, harmonic, sinusoid_and_line, glyphs")
+    say(console, ("your pictures", "bold"), "     dataset=folder dataset.path=FOLDER, one folder for each class")
+    say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
+    say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
     console.print(
         "metarun data check NAME says which files are expected where; metarun data prepare NAME gets and packs them",
         soft_wrap=True,
@@ -77,17 +77,17 @@ def check_set(name: str, overrides: Sequence[str]) -> None:
     Raises:
         ConfigurationError: it cannot be used as it is.
     """
-    console = Console(highlight=False)
+    console = terminal()
     entry = _entry(name)
     config = _composed(name, overrides)
     root, cache = _places(config)
     size = config["dataset"].get("image_size")
-    console.print(f"[bold cyan]{name}[/]  {entry.title} (licence: {entry.licence})", soft_wrap=True)
+    say(console, (name, "bold cyan"), f"  {entry.title} (licence: {entry.licence})")
     first, second = folders(entry, root)
-    console.print(f"[bold]originals[/], one of these in {first} or {second}:", soft_wrap=True)
+    say(console, ("originals", "bold"), f", one of these in {first} or {second}:")
     problems = _print_layouts(console, entry, root)
     packed = packed_path(cache, name, size)
-    console.print(f"[bold]packed[/]\n  {packed}", soft_wrap=True)
+    say(console, ("packed", "bold"), f"\n  {packed}")
     verdict, is_ready = _packed_state(packed)
     console.print(f"    {verdict}", soft_wrap=True)
     if is_ready:
@@ -116,7 +116,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
         ConfigurationError: no such set, or its originals hold something else.
         OSError: no network, no room, no permission.
     """
-    console = Console(highlight=False)
+    console = terminal()
     if name != _OWN:
         entry = _entry(name)
     config = _composed(name, overrides)
@@ -143,7 +143,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
         f"in {time.perf_counter() - started:.1f} s",
         soft_wrap=True,
     )
-    console.print(f"[bold]next[/]  metarun algorithm=imaml dataset={name}", soft_wrap=True)
+    say(console, ("next", "bold"), f"  metarun algorithm=imaml dataset={name}")
 
 
 def _entry(name: str) -> DataSet:
@@ -168,12 +168,12 @@ def _places(config: dict[str, Any]) -> tuple[Path, Path]:
     return Path(config["data"]["root"]).expanduser(), Path(config["data"]["cache"]).expanduser()
 
 
-def _state(entry: DataSet, root: Path, cache: Path) -> str:
+def _state(entry: DataSet, root: Path, cache: Path) -> Text:
     side = entry.shape[-1] if entry.is_pictures else None
     if packed_path(cache, entry.name, side).is_file():
-        return "[green]packed[/]"
+        return Text("packed", "green")
     found = next(complete(entry, root), None)
-    return f"[yellow]{found[0].kind}[/]" if found else "-"
+    return Text(found[0].kind, "yellow") if found else Text("-")
 
 
 def _source(entry: DataSet) -> str:
@@ -191,14 +191,14 @@ def _print_layouts(console: Console, entry: DataSet, root: Path) -> list[str]:
     known = {archive.name: archive for archive in entry.archives}
     problems = []
     for layout in entry.layouts:
-        console.print(f"  [bold]{layout.kind}[/]")
+        say(console, (f"  {layout.kind}", "bold"))
         for name in layout.files:
             places = [folder / name for folder in folders(entry, root) if is_there(folder / name, name)]
             if not places:
-                console.print(f"    [dim]{name}: missing[/]", soft_wrap=True)
+                say(console, (f"    {name}: missing", "dim"))
                 continue
             words, problem = _file_state(places[0], known.get(name))
-            console.print(f"    {places[0]}: [{'red' if problem else 'green'}]{words}[/]", soft_wrap=True)
+            say(console, f"    {places[0]}: ", (words, "red" if problem else "green"))
             if problem:
                 problems.append(f"{places[0]}: {words}. Delete it and run: metarun data prepare {entry.name}")
     return problems
@@ -275,7 +275,7 @@ def _say_other_archives(console: Console, entry: DataSet, root: Path) -> None:
             if problem:
                 raise ConfigurationError(f"{path}: {words}. Delete it and run: metarun data prepare {entry.name}")
             if "not the official" in words:
-                console.print(f"[yellow]note:[/] {path}: {words}", soft_wrap=True)
+                say(console, ("note:", "yellow"), f" {path}: {words}")
 
 
 def _size(num_bytes: float) -> str:
@@ -290,7 +290,12 @@ def _size(num_bytes: float) -> str:
 def _bar(console: Console, words: str, *, is_bytes: bool) -> Iterator[Any]:
     """A progress bar on a terminal, a line every ten seconds elsewhere; gives a function of (done, total)."""
     amount = DownloadColumn() if is_bytes else MofNCompleteColumn()
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=None), amount, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=None),
+        amount,
+        TimeRemainingColumn(),
+    )
     last = time.perf_counter()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(words, total=None)

@@ -12,13 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from metarun.build import fitted, make_parts
 from metarun.config_folder import config_folder
 from metarun.errors import ConfigurationError
 from metarun.report.console import results, waiting
 from metarun.report.notes import shown
+from metarun.report.terminal import terminal
 from metarun.result import measure_test
 from metarun.suggest import closest
 from metarun.train.data_record import check_same_data, own_pictures
@@ -40,7 +40,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
         ConfigurationError: no such run, an unknown key, a model that the stored parameters do not fit, or pictures that
             have changed although the overrides name no others.
     """
-    console = Console(highlight=False)
+    console = terminal()
     folder = RunFolder(run_dir)
     stored = folder.read_json(folder.config)
     if stored is None:

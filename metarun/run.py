@@ -26,6 +26,7 @@ from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
+from metarun.report.terminal import terminal
 from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
@@ -97,7 +98,7 @@ def run_resolved(
         sweep: the name of the sweep that the run belongs to.
         config_dirs: folders of configuration beside ours, for the record.
     """
-    console = Console(highlight=False)
+    console = terminal()
     folder = folder_of(config)
     with shown(console), waiting(console, "looking for a result"):
         result = stored_result(folder, config)

@@ -202,6 +202,16 @@ def test_objects_are_made_from_configuration_in_one_place(module):
     assert len(instantiating) == (1 if module == "metarun.build" else 0)
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("metarun.report.terminal", "metarun.help")])
+def test_every_console_prints_data_as_it_is(module):
+    """rich reads `[bold]` and `:name:` in texts, unless told otherwise; help prints nothing that is not ours."""
+    calls = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if ast.unparse(call.func) in ("Console", "Text.from_markup")]
+    # A bar's column of text reads markup by itself.
+    columns = [ast.unparse(call) for call in calls if ast.unparse(call.func) == "TextColumn"]
+    assert all("[" not in column or "markup=False" in column or "{" not in column for column in columns)
+
+
 def test_the_walk_sees_imports_of_every_kind():
     source = """
 from typing import TYPE_CHECKING

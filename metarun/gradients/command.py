@@ -40,6 +40,7 @@ from metarun.report.console import header, waiting
 from metarun.report.gradient_figure import gradient_figure
 from metarun.report.gradient_tables import answer, exactness, tables
 from metarun.report.notes import shown
+from metarun.report.terminal import say, terminal
 from metarun.result import device_name, environment_of
 from metarun.run import resolved
 from metarun.train.atomic_file import write_atomically
@@ -55,7 +56,7 @@ def compare(cfg: DictConfig) -> None:
     Raises:
         ConfigurationError: before any work, if something in `cfg` cannot be.
     """
-    console = Console(highlight=False)
+    console = terminal()
     config = resolved(cfg, HydraConfig.get().runtime.choices)
     grid: Grid = make(config, "gradients")
     with shown(console), waiting(console, "preparing data and model"):
@@ -103,9 +104,9 @@ def compare(cfg: DictConfig) -> None:
     write_atomically(folder / "gradients.png", gradient_figure(result))
     write_atomically(folder / "gradients.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     tables(console, result)
-    console.print(f"\n[bold]How many CG steps?[/] {result['answer'][0].upper()}{result['answer'][1:]}", soft_wrap=True)
-    console.print(f"[bold]numbers[/]  {folder / 'gradients.json'}", soft_wrap=True)
-    console.print(f"[bold]figure[/]   {folder / 'gradients.png'}", soft_wrap=True)
+    say(console, ("\nHow many CG steps?", "bold"), f" {result['answer'][0].upper()}{result['answer'][1:]}")
+    say(console, ("numbers", "bold"), f"  {folder / 'gradients.json'}")
+    say(console, ("figure", "bold"), f"   {folder / 'gradients.png'}")
 
 
 def _measure(
@@ -123,7 +124,7 @@ def _measure(
         exact = solve(bench, grid)
         result["inner"] = measure_inner(bench, grid, exact)
     result["exact"] = _exact(exact, grid, time.perf_counter() - started)
-    console.print(f"[bold]exact[/]  {exactness(result)}", soft_wrap=True)
+    say(console, ("exact", "bold"), f"  {exactness(result)}")
     cells = result["cells"] = []
     with _progress(console, 2 * len(set(grid.inner_steps)) * len(columns)) as advance:
         for cell in measure_errors(bench, columns, grid, exact):
@@ -243,7 +244,7 @@ def _progress(console: Console, total: int) -> Iterator[Any]:
         TextColumn("[bold]measuring"),
         BarColumn(bar_width=None),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,

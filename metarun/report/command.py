@@ -14,6 +14,7 @@ from metarun.report import formats
 from metarun.report.comparison import compare
 from metarun.report.runs import NOT_STARTED, Run, duration, read_runs, selected
 from metarun.report.tables import short
+from metarun.report.terminal import terminal
 from metarun.train.atomic_file import write_atomically
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
@@ -79,7 +80,7 @@ def report(
         write_atomically(html, page(comparison, html.parent, command).encode())
         written.append(html)
     # What is redirected into a file stays what that file is to hold.
-    said = console if form == "terminal" else Console(stderr=True, highlight=False)
+    said = console if form == "terminal" else terminal(stderr=True)
     for path in written:
         said.print(f"wrote {path}", soft_wrap=True, markup=False)
 
@@ -134,7 +135,7 @@ def _score(run: Run) -> str:
 
 def _console() -> Console:
     """Standard output; a pipe is as wide as its lines, so that no table is folded to a terminal that is not there."""
-    console = Console(highlight=False)
+    console = terminal()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, width=400)
+        console = terminal(width=400)
     return console

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.maths.stats import Summary
+from metarun.report.terminal import say
 from metarun.train.folder import RunFolder
 
 _LINE_EVERY_S = 10.0
@@ -25,12 +26,12 @@ def header(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for label, value in rows:
         table.add_row(label, value)
-    console.print(Panel(table, title="[bold]metarun[/]", title_align="left", border_style="cyan"))
+    console.print(Panel(table, title=Text("metarun", "bold"), title_align="left", border_style="cyan"))
 
 
 def waiting(console: Console, words: str) -> AbstractContextManager[object]:
     """A spinner with `words` on a terminal, nothing elsewhere."""
-    return console.status(words) if console.is_terminal else nullcontext()
+    return console.status(Text(words)) if console.is_terminal else nullcontext()
 
 
 class _Remaining(ProgressColumn):
@@ -56,7 +57,7 @@ class RunConsole:
             TextColumn("[bold]meta-train"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeElapsedColumn(),
             _Remaining(),
             console=console,
@@ -128,10 +129,11 @@ def results(console: Console, result: dict[str, Any]) -> None:
     protocol = result["protocol"]
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
     per_class = " per class" if ways else ""
-    console.print(
-        f"\n[bold]{protocol['dataset']} {protocol['split']}[/]  {ways}{protocol['shots']}-shot, "
-        f"{protocol['tasks']} tasks, {protocol['queries']} queries{per_class}, batch norm: {protocol['batch_norm']}",
-        soft_wrap=True,
+    say(
+        console,
+        (f"\n{protocol['dataset']} {protocol['split']}", "bold"),
+        f"  {ways}{protocol['shots']}-shot, {protocol['tasks']} tasks, {protocol['queries']} queries{per_class}, "
+        f"batch norm: {protocol['batch_norm']}",
     )
     console.print(results_table(result))
     if result["reference"]:
@@ -187,10 +189,10 @@ def report(console: Console, folder: RunFolder, result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     pictures = sorted(path.name for path in folder.figures.glob("*.png"))
-    console.print(f"[bold]run folder[/]  {folder.path}", soft_wrap=True)
-    console.print(f"[bold]figures[/]     {', '.join(f'figures/{picture}' for picture in pictures)}", soft_wrap=True)
+    say(console, ("run folder", "bold"), f"  {folder.path}")
+    say(console, ("figures", "bold"), f"     {', '.join(f'figures/{picture}' for picture in pictures)}")
     path = shlex.quote(str(folder.path))
     more = protocol["headline_inner_steps"] * 2
-    console.print(f"[bold]next[/]        metarun evaluate {path} evaluation.inner_steps=[0,{more}]", soft_wrap=True)
+    say(console, ("next", "bold"), f"        metarun evaluate {path} evaluation.inner_steps=[0,{more}]")
     other = "imaml" if result["choices"]["algorithm"] != "imaml" else "maml"
     console.print(f"            metarun algorithm={other} dataset={protocol['dataset']}", soft_wrap=True)

@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from metarun.report.terminal import say
+
 LABELS = {
     "unrolled": "unrolled",
     "first_order": "first order",
@@ -27,7 +29,7 @@ def tables(console: Console, result: dict[str, Any]) -> None:
         title = f"of this, what stopping {solver} early costs: relative to the same system solved to the end"
         _print(console, system_table(result), title)
     for line in legend(result):
-        console.print(f"[dim]{line}[/]", soft_wrap=True)
+        say(console, (line, "dim"))
     _print(console, cost_table(result, "time_ms"), f"milliseconds for {num_tasks} task(s) at once")
     _print(console, cost_table(result, "memory_mib"), "most memory held at once, MiB")
 
@@ -218,7 +220,7 @@ def _table(
 
 
 def _print(console: Console, table: Table, title: str) -> None:
-    console.print(f"\n[bold]{title}[/]", soft_wrap=True)
+    say(console, (f"\n{title}", "bold"))
     # A pipe has no width: there a table is as wide as it needs to be.
     width = None if console.is_terminal else max(console.width, _natural_width(console, table))
     console.print(table, width=width, crop=False)

@@ -8,12 +8,12 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from metarun import __version__, checks
 from metarun.errors import ConfigurationError, SweepError
 from metarun.report.console import waiting
 from metarun.report.notes import shown
+from metarun.report.terminal import terminal
 from metarun.run import command_line, config_dirs
 from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
@@ -39,7 +39,7 @@ class Launch:
         self.jobs: list[Job] = []
         self.states: dict[int, JobState] = {}
         self.refused: list[ConfigurationError] = []
-        self._console = Console(highlight=False)
+        self._console = terminal()
         self._view = SweepView(self._console)
         if cluster is None:
             _check_places(master.hydra.launcher)

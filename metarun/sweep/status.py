@@ -7,6 +7,7 @@ from rich.console import Console
 
 from metarun.errors import ConfigurationError
 from metarun.report.console import clock_words
+from metarun.report.terminal import terminal
 from metarun.sweep.manifest import NAME, Manifest, read
 from metarun.sweep.slurm import submitted
 from metarun.sweep.state import DONE, LOST, job_state
@@ -20,7 +21,7 @@ def show_status(folder: Path) -> None:
     Raises:
         ConfigurationError: neither.
     """
-    console = Console(highlight=False)
+    console = terminal()
     if not (folder / NAME).exists():
         sweeps = sorted(path.parent for path in folder.glob(f"*/{NAME}")) if folder.is_dir() else []
         if not sweeps:

@@ -1,7 +1,6 @@
 """One run from beginning to end: `metarun [KEY=VALUE ...]`."""
 
 import hashlib
-import json
 import logging
 import os
 import shlex
@@ -21,6 +20,7 @@ from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.errors import ConfigurationError
 from metarun.header import header_of
+from metarun.json_text import json_text, not_finite
 from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, waiting
@@ -72,9 +72,11 @@ def resolved(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
     """The whole configuration as plain values, with the group choices that led to it under `choices`.
 
     Raises:
-        ConfigurationError: a path that is none.
+        ConfigurationError: a path that is none, or a number that is NaN or infinite: files of JSON could not keep it.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key, value in not_finite(config).items():
+        raise ConfigurationError(f"{key} must be a finite number, got {value}")
     config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
     _check_paths(config)
     for key in ("root", "cache"):
@@ -285,7 +287,7 @@ def _finish(
         _draw_adaptation(folder.figures / "adaptation.png", parts, theta)
     write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
     folder.write_json(folder.result, result)
-    _logger.info("finished: %s", json.dumps(result["results"][-1]))
+    _logger.info("finished: %s", json_text(result["results"][-1]))
     return result
 
 

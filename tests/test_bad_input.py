@@ -94,7 +94,7 @@ def refused(tmp_path, capsys):
         ),
         (
             ["algorithm=imaml", "algorithm.proximal_weight=nan"],
-            "algorithm: proximal_weight must be a number >= 0, got nan",
+            "algorithm.proximal_weight must be a finite number, got nan",
         ),
         (["algorithm/meta_gradient=implicit"], "algorithm: proximal_weight must be > 0 for the implicit"),
         (

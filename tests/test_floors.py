@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     "rng": 0,
     "maths": 0,
     "errors": 0,
+    "json_text": 0,
     "checks": 0,
     "config_folder": 0,
     "": 0,  # metarun/__init__.py: the version

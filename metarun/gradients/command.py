@@ -35,6 +35,7 @@ from metarun.gradients.measure import (
     solve,
     solver_name,
 )
+from metarun.json_text import json_text
 from metarun.maths.trees import Params
 from metarun.report.console import header, waiting
 from metarun.report.gradient_figure import gradient_figure
@@ -102,7 +103,7 @@ def compare(cfg: DictConfig) -> None:
     result["config"] = config
 
     write_atomically(folder / "gradients.png", gradient_figure(result))
-    write_atomically(folder / "gradients.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(folder / "gradients.json", (json_text(result, indent=2) + "\n").encode())
     tables(console, result)
     say(console, ("\nHow many CG steps?", "bold"), f" {result['answer'][0].upper()}{result['answer'][1:]}")
     say(console, ("numbers", "bold"), f"  {folder / 'gradients.json'}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigurationError
+from metarun.json_text import json_text
 from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder
 
@@ -93,7 +94,7 @@ class Manifest:
         said = {"command": self.command, "config_dirs": self.config_dirs}
         content = {"metarun": __version__, "git": self.git, **said, "jobs": jobs}
         with _writable(self.folder):
-            write_atomically(self.folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
+            write_atomically(self.folder / NAME, (json_text(content, indent=1) + "\n").encode())
 
 
 def make_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from metarun import checks
 from metarun.errors import ConfigurationError
+from metarun.json_text import json_text
 from metarun.sweep.local import job_command
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState, job_state, last_line
@@ -158,7 +159,7 @@ def submit(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
         raise ConfigurationError(f"Slurm refused the jobs: {' '.join(done.stderr.split())} The script is {path}.")
     array = done.stdout.strip().partition(";")[0]
     content = {"array": array, "tasks": [job.index for job in jobs], "submitted": time.time()}
-    write_atomically(sweep / SUBMITTED, (json.dumps(content) + "\n").encode())
+    write_atomically(sweep / SUBMITTED, (json_text(content) + "\n").encode())
     return array
 
 

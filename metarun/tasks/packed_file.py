@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarun.json_text import json_text
 from metarun.tasks.class_store import ClassStore, CorruptStoreError, bytes_of, check_splits, ids_of, split_sha256
 from metarun.tasks.types import Split
 
@@ -137,7 +138,7 @@ def _write(file: Any, originals: Originals, progress: Progress | None) -> None:
         raise ValueError(f"{originals.source} gave {written:,} items, and {total:,} were listed")
     provenance = {"source": originals.source, "version": originals.version} | dict(originals.notes)
     provenance |= {"sha256": checksums.sha256(), "split_sha256": split_sha256(originals.splits)}
-    header = json.dumps(
+    header = json_text(
         {
             "shape": [total, *originals.shape],
             "dtype": str(originals.dtype).removeprefix("torch."),

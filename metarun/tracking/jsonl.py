@@ -1,17 +1,18 @@
 """metrics.jsonl, the record of a run: one JSON object per line, `{"step": t, "<metric>": value, ...}`."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from metarun.json_text import json_text
 
 
 class MetricsFile:
     """Appends one line per `log` to the record, each handed to the operating system before `log` returns.
 
-    A NaN or an infinity is written as null, because JSON has no word for either. An error of the file system (disk
-    full, quota) is raised, not swallowed: unlike a mirror, this file is the record.
+    A NaN or an infinity is written as null, and the line says which of them it was (`metarun.json_text`). An error of
+    the file system (disk full, quota) is raised, not swallowed: unlike a mirror, this file is the record.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -42,8 +43,7 @@ class MetricsFile:
         """
         if "step" in metrics:
             raise ValueError('a metric must not be named "step": that key holds the outer step. Rename the metric.')
-        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        line = json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n"
+        line = json_text({"step": step, **metrics}).encode() + b"\n"
         written = self._file.write(line)
         if written != len(line):
             raise OSError(f"{self._path}: wrote {written} of {len(line)} bytes. Free some disk space and start again.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.json_text import json_text
 from metarun.train.atomic_file import write_atomically
 
 _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
@@ -152,7 +153,7 @@ class RunFolder:
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file, atomically."""
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(path, (json_text(content, indent=2) + "\n").encode())
 
     def read_json(self, path: Path) -> dict[str, Any] | None:
         """Read one of the folder's JSON files, or None where there is none.

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from metarun.errors import ConfigurationError, TrainingError
+from metarun.json_text import json_text
 
 RUNNING, FINISHED, FAILED, PREEMPTED = "running", "finished", "failed", "preempted"
 BEAT_S = 5.0
@@ -101,7 +102,7 @@ class RunStatus:
         with self._lock:
             self._status["updated"] = time.time()
             try:
-                temporary.write_text(json.dumps(self._status) + "\n")
+                temporary.write_text(json_text(self._status) + "\n")
                 os.replace(temporary, self._path)
             except OSError:  # a full disk: the record will say so, at the next line that must not be lost
                 temporary.unlink(missing_ok=True)
@@ -137,7 +138,7 @@ def mark_failed(path: Path, error: str, instead_of: str = RUNNING) -> None:
     status = read_status(path)
     if status is not None and status.get("state") == instead_of:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(status | {"state": FAILED, "error": error, "updated": time.time()}) + "\n")
+        temporary.write_text(json_text(status | {"state": FAILED, "error": error, "updated": time.time()}) + "\n")
         os.replace(temporary, path)
 
 

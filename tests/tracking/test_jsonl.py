@@ -61,8 +61,11 @@ def test_what_json_has_no_word_for_is_null(tmp_path):
     record = MetricsFile(tmp_path / "metrics.jsonl", -1)
     record.log(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.25})
     record.close(1)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": null, "c": null, "d": 0.25}\n'
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "a": None, "b": None, "c": None, "d": 0.25}]
+    said = '"not_finite": {"a": "nan", "b": "inf", "c": "-inf"}'
+    line = f'{{"step": 1, "a": null, "b": null, "c": null, "d": 0.25, {said}}}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == line
+    (row,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert {key: row[key] for key in "abcd"} == {"a": None, "b": None, "c": None, "d": 0.25}
 
 
 def test_only_a_torn_last_line_is_forgiven(tmp_path):

@@ -9,14 +9,14 @@ from metarun.train.folder import RunFolder
 
 
 def own_pictures(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a configuration says of a store of the user's own pictures, wherever it is packed; None where it has another.
+    """What decides a store of the user's own pictures, wherever it is packed; None where a configuration has another.
 
     It is the one store whose examples may change while the configuration stays.
     """
     store = config["dataset"]["source"].get("store")
     if not isinstance(store, Mapping) or store["_target_"] != "metarun.tasks.sources.folder.folder":
         return None
-    return {key: value for key, value in store.items() if key != "cache"}
+    return {key: value for key, value in store.items() if key not in ("cache", "max_pixels")}
 
 
 def record_data(folder: RunFolder, store: ClassStore) -> None:

@@ -64,7 +64,7 @@ def test_a_run_that_waits_for_another_says_so_in_its_own_words(tmp_path):
     out, err = run.communicate(timeout=120)
     timer.cancel()
     assert said == [
-        f"warning: 1 files in {tmp_path / 'pets'} are no pictures and are passed over\n",
+        f"warning: {tmp_path / 'pets'}: not used: no picture (1): class 00/notes.txt\n",
         f"note: Waiting for another process that is preparing {packed}\n",
     ]
     assert run.returncode == 0, err

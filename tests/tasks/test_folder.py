@@ -12,6 +12,7 @@ from PIL import Image
 
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
+from metarun.tasks.sources import folder as source
 from metarun.tasks.sources.folder import folder
 from metarun.tasks.types import SPLITS
 
@@ -109,6 +110,78 @@ def test_split_folders(tmp_path):
         store_of(tmp_path / "pets", tmp_path / "cache")
 
 
+def test_a_store_of_the_version_before_is_kept_where_its_contents_are_the_same(tmp_path, monkeypatch):
+    """Version 1 took 65,535 for white of every grey of more than 8 bits."""
+    write_classes(tmp_path / "pets", COUNTS)
+    deep = Image.fromarray(np.full((8, 8), 4095, np.uint16))
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "VERSION", "1")
+        patch.setattr(source, "whites_of", lambda *_: {})
+        first = store_of(tmp_path / "pets", tmp_path / "cache")
+        deep.save(tmp_path / "pets" / "class 0" / "100.png")
+        dark = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert int(dark.items[int(dark.counts[0]) - 1].max()) == 16
+    packed = sorted((tmp_path / "cache").glob("*.classes"))
+    again = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert int(again.items[int(again.counts[0]) - 1].max()) == 255 and again.provenance["whites"] == '{"16": 4095}'
+    (tmp_path / "pets" / "class 0" / "100.png").unlink()
+    kept = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert torch.equal(kept.items, first.items)
+    assert len({path.stat().st_ino for path in (tmp_path / "cache").glob("*.classes")}) == len(packed) + 1
+    assert len(list((tmp_path / "cache").glob("*.classes"))) == len(packed) + 2
+
+
+def test_greys_of_a_set_share_one_range(tmp_path, caplog):
+    write_classes(tmp_path / "scans", dict.fromkeys("abcd", 2))
+    for name, values in {"a": [0, 100], "b": [50, 200]}.items():
+        Image.fromarray(np.tile(np.array(values, np.int32), (8, 4))).save(tmp_path / "scans" / name / "32.tif")
+    with caplog.at_level(logging.INFO):
+        store = store_of(tmp_path / "scans", tmp_path / "cache")
+    assert store.items[2, 0, 0, :2].tolist() == [0, 100] and store.items[5, 0, 0, :2].tolist() == [50, 200]
+    assert "no grey of 32 bits is above 255, which is taken for white" in caplog.text
+
+
+def test_a_picture_larger_than_the_limit(tmp_path):
+    write_classes(tmp_path / "pets", dict.fromkeys("abcd", 2))
+    path = tmp_path / "pets" / "a" / "large.png"
+    Image.new("L", (300, 40)).save(path)
+    message = rf"{path} has 12,000 pixels, and (5,000|11,999) are allowed.*raise data\.max_pixels"
+    with pytest.raises(ValueError, match=message):
+        store_of(tmp_path / "pets", tmp_path / "cache", max_pixels=5000)
+    with pytest.raises(ValueError, match=message):
+        store_of(tmp_path / "pets", tmp_path / "cache", max_pixels=11_999)
+    assert len(store_of(tmp_path / "pets", tmp_path / "cache", max_pixels=12_000).items) == 9
+    assert (
+        len(store_of(tmp_path / "pets", tmp_path / "cache", max_pixels=1).items) == 9
+    )  # packed once, it is not read again
+
+
+def test_what_is_found_and_not_used_is_told_in_one_line(tmp_path, caplog):
+    write_classes(tmp_path / "pets", COUNTS)
+    (tmp_path / "pets" / "class 1" / "notes.txt").write_text("x")
+    (tmp_path / "pets" / "class 1" / ".DS_Store").write_text("x")
+    write_classes(tmp_path / "pets" / "class 2", {"more": 2})
+    with caplog.at_level(logging.WARNING):
+        store = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert len(store.items) == sum(COUNTS.values()) + 2
+    assert caplog.messages == [
+        f"{tmp_path / 'pets'}: 2 pictures are in subfolders of their class and belong to it. "
+        "not used: hidden (1): class 1/.DS_Store; no picture (1): class 1/notes.txt"
+    ]
+
+
+def test_a_class_whose_name_is_not_utf_8(tmp_path):
+    write_classes(tmp_path / "pets", {"a": 2, "b": 2, "c": 2})
+    os.mkdir(os.fsencode(tmp_path / "pets") + b"/K\xe4se")
+    for k in (0, 1):
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(
+            os.fsdecode(os.fsencode(tmp_path / "pets") + b"/K\xe4se/\xe4%d.png" % k)
+        )
+    store = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert store.classes == (r"K\xe4se", "a", "b", "c") and store.items[:2, 0, 0, 0].tolist() == [0, 1]
+    assert r"K\xe4se" in {name for split in SPLITS for name in store.names(split)}
+
+
 def test_a_class_of_one_picture_is_refused_or_left_out(tmp_path, caplog):
     write_classes(tmp_path / "pets", COUNTS | {"lonely": 1, "single": 1})
     message = r"class lonely of .* has one picture, as have 2 of 10 classes.*dataset\.min_images=2"
@@ -122,17 +195,6 @@ def test_a_class_of_one_picture_is_refused_or_left_out(tmp_path, caplog):
     assert int(fewer.counts.min()) == 5 and len(fewer.classes) == sum(count >= 5 for count in COUNTS.values())
     with pytest.raises(ValueError, match=r"no class of .* has 50 pictures\. Lower dataset\.min_images"):
         store_of(tmp_path / "pets", tmp_path / "cache", min_images=50)
-
-
-def test_other_files_are_passed_over_with_a_word(tmp_path, caplog):
-    write_classes(tmp_path / "pets", COUNTS)
-    (tmp_path / "pets" / "class 1" / "notes.txt").write_text("x")
-    (tmp_path / "pets" / "class 1" / ".DS_Store").write_text("x")
-    (tmp_path / "pets" / ".hidden").mkdir()
-    with caplog.at_level(logging.WARNING):
-        store = store_of(tmp_path / "pets", tmp_path / "cache")
-    assert len(store.items) == sum(COUNTS.values())
-    assert "1 files" in caplog.text and "passed over" in caplog.text
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
@@ -172,6 +234,7 @@ def test_grey_and_size(tmp_path):
         ({"split_fractions": [0.5, 0.5]}, "must be three shares (train, val, test) that add up to 1, got [0.5, 0.5]"),
         ({"split_fractions": [0.9, 0.3, -0.2]}, "Set dataset.split_fractions"),
         ({"min_images": 1}, "min_images must be an integer >= 2, got 1"),
+        ({"max_pixels": 0}, "max_pixels must be an integer >= 1, got 0"),
     ],
 )
 def test_settings_that_cannot_be(changes, words, tmp_path):
@@ -182,12 +245,6 @@ def test_settings_that_cannot_be(changes, words, tmp_path):
     assert words in str(caught.value)
 
 
-def test_folders_that_hold_nothing(tmp_path):
+def test_a_path_that_is_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dataset\.path must be a folder .*nowhere is not one"):
         store_of(tmp_path / "nowhere", tmp_path / "cache")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no folders of pictures"):
-        store_of(tmp_path / "empty", tmp_path / "cache")
-    (tmp_path / "empty" / "cats").mkdir()
-    with pytest.raises(ValueError, match=r"cats holds no picture\. Take the folder away"):
-        store_of(tmp_path / "empty", tmp_path / "cache")

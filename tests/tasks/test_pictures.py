@@ -1,13 +1,16 @@
 """metarun.tasks.sources.pictures: every mode as its true grey or colour, the middle square, errors with the file's name."""
 
 import io
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from metarun.tasks.sources.pictures import decoded, resized_array
+from metarun.tasks.sources.pictures import MAX_PIXELS, decoded, resized_array, whites_of
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -36,6 +39,82 @@ def test_16_bits_are_scaled_not_clipped():
     assert int(found.min()) == 0 and int(found.max()) == 255
     tiff = decoded(encoded(Image.fromarray(values), "TIFF"), "x", channels=3, size=8)
     assert torch.equal(tiff, found.expand(3, -1, -1))
+
+
+def tiff_of_12_bits(values: np.ndarray) -> bytes:
+    """A TIFF with two pixels in three bytes, which Pillow reads and does not write; an even number of columns."""
+    height, width = values.shape
+    data = int("".join(f"{value:012b}" for value in values.reshape(-1)), 2).to_bytes(values.size * 3 // 2, "big")
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def colour_png_of_16_bits(values: np.ndarray) -> bytes:
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    chunks = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def written(folder: Path, *files: bytes) -> list[Path]:
+    """As files."""
+    paths = [folder / f"{number}.picture" for number in range(len(files))]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    return paths
+
+
+RAMP = np.arange(16).reshape(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "white"),
+    [
+        ("int32", 255, 255), ("int32", 240, 255), ("int32", 4095, 4095), ("int32", 4000, 4095), ("int32", 256, 1023),
+        ("int32", 16_383, 16_383), ("int32", 16_384, 65_535), ("int32", 65_535, 65_535), ("uint16", 255, 255),
+        ("uint16", 4095, 4095), ("uint16", 65_535, 65_535),
+    ],
+)  # fmt: skip
+def test_the_range_of_greys_is_the_smallest_usual_one_that_holds_them(dtype, top, white, tmp_path):
+    values = (RAMP * top // 15).astype(dtype)
+    data = encoded(Image.fromarray(values), "TIFF")
+    whites = whites_of(written(tmp_path, data))
+    assert whites == ({} if white == 65_535 else {32 if dtype == "int32" else 16: white})
+    found = decoded(data, "x", channels=1, size=4, whites=whites)[0]
+    assert torch.equal(found, torch.from_numpy(np.floor(values.astype(np.int64) * 255 / white + 0.5)).to(torch.uint8))
+
+
+def test_pictures_declared_alike_share_a_range_and_a_declared_depth_is_believed(tmp_path):
+    dark, bright = (encoded(Image.fromarray((RAMP * step).astype(np.uint16)), "TIFF") for step in (10, 250))
+    eight = encoded(Image.fromarray((RAMP * 17).astype(np.int32)), "TIFF")
+    twelve = tiff_of_12_bits(RAMP * 20)
+    whites = whites_of(written(tmp_path, dark, bright, eight, twelve, encoded(Image.new("L", (4, 4))), b"damaged"))
+    assert whites == {16: 4095, 32: 255}
+    tops = [int(decoded(data, "x", channels=1, size=4, whites=whites).max()) for data in (dark, bright, eight, twelve)]
+    assert tops == [9, 234, 255, 19]  # 150, 3750 and 300 of 4095; 255 of 255
+    with pytest.raises(ValueError, match="whose range is not known"):
+        decoded(bright, "x", channels=1, size=4, whites={16: 255})
+
+
+def test_colours_of_16_bits_that_would_come_out_black_are_refused(tmp_path):
+    colours = np.stack([RAMP, RAMP * 100, RAMP * 273], axis=-1)
+    data = colour_png_of_16_bits(colours)
+    paths = written(tmp_path, data, data)
+    with pytest.raises(
+        ValueError, match=r"has colours of 16 bits, of which 12 at most are in use.*Save the pictures with 8"
+    ):
+        whites_of(paths)
+    full = colour_png_of_16_bits(colours * 16)
+    assert whites_of(written(tmp_path, data, full)) == {}
+    assert torch.equal(
+        decoded(full, "x", channels=3, size=4), torch.from_numpy(colours * 16 >> 8).permute(2, 0, 1).to(torch.uint8)
+    )
 
 
 def test_a_palette_is_looked_up():
@@ -91,7 +170,7 @@ def test_a_camera_held_upright_is_turned():
     ("data", "words"),
     [
         (b"", "is empty"),
-        (b"not a picture", "cannot be read as a picture"),
+        (b"not a picture", r"cannot be read as a picture \(its bytes are of no format that Pillow knows\)"),
         (encoded(Image.new("RGB", (50, 50), "red"))[:60], "cannot be read as a picture"),
         (encoded(Image.effect_noise((60, 60), 50), "JPEG")[:400], "cannot be read as a picture"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F, whose range is not known"),
@@ -104,8 +183,14 @@ def test_what_cannot_be_read_is_named(data, words):
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused():
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
-        decoded(encoded(Image.new("1", (20_000, 10_000))), "bomb.png", channels=1, size=4)
+    limit = Image.MAX_IMAGE_PIXELS
+    large = encoded(Image.new("1", (10_000, 10_000), 1))
+    for allowed in (89_478_485, 49_999_999):  # Pillow warns of up to twice its limit, and refuses more
+        message = rf"^bomb\.png has 100,000,000 pixels, and {allowed:,} are allowed.*raise data\.max_pixels\.$"
+        with pytest.raises(ValueError, match=message):
+            decoded(large, "bomb.png", channels=1, size=4, max_pixels=allowed)
+    assert limit == Image.MAX_IMAGE_PIXELS == MAX_PIXELS
+    assert bool((decoded(large, "large.png", channels=1, size=4, max_pixels=10**8) == 255).all())
 
 
 def test_arrays_keep_their_bytes_at_their_own_size():

@@ -1,5 +1,7 @@
 """Your own pictures: one folder for each class."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -7,18 +9,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from metarun import checks
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.packed_file import Originals, Progress, open_or_pack
-from metarun.tasks.sources.pictures import decoded
+from metarun.tasks.sources.picture_files import as_text, find_pictures, some
+from metarun.tasks.sources.pictures import MAX_PIXELS, decoded, whites_of
 from metarun.tasks.types import SPLITS, Split
 
 logger = logging.getLogger(__name__)
 
-VERSION = "1"
+VERSION = "2"
+_BEFORE = "1"
+"""The version whose files are the same wherever greys of more than 8 bits use all of them, or there are none."""
 
 
 def folder(
@@ -30,13 +34,14 @@ def folder(
     split_fractions: Sequence[float],
     split_seed: int,
     min_images: int | None,
+    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> ClassStore:
     """The store of `<path>/<class>/<picture>`, or of `<path>/{train,val,test}/<class>/<picture>`, which is its own split.
 
-    Pictures may be of any format, mode and size; each is cropped to its middle square and resized once. The packed file is
-    named after what is in the folder, so a changed folder is packed again. Hidden files and those that are no pictures are
-    passed over, with a warning.
+    Pictures may be of any format, mode and size, and at any depth in the folder of their class; each is cropped to its
+    middle square and resized once. The packed file is named after what is in the folder, so a changed folder is packed again.
+    What is found and not used is counted and named in a warning.
 
     Args:
         path: the folder; only read.
@@ -47,6 +52,7 @@ def folder(
         split_fractions: without a file or split folders, shares of train, val and test.
         split_seed: of that split, by which classes are ordered: a class that is added moves few others.
         min_images: leave out classes with fewer pictures; None refuses a class of one picture, which no episode can use.
+        max_pixels: a larger picture is refused, as reading it takes memory; it changes nothing in the store.
         progress: called with (pictures done, pictures in all) while packing.
     Raises:
         FileNotFoundError: the folder or the split file is not there.
@@ -59,78 +65,64 @@ def folder(
     checks.integer("image_size", image_size, minimum=1)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels!r}. Set dataset.channels.")
+    checks.integer("max_pixels", max_pixels, minimum=1)
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"dataset.path must be a folder with one folder for each class, and {root} is not one.")
-    members, given, num_passed = _members(root)
-    if num_passed:
-        logger.warning("%d files in %s are no pictures and are passed over", num_passed, root)
-    splits = given or _split(sorted(members), split_file, split_fractions, split_seed)
-    members, splits, left_out = _kept(members, splits, min_images, root)
-    settings = [VERSION, image_size, channels, sorted((split, *names) for split, names in splits.items())]
-    pictures = [(name, file.as_posix(), *_stamp(root / file)) for name, files in members.items() for file in files]
-    mark = hashlib.sha256(json.dumps([settings, pictures]).encode()).hexdigest()[:12]
+        raise FileNotFoundError(
+            f"dataset.path must be a folder with one folder for each class, and {as_text(root)} is not one."
+        )
+    found = find_pictures(root)
+    if words := found.in_words():
+        logger.warning("%s: %s", as_text(root), words)
+    splits = found.splits or _split(list(found.members), split_file, split_fractions, split_seed)
+    members, splits, left_out = _kept(found.members, splits, min_images, root)
     if left_out:
-        logger.warning("%d classes of %s are left out: %s", len(left_out), root, _some(left_out))
+        logger.warning("%d classes of %s are left out: %s", len(left_out), as_text(root), some(left_out))
+    pictures = [(name, file.as_posix(), *_stamp(root / file)) for name, files in members.items() for file in files]
+
+    def packed(version: str) -> Path:
+        settings = [version, image_size, channels, sorted((split, *names) for split, names in splits.items())]
+        mark = hashlib.sha256(json.dumps([settings, pictures]).encode()).hexdigest()[:12]
+        stem = "".join(letter if letter.isalnum() else "_" for letter in as_text(root.resolve().name))[:40]
+        return Path(cache).expanduser() / f"folder-{stem}-{image_size}-{mark}.classes"
+
+    @functools.cache
+    def whites() -> dict[int, int]:
+        return whites_of((root / file for files in members.values() for file in files), max_pixels)
 
     def items() -> Iterator[Tensor]:
-        for files in members.values():
-            for file in files:
-                data = (root / file).read_bytes()
-                yield decoded(data, root / file, channels=channels, size=image_size, is_upright=True)[None]
+        settings = {"channels": channels, "size": image_size, "max_pixels": max_pixels, "whites": whites()}
+        for file in (root / file for files in members.values() for file in files):
+            yield decoded(file.read_bytes(), as_text(file), is_upright=True, **settings)[None]
 
     def find() -> Originals:
+        by_seed = f"seed {split_seed}, shares {list(split_fractions)}"
         return Originals(
             classes=list(members),
             counts=[len(files) for files in members.values()],
             splits=splits,
             shape=(channels, image_size, image_size),
             items=items,
-            source=f"folder {root}",
+            source=f"folder {as_text(root)}",
             version=VERSION,
             notes={
-                "originals": str(root),
+                "originals": as_text(root),
                 "left_out": json.dumps(left_out),
-                "split": "folders"
-                if given
-                else str(split_file or f"seed {split_seed}, shares {list(split_fractions)}"),
+                "split": "folders" if found.splits else str(split_file or by_seed),
+                "whites": json.dumps(whites()),
             },
         )
 
-    stem = "".join(letter if letter.isalnum() else "_" for letter in root.resolve().name)[:40]
-    return open_or_pack(Path(cache).expanduser() / f"folder-{stem}-{image_size}-{mark}.classes", find, progress)
-
-
-def _members(root: Path) -> tuple[dict[str, list[Path]], dict[Split, list[str]] | None, int]:
-    """Pictures of each class relative to `root`, both in order of name; the split that the folders make; files passed over."""
-    suffixes = set(Image.registered_extensions())
-    tops = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    is_split = set(tops) == set(SPLITS)
-    places: list[tuple[str, Path]] = []
-    given: dict[Split, list[str]] | None = {} if is_split else None
-    if given is not None:
-        for split in SPLITS:
-            inside = os.scandir(root / split)
-            given[split] = sorted(entry.name for entry in inside if entry.is_dir() and not entry.name.startswith("."))
-            places += [(name, Path(split) / name) for name in given[split]]
-    else:
-        places = [(name, Path(name)) for name in tops]
-    members: dict[str, list[Path]] = {}
-    num_passed = 0
-    for name, place in sorted(places):
-        files = sorted(file for file in (root / place).iterdir() if file.is_file() and not file.name.startswith("."))
-        pictures = [place / file.name for file in files if file.suffix.lower() in suffixes]
-        num_passed += len(files) - len(pictures)
-        if name in members:
-            first, second = members[name][0].parent, place
-            raise ValueError(f"class {name} is there twice, in {root / first} and {root / second}: keep one of them.")
-        if pictures:
-            members[name] = pictures
-        else:
-            raise ValueError(f"{root / place} holds no picture. Take the folder away, or add pictures to it.")
-    if not members:
-        raise ValueError(f"{root} holds no folders of pictures: one folder for each class is expected.")
-    return members, given, num_passed
+    now, before = packed(VERSION), packed(_BEFORE)
+    if before.is_file() and not now.exists() and not whites():
+        with contextlib.suppress(
+            OSError
+        ):  # another process did so, or this file system has no links: it is packed again
+            os.link(before, now)
+    store = open_or_pack(now, find, progress)
+    for bits, white in json.loads(store.provenance.get("whites", "{}")).items():
+        logger.info("%s: no grey of %s bits is above %s, which is taken for white", as_text(root), bits, white)
+    return store
 
 
 def _split(classes: Sequence[str], file: str | None, fractions: Sequence[float], seed: int) -> dict[Split, list[str]]:
@@ -152,7 +144,7 @@ def _split_of_file(path: Path, classes: Sequence[str]) -> dict[Split, list[str]]
             f"the split file {path} is not there. Set dataset.split_file to a JSON file, or to null."
         )
     try:
-        splits = json.loads(path.read_text())
+        splits = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the split file {path} is not JSON: {error}") from error
     is_lists = isinstance(splits, dict) and all(isinstance(names, list) for names in splits.values())
@@ -162,7 +154,7 @@ def _split_of_file(path: Path, classes: Sequence[str]) -> dict[Split, list[str]]
         unknown = [name for name in splits[split] if name not in classes]
         if unknown:
             raise ValueError(
-                f"the split file {path} names {len(unknown)} {split} classes without a folder: {_some(unknown)}"
+                f"the split file {path} names {len(unknown)} {split} classes without a folder: {some(unknown)}"
             )
     return {split: list(splits[split]) for split in SPLITS}
 
@@ -192,7 +184,3 @@ def _kept(
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

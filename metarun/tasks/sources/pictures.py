@@ -1,20 +1,42 @@
 """A picture file as pixels: any format and mode that Pillow reads, one size, grey or colour."""
 
+import contextlib
 import io
+import re
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torch import Tensor
 
+MAX_PIXELS = 89_478_485
+"""Of one picture, by default: Pillow's own limit, which takes 256 MiB in colour."""
+WHITE = 65535
+"""Of 16-bit greys."""
 
-def decoded(data: bytes, where: str | Path, *, channels: int, size: int, is_upright: bool = False) -> Tensor:
+_LOWER_WHITES = (255, 1023, 4095, 16383)  # of the lower depths that cameras and scanners have
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, *_TOO_LARGE)
+
+
+def decoded(
+    data: bytes,
+    where: str | Path,
+    *,
+    channels: int,
+    size: int,
+    is_upright: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    whites: Mapping[int, int] | None = None,
+) -> Tensor:
     """One picture: uint8 [channels, size, size]; black is 0.
 
-    The middle square is taken and resampled by Lanczos, so nothing is stretched. Transparent parts become white; 16-bit
-    greys are scaled to 8 bits (Pillow's own conversion would clip them).
+    The middle square is taken and resampled by Lanczos, so nothing is stretched. Transparent parts become white; greys of
+    more than 8 bits are scaled to 8 (Pillow's own conversion would clip them).
 
     Args:
         data: the file's bytes.
@@ -22,35 +44,99 @@ def decoded(data: bytes, where: str | Path, *, channels: int, size: int, is_upri
         channels: 1 for grey, 3 for colour.
         size: pixels per side.
         is_upright: turn the picture as its camera's EXIF data say.
+        max_pixels: a larger picture is refused before it is unpacked.
+        whites: the value that is white by declared bits of a grey, where it is not the largest of 16 (`whites_of`).
     Raises:
         ValueError: it cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _limited(max_pixels):
             picture = Image.open(io.BytesIO(data))
             picture.load()
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Warning) as error:
-        reason = "is empty" if not data else f"cannot be read as a picture ({error})"
-        raise ValueError(f"{where} {reason}. Replace it or take it away.") from error
+    except _TOO_LARGE as error:
+        number = int(re.findall(r"\d+", str(error))[0])
+        raise ValueError(
+            f"{where} has {number:,} pixels, and {max_pixels:,} are allowed, as it takes their memory to read it. "
+            "Replace it or take it away, or, for dataset=folder, raise data.max_pixels."
+        ) from error
+    except _UNREADABLE as error:
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its bytes are of no format that Pillow knows" if is_unknown else error
+        words = f"cannot be read as a picture ({reason})" if data else "is empty"
+        raise ValueError(f"{where} {words}. Replace it or take it away.") from error
+    bits = declared_bits(picture)
+    white = (whites or {}).get(bits, WHITE if bits in (16, 32) else 2**bits - 1)
     if is_upright:
         picture = ImageOps.exif_transpose(picture)
-    return resized(as_mode(picture, channels, where), size)
+    return resized(as_mode(picture, channels, where, white), size)
 
 
-def as_mode(picture: Image.Image, channels: int, where: str | Path) -> Image.Image:
-    """The picture in 8-bit grey or colour.
+def declared_bits(picture: Image.Image) -> int:
+    """Bits of a pixel of a grey picture, as its file declares them; 8 for any other picture."""
+    if picture.mode != "I" and not picture.mode.startswith("I;16"):
+        return 8
+    if isinstance(picture, TiffImageFile):
+        return int(picture.tag_v2.get(BITSPERSAMPLE, (1,))[0])
+    return 32 if picture.mode == "I" else 16
+
+
+def whites_of(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> dict[int, int]:
+    """What is white in a set's greys of more than 8 bits: declared bits -> value, where that is not the largest of 16 bits.
+
+    A file declares how many bits a pixel takes, and not how many are in use: 12 of 16 in many cameras' files, 8 of 32 in
+    those of some programs. Pictures that are declared alike have one range, so that what is darker in one of them stays
+    darker: the smallest usual one (8, 10, 12, 14 or 16 bits) that holds every value. A declared 10, 12 or 14 is what it
+    says. Only headers are read where pictures have 8 bits; unreadable files are left to `decoded`.
 
     Raises:
-        ValueError: pixels of a kind whose range is not known (floating point, 32-bit beyond 16).
+        ValueError: colours of 16 bits use 12 at most in every picture. Of colours Pillow keeps the upper 8 bits alone.
+    """
+    greys: dict[int, int] = {}
+    colours: tuple[int, Path | None] = (0, None)
+    for file in files:
+        with contextlib.suppress(*_UNREADABLE), _limited(max_pixels), Image.open(file) as picture:
+            bits = declared_bits(picture)
+            is_deep_colour = bits == 8 and any(";16" in str(tile[3]) for tile in picture.tile)
+            if bits in (16, 32) and greys.get(bits, 0) <= _LOWER_WHITES[-1]:
+                greys[bits] = max(greys.get(bits, 0), int(np.asarray(picture).max()))
+            elif is_deep_colour and colours[0] < 16:
+                colours = max(colours[0], int(np.asarray(picture)[..., :3].max())), file
+    if colours[1] is not None and colours[0] < 16:
+        raise ValueError(
+            f"{colours[1]} has colours of 16 bits, of which 12 at most are in use in any picture: they would come out black. "
+            "Save the pictures with 8 bits a channel."
+        )
+    whites = {bits: next((white for white in _LOWER_WHITES if white >= most), WHITE) for bits, most in greys.items()}
+    return {bits: white for bits, white in sorted(whites.items()) if white != WHITE}
+
+
+@contextlib.contextmanager
+def _limited(max_pixels: int) -> Iterator[None]:
+    """Let Pillow refuse larger pictures when it has read their headers. Its limit is a global, put back afterwards."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def as_mode(picture: Image.Image, channels: int, where: str | Path, white: int = WHITE) -> Image.Image:
+    """The picture in 8-bit grey or colour.
+
+    Args:
+        white: the value that becomes 255, of a grey of more than 8 bits.
+    Raises:
+        ValueError: pixels of a kind whose range is not known (floating point, negative, 32-bit beyond 16).
     """
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture).astype(np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+        if picture.mode == "F" or values.min() < 0 or values.max() > white:
             raise ValueError(
                 f"{where} has pixels of mode {picture.mode}, whose range is not known. Save it with 8 or 16 bits."
             )
-        picture = Image.fromarray(np.floor(values / 257 + 0.5).astype(np.uint8))
+        picture = Image.fromarray(np.floor(values * 255 / white + 0.5).astype(np.uint8))
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

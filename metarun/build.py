@@ -1,5 +1,6 @@
 """From a resolved configuration to objects: the only place that instantiates."""
 
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from metarun import checks, rng
 from metarun.algorithm import Algorithm
 from metarun.algorithm.compiled import Compiled
 from metarun.errors import ConfigurationError
+from metarun.kinds import check_kinds
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
@@ -71,6 +73,7 @@ def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         node = node[word]
     if node is None:
         raise ConfigurationError(f"{key} must be given, got null")
+    _check_values(key, node)
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -85,6 +88,31 @@ def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         if cause is None:
             raise ConfigurationError(f"{where}: {_one_line(error)}") from error
         raise cause from error
+
+
+def _check_values(where: str, node: Any) -> None:
+    """Refuse values inside a part that are of another kind than its signature says, and integers beyond 64 bits."""
+    if isinstance(node, int) and not -(2**63) <= node < 2**63:
+        raise ConfigurationError(f"{where} must be an integer of at most 64 bits, got one of {node.bit_length()}")
+    if isinstance(node, list):
+        for item in node:
+            _check_values(where, item)
+    if not isinstance(node, Mapping):
+        return
+    for name, value in node.items():
+        _check_values(f"{where}.{name}", value)
+    if isinstance(node.get("_target_"), str):
+        try:
+            part = pkgutil.resolve_name(node["_target_"])
+        except Exception:  # instantiate says what is wrong with it
+            return
+        values = {name: value for name, value in node.items() if not name.startswith("_")}
+        with _named(where, {}):
+            check_kinds(part, {name: value for name, value in values.items() if not _is_part(value)})
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
 
 
 def make_parts(config: Mapping[str, Any]) -> Parts:

@@ -1,5 +1,6 @@
 """Checks of values that a person wrote, used by every part's `__post_init__`: what must hold, and what was given."""
 
+import math
 from collections.abc import Sequence
 
 
@@ -9,11 +10,12 @@ def integer(name: str, value: object, *, minimum: int) -> None:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
 
 
-def number(name: str, value: object, *, minimum: float, exclusive: bool = False) -> None:
-    """Raise `ValueError` unless `value` is a finite number >= (or, when `exclusive`, >) minimum."""
+def number(name: str, value: object, *, minimum: float, exclusive: bool = False, below: float = math.inf) -> None:
+    """Raise `ValueError` unless `value` is a finite number >= (or, when `exclusive`, >) minimum and < `below`."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != float("inf")
-    if not good or not (value > minimum if exclusive else value >= minimum):
-        raise ValueError(f"{name} must be a number {'>' if exclusive else '>='} {minimum:g}, got {value!r}")
+    if not good or not (value > minimum if exclusive else value >= minimum) or not value < below:
+        limits = f"{'>' if exclusive else '>='} {minimum:g}" + ("" if below == math.inf else f" and < {below:g}")
+        raise ValueError(f"{name} must be a number {limits}, got {value!r}")
 
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:

@@ -64,12 +64,12 @@ def refused(tmp_path, capsys):
         (["+optimizer.foo=3"], "optimizer: "),
         (["model._target_=nowhere.Model"], "model: Error loading 'nowhere.Model'"),
         # values of a wrong kind
-        (["algorithm.inner.steps=abc"], "algorithm.inner: steps must be an integer >= 0, got 'abc'"),
+        (["algorithm.inner.steps=abc"], "algorithm.inner: steps must be an integer, got 'abc'"),
         (["algorithm.inner.step_size=0"], "algorithm.inner: step_size must be a number > 0, got 0"),
         (["seed=x"], "seed: the seed must be an integer >= 0, got 'x'"),
         (["seed=-1"], "seed: the seed must be an integer >= 0, got -1"),
         (["schedule.steps=0"], "schedule: steps must be an integer >= 1, got 0"),
-        (["schedule.steps=1.5"], "schedule: steps must be an integer >= 1, got 1.5"),
+        (["schedule.steps=1.5"], "schedule: steps must be an integer, got 1.5"),
         (["schedule=null"], "schedule must be given, got null"),
         (["dataset.shots=0"], "schedule: shots must be an integer >= 1, got 0"),
         (["evaluation.inner_steps=5"], "evaluation: inner_steps must be a list of integers"),
@@ -80,7 +80,17 @@ def refused(tmp_path, capsys):
         (["model.num_outputs=3"], "model: the model (MLP) must give outputs of shape (3, 1), got (3, 3)"),
         (["batch_norm=foo"], "batch_norm must be one of transductive, support, got 'foo'"),
         (["device.dtype=float16"], "device: dtype must be one of float32, float64, got 'float16'"),
-        (["tracker=wandb", "tracker.mode=foo"], "tracker: tracker.mode must be one of auto, online, offline, disabled"),
+        (["tracker=wandb", "tracker.mode=foo"], "tracker: mode must be one of auto, online, offline, disabled"),
+        (["tracker=wandb", "tracker.project=1"], "tracker: project must be a string, got 1"),
+        (["model.hidden=64"], "model: hidden must be a list of integers, got 64"),
+        (["schedule.steps=9223372036854775808"], "schedule.steps must be an integer of at most 64 bits, got one of 64"),
+        ([*GLYPHS, "dataset.source.flips=maybe"], "dataset.source: flips must be true or false, got 'maybe'"),
+        ([*GLYPHS, "dataset.source.store.seed=1.5"], "dataset.source.store: seed must be an integer, got 1.5"),
+        (
+            [*GLYPHS, "dataset.source.crop_padding=1000"],
+            "dataset.source: crop_padding must leave something of each picture: < 14, got 1000. "
+            "Set dataset.source.crop_padding.",
+        ),
         (["run.overwrite=maybe"], "run.overwrite must be true or false, got 'maybe'"),
         (["run.root=null"], "run.root must be a path, got None"),
         (["run.folder=3"], "run.folder must be a path, got 3"),
@@ -240,7 +250,7 @@ def test_the_streams_and_the_status_of_the_real_command(tmp_path):
     done = python("-m", "metarun", "algorithm.inner.steps=abc", cwd=tmp_path)
     out, err = done.communicate()
     assert (done.returncode, out) == (2, "")
-    assert err == "metarun: error: algorithm.inner: steps must be an integer >= 0, got 'abc'\n"
+    assert err == "metarun: error: algorithm.inner: steps must be an integer, got 'abc'\n"
     assert list(tmp_path.iterdir()) == []
 
 

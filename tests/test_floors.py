@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "json_text": 0,
     "checks": 0,
+    "kinds": 0,
     "config_folder": 0,
     "": 0,  # metarun/__init__.py: the version
     "tasks": 1,

@@ -95,7 +95,7 @@ def test_evaluate_changes_what_took_its_value_from_a_changed_key(folder):
     ("changes", "message"),
     [
         (["evaluation.shot=3"], "no key evaluation.shot; did you mean evaluation.shots?"),
-        (["evaluation.tasks=abc"], "evaluation: tasks must be an integer >= 2, got 'abc'"),
+        (["evaluation.tasks=abc"], "evaluation: tasks must be an integer, got 'abc'"),
         (["evaluation.tasks=[1"], "'evaluation.tasks=[1' cannot be read"),
         (["device=tpu"], "device has no option 'tpu'; did you mean cpu?"),
         (["foo"], "after RUN_DIR come KEY=VALUE pairs, and 'foo' has no '='."),

@@ -61,7 +61,7 @@ class ConjugateGradient:
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=0)
-        checks.number("rtol", self.rtol, minimum=0)
+        checks.number("rtol", self.rtol, minimum=0, below=1)
         checks.number("atol", self.atol, minimum=0)
         checks.one_of("negative_curvature", self.negative_curvature, POLICIES)
 
@@ -137,7 +137,7 @@ class Minres:
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=0)
-        checks.number("rtol", self.rtol, minimum=0)
+        checks.number("rtol", self.rtol, minimum=0, below=1)
 
     def solve(self, system: System) -> CGResult:
         """Solve."""

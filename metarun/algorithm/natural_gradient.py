@@ -71,12 +71,10 @@ class NaturalGradient:
         checks.number("step_size", self.step_size, minimum=0, exclusive=True)
         checks.number("damping", self.damping, minimum=0, exclusive=self.point == "task_empirical")
         checks.integer("steps", self.steps, minimum=1)
-        checks.number("rtol", self.rtol, minimum=0)
+        checks.number("rtol", self.rtol, minimum=0, below=1)
         if self.max_divergence is not None:
             checks.number("max_divergence", self.max_divergence, minimum=0, exclusive=True)
-        checks.number("momentum", self.momentum, minimum=0)
-        if self.momentum >= 1:
-            raise ValueError(f"momentum must be < 1, got {self.momentum!r}")
+        checks.number("momentum", self.momentum, minimum=0, below=1)
         if self.preconditioner is not None:
             checks.number("preconditioner", self.preconditioner, minimum=0, exclusive=True)
         for name in ("adapt_damping", "recompute"):

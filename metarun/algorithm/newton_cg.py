@@ -61,8 +61,9 @@ class NewtonCG:
         checks.steps("eval_steps", self.eval_steps)
         checks.one_of("curvature", self.curvature, CURVATURES)
         checks.integer("max_backtracks", self.max_backtracks, minimum=0)
-        for name in ("damping", "rtol", "progress_rtol", "warm_start", "tolerance"):
-            checks.number(name, getattr(self, name), minimum=0)
+        checks.number("damping", self.damping, minimum=0)
+        for name in ("rtol", "progress_rtol", "warm_start", "tolerance"):
+            checks.number(name, getattr(self, name), minimum=0, below=1)
         for name in ("adapt_damping", "forcing"):
             checks.boolean(name, getattr(self, name))
 

@@ -39,6 +39,9 @@ class Conv4(nn.Module):
                 f"conv4 needs pictures (channels, height, width), got inputs of shape {tuple(input_shape)}"
             )
         channels, height, breadth = input_shape
+        for name, sizes in (("input_shape", input_shape), ("num_outputs", [num_outputs]), ("width", [width])):
+            for size in sizes:
+                checks.integer(name, size, minimum=1)
         checks.one_of("downsample", downsample, ("stride", "max_pool"))
         checks.one_of("head", head, ("flatten", "mean"))
         checks.one_of("norm", norm, ("batch", "group", "none"))

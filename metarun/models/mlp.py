@@ -37,8 +37,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         checks.one_of("activation", activation, tuple(_ACTIVATIONS))
-        for size in hidden:
-            checks.integer("hidden", size, minimum=1)
+        for name, sizes in (("input_shape", input_shape), ("num_outputs", [num_outputs]), ("hidden", hidden)):
+            for size in sizes:
+                checks.integer(name, size, minimum=1)
         sizes = [math.prod(input_shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(sizes):

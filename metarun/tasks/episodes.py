@@ -73,6 +73,8 @@ class Episodes:
     _ahead: Ahead[_Run, tuple[TaskBatch, torch.cuda.Event]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        for name in ("rotations", "flips"):
+            checks.boolean(name, getattr(self, name))
         for split in _KEYS:
             if self.ways_of(split) < 2:
                 raise ValueError(
@@ -90,6 +92,11 @@ class Episodes:
         checks.integer("crop_padding", self.crop_padding, minimum=0)
         checks.one_of("residence", self.residence, ("auto", "device", "host"))
         is_picture = self.store.items.dim() == 4
+        if is_picture and self.crop_padding >= min(self.store.items.shape[-2:]):
+            raise ValueError(
+                f"crop_padding must leave something of each picture: < {min(self.store.items.shape[-2:])}, got "
+                f"{self.crop_padding}. Set dataset.source.crop_padding."
+            )
         if not is_picture and (self.rotations or self.flips or self.crop_padding):
             raise ValueError(
                 "rotations, flips and crop_padding are for pictures, and these examples are vectors. Leave them out."

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from metarun import checks
 from metarun.tracking.base import NullTracker, RunInfo, Tracker
 
 _MODES = ("auto", "online", "offline", "disabled")
@@ -47,11 +48,12 @@ class WandbTracker:
     finish_timeout_s: float
 
     def __post_init__(self):
-        if self.mode not in _MODES:
-            raise ValueError(f"tracker.mode must be one of {', '.join(_MODES)}, got {self.mode!r}.")
-        for key in ("init_timeout_s", "finish_timeout_s"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"tracker.{key} must be > 0 seconds, got {getattr(self, key)}.")
+        checks.one_of("mode", self.mode, _MODES)
+        for name in ("project", "entity", "group"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} must be a name, got ''")
+        for name in ("init_timeout_s", "finish_timeout_s"):
+            checks.number(name, getattr(self, name), minimum=0, exclusive=True)
 
     def open(self, run: RunInfo) -> Tracker:
         """Starts the mirror; returns one that keeps nothing where that is not possible, after one warning.

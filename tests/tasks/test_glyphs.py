@@ -75,13 +75,13 @@ def test_drawings_resemble_their_own_class_more_than_others():
 
 
 @pytest.mark.parametrize(
-    ("changed", "key"),
+    ("changed", "message"),
     [
-        ({"num_classes": {"train": 1, "val": 0, "test": 1}}, "dataset.num_classes"),
-        ({"drawings": 0}, "dataset.drawings"),
+        ({"num_classes": {"train": 1, "val": 0, "test": 1}}, "num_classes must be >= 1 for train, val and test"),
+        ({"drawings": 0}, "drawings must be an integer >= 1, got 0"),
     ],
 )
-def test_bad_numbers_name_their_key(changed, key):
+def test_bad_numbers_are_named(changed, message):
     arguments = {"num_classes": {"train": 1, "val": 1, "test": 1}, "drawings": 1, "image_size": 8, "seed": 0}
-    with pytest.raises(ValueError, match=key):
+    with pytest.raises(ValueError, match=message):
         glyphs(**{**arguments, **changed})

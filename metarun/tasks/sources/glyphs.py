@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarun import rng
+from metarun import checks, rng
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.types import SPLITS, Split
 
@@ -40,12 +40,9 @@ def glyphs(num_classes: Mapping[Split, int], drawings: int, image_size: int, see
         ValueError: a number is below 1, or a split is missing.
     """
     if set(num_classes) != set(SPLITS) or min(num_classes.values()) < 1:
-        raise ValueError(
-            f"num_classes must be >= 1 for train, val and test, got {dict(num_classes)}. Set dataset.num_classes."
-        )
+        raise ValueError(f"num_classes must be >= 1 for train, val and test, got {dict(num_classes)}")
     for name, value in (("drawings", drawings), ("image_size", image_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}. Set dataset.{name}.")
+        checks.integer(name, value, minimum=1)
     splits: dict[Split, list[str]] = {
         split: [f"{split}/{i:06d}" for i in range(num_classes[split])] for split in SPLITS
     }

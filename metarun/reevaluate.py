@@ -19,7 +19,7 @@ from metarun.errors import ConfigurationError
 from metarun.report.console import results, waiting
 from metarun.report.notes import shown
 from metarun.report.terminal import terminal
-from metarun.result import measure_test
+from metarun.result import measure_test, require_score
 from metarun.suggest import closest
 from metarun.train.data_record import check_same_data, own_pictures
 from metarun.train.folder import RunFolder, flatten, moved
@@ -39,6 +39,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     Raises:
         ConfigurationError: no such run, an unknown key, a model that the stored parameters do not fit, or pictures that
             have changed although the overrides name no others.
+        TrainingError: the test gave no score; it is stored and printed even so.
     """
     console = terminal()
     folder = RunFolder(run_dir)
@@ -68,6 +69,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     del result["per_task"]
     folder.write_json(path, result)
     results(console, result)
+    require_score(result)
     console.print(f"stored in {path}", soft_wrap=True)
 
 

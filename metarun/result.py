@@ -14,6 +14,8 @@ import torch
 
 from metarun import __version__
 from metarun.build import Parts
+from metarun.errors import TrainingError
+from metarun.maths.stats import count_words, has_score
 from metarun.maths.trees import Params
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.types import Split
@@ -48,13 +50,30 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
             "interval": "1.96 * std / sqrt(tasks), ddof 1",
         },
         "results": [
-            {"inner_steps": m.inner_steps} | {metric: vars(m.summary(metric)) for metric in m.metrics}
+            {"inner_steps": m.inner_steps, "diverged": m.diverged}
+            | {metric: vars(m.summary(metric)) for metric in m.metrics}
             for m in measurements
         ],
         "reference": config["reference"],
         "test_s": time.perf_counter() - started,
         "per_task": measurements,
     }
+
+
+def require_score(result: Mapping[str, Any]) -> None:
+    """Refuse a result without a score after the inner steps that count.
+
+    Raises:
+        TrainingError: the mean is not a number, or all tasks diverged.
+    """
+    score, row = result["score"], result["results"][-1]
+    if not has_score(row[score]):
+        diverged = count_words(row["diverged"], row[score]["num_tasks"])
+        raise TrainingError(
+            f"the test gave no finite {score} after {row['inner_steps']} inner steps (diverged: {diverged}). Likely causes: "
+            "more inner steps in the test than in training (evaluation.inner_steps), inner steps too large "
+            "(algorithm.inner.step_size), or outer steps too large (optimizer.lr)"
+        )
 
 
 def task_sizes(config: Mapping[str, Any], parts: Parts, split: Split) -> dict[str, int | None]:

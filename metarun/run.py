@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 import shlex
 import signal
@@ -18,16 +19,17 @@ from rich.console import Console
 
 from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
-from metarun.errors import ConfigurationError
+from metarun.errors import ConfigurationError, TrainingError
 from metarun.header import header_of
 from metarun.json_text import json_text, not_finite
 from metarun.maths.ranks import Ranks, ranks_from_environment
+from metarun.maths.stats import has_score
 from metarun.maths.trees import Params
-from metarun.report.console import RunConsole, header, report, waiting
+from metarun.report.console import RunConsole, header, report, results, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
 from metarun.report.terminal import terminal
-from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, tasks_csv
+from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, require_score, tasks_csv
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
@@ -263,7 +265,17 @@ def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Rank
 def _finish(
     console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, state: TrainState, environment: dict
 ) -> dict[str, Any]:
-    """Test the selected state, once; draw; write result.json last."""
+    """Test the selected state, once; draw; write result.json last.
+
+    Raises:
+        TrainingError: no state was selected, or the test gave no score; there is no result.json then.
+    """
+    if state.best_score is None or not math.isfinite(state.best_score):
+        raise TrainingError(
+            f"no validation gave a finite {parts.problem.score}, so no state was selected and there is nothing to test. Likely "
+            "causes: inner steps too large (algorithm.inner.step_size) or too many in validation (evaluation.inner_steps), or "
+            "outer steps too large (optimizer.lr)"
+        )
     best = load(folder.checkpoints / "best.pt")
     theta = fitted(best["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
@@ -286,6 +298,11 @@ def _finish(
     if isinstance(parts.source, Sinusoid):
         _draw_adaptation(folder.figures / "adaptation.png", parts, theta)
     write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
+    try:
+        require_score(result)
+    except TrainingError:
+        results(console, result)
+        raise
     folder.write_json(folder.result, result)
     _logger.info("finished: %s", json_text(result["results"][-1]))
     return result
@@ -320,6 +337,8 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
             "Choose another run.folder, or run.overwrite=true to replace it."
         )
     result = folder.read_json(folder.result)
+    if result is not None and not has_score(result["results"][-1][result["score"]]):
+        return None  # of a version that took it for a result
     store = own_pictures(config)
     if result is not None and store and Path(store["path"]).expanduser().is_dir():
         again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"

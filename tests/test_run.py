@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from metarun import __version__
-from metarun.maths.stats import summarize
+from metarun.build import make_parts
+from metarun.maths.stats import has_score, summarize
+from metarun.problems.regression import Regression
 
 from .train.small import (
     GLYPHS,
@@ -182,6 +184,85 @@ def test_a_finished_run_is_answered_from_its_folder(finished, capsys):
     assert f"{mse['mean']:.3f} ± {mse['ci95']:.3f}" in out
     assert err == ""
     assert times_and_bytes(folder) == before
+
+
+def read_strictly(path: Path) -> list[dict]:
+    """The objects of a file of JSON, or of one on each line; a bare NaN is none."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path} holds a bare {word}")
+
+    texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    return [json.loads(text, parse_constant=refuse) for text in texts]
+
+
+def test_a_run_without_a_score_has_failed_and_says_what_to_change(tmp_path, capsys):
+    """Inner steps of 10 overflow in every validation, though one of them in training does not."""
+    command = (*SIX_STEPS, "algorithm.inner.step_size=10", "algorithm.inner.eval_steps=[60]", f"run.root={tmp_path}")
+    for _ in range(2):  # asked again, it fails again
+        assert run_here(*command) == 1
+        err = capsys.readouterr().err
+        (folder,) = tmp_path.iterdir()
+        line = err.splitlines()[-1]
+        assert line == (
+            "metarun: error: no validation gave a finite mse, so no state was selected and there is nothing to test. "
+            "Likely causes: inner steps too large (algorithm.inner.step_size) or too many in validation "
+            "(evaluation.inner_steps), or outer steps too large (optimizer.lr)"
+        )
+        assert not (folder / "result.json").exists() and not (folder / "checkpoints" / "best.pt").exists()
+        (status,) = read_strictly(folder / "status.json")
+        assert (status["state"], status["error"]) == ("failed", line.removeprefix("metarun: error: "))
+    rows = [row for row in read_strictly(folder / "metrics.jsonl") if "val/mse" in row]
+    assert [(row["step"], row["val/mse"], row["val/diverged"]) for row in rows] == [(3, None, 10), (6, None, 10)]
+    assert run_here("ls", str(tmp_path)) == 0
+    assert "1 failed" in capsys.readouterr().out
+
+
+def test_a_test_without_a_score_is_a_failed_run(tmp_path, capsys, monkeypatch):
+    """Validation has a score, and one test task has none: shown, counted, and no result."""
+    regression = Regression.metrics
+
+    def poisoned(self, outputs, targets):
+        """Of the test's tasks, which have other points, the one whose first target is the largest."""
+        mse = regression(self, outputs, targets)["mse"]
+        return {"mse": torch.where(targets.flatten()[0] == worst, torch.nan, mse)}
+
+    config = configuration(*SIX_STEPS)
+    source, judged = make_parts(config).source, config["evaluation"]
+    tasks = source.sample(judged["seed"], "test", torch.arange(20), judged["shots"], judged["queries"])
+    first = tasks.to("cpu", torch.float32).query.targets[:, 0, 0]
+    worst = first.max()
+    monkeypatch.setattr(Regression, "metrics", poisoned)
+    assert run_here(*SIX_STEPS, f"run.root={tmp_path}") == 1
+    out, err = capsys.readouterr()
+    (folder,) = tmp_path.iterdir()
+    named = f"1 of 20 tasks: {first.argmax().item()}"
+    assert f"diverged after 10 inner steps: {named}; the median says more than the mean" in out
+    assert err == (
+        f"metarun: error: the test gave no finite mse after 10 inner steps (diverged: {named}). Likely causes: more inner "
+        "steps in the test than in training (evaluation.inner_steps), inner steps too large (algorithm.inner.step_size), "
+        "or outer steps too large (optimizer.lr)\n"
+    )
+    assert not (folder / "result.json").exists()
+    assert (folder / "tasks.csv").read_text().count("nan") == 4  # after each number of inner steps
+
+    # An evaluation is stored, in JSON that any reader reads, and told in the same words.
+    assert run_here("evaluate", str(folder)) == 1
+    assert capsys.readouterr().err == err
+    (path,) = (folder / "evaluations").iterdir()
+    (result,) = read_strictly(path)
+    assert [(row["diverged"], row["mse"]["mean"]) for row in result["results"]] == [([first.argmax().item()], None)] * 4
+    assert result["not_finite"]["results.3.mse.mean"] == "nan"
+    monkeypatch.setattr(Regression, "metrics", regression)
+    assert run_here(*SIX_STEPS, f"run.root={tmp_path}") == 0
+    (stored,) = read_strictly(folder / "result.json")
+    assert [row["diverged"] for row in stored["results"]] == [[]] * 4
+
+    # What an earlier version took for a result is tested again.
+    stored["results"][-1]["mse"]["mean"] = float("nan")
+    (folder / "result.json").write_text(json.dumps(stored))
+    assert run_here(*SIX_STEPS, f"run.root={tmp_path}") == 0
+    assert has_score(read_strictly(folder / "result.json")[0]["results"][-1]["mse"])
 
 
 def test_overwrite_runs_it_again_to_the_same_numbers(tmp_path):

@@ -1,22 +1,46 @@
 """Means over tasks and over runs, and how far to believe them. Standard library alone: reports must answer at once."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+DIVERGED = 100.0
+"""A task whose loss is beyond so many times the median has diverged: where none has, the largest was seen at 5 to 30 times."""
+_MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Summary:
-    """`mean` over `num_tasks` tasks, their standard deviation `std` (ddof 1) and `ci95`, the half-width of the 95 % interval."""
+    """`mean` over `num_tasks` tasks, their standard deviation `std` (ddof 1) and `ci95`, the half-width of the 95 % interval.
+
+    `median` says what most tasks were like where one of the `num_diverged` decides the mean.
+    """
 
     mean: float
     std: float
     ci95: float
     num_tasks: int
+    median: float
+    num_diverged: int = 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a score at all: a mean that is a number, of tasks that have not all diverged."""
+        return has_score(vars(self))
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation (ddof 1) and 95 % half-width 1.96 std / sqrt(n) over tasks.
+def has_score(summary: Mapping[str, Any]) -> bool:
+    """`Summary.is_finite` of a summary as result.json holds it, where null stands for what is no number."""
+    mean = summary["mean"]
+    return mean is not None and math.isfinite(mean) and summary.get("num_diverged", 0) < summary["num_tasks"]
+
+
+def summarize(values: Sequence[float], num_diverged: int = 0) -> Summary:
+    """Mean, standard deviation (ddof 1), 95 % half-width 1.96 std / sqrt(n) and median over tasks.
+
+    A value that is not finite makes the mean and its interval NaN; the median ranks it last, as a loss is ranked.
 
     Raises:
         ValueError: fewer than two values, for which no interval exists.
@@ -24,9 +48,36 @@ def summarize(values: Sequence[float]) -> Summary:
     count = len(values)
     if count < 2:
         raise ValueError(f"an interval needs at least 2 tasks, got {count}")
-    mean = math.fsum(values) / count
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return Summary(mean=mean, std=std, ci95=1.96 * std / math.sqrt(count), num_tasks=count)
+    median = statistics.median(value if math.isfinite(value) else math.inf for value in values)
+    mean = std = math.nan
+    if all(map(math.isfinite, values)):
+        mean = _sum(values) / count
+        std = math.sqrt(_sum([(value - mean) * (value - mean) for value in values]) / (count - 1))
+    return Summary(mean, std, 1.96 * std / math.sqrt(count), count, median, num_diverged)
+
+
+def _sum(values: Sequence[float]) -> float:
+    """Without rounding on the way; infinity beyond the largest double."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
+
+
+def diverged(values: Sequence[float], *, is_loss: bool) -> list[int]:
+    """The tasks whose value is not finite or, of losses, beyond DIVERGED times the median of those that are."""
+    finite = [value for value in values if math.isfinite(value)]
+    median = statistics.median(finite) if finite and is_loss else 0.0
+    limit = DIVERGED * median if median > 0 else math.inf  # a negative log-likelihood has no such scale
+    return [task for task, value in enumerate(values) if not (math.isfinite(value) and value <= limit)]
+
+
+def count_words(tasks: Sequence[int], num_tasks: int) -> str:
+    """`1 of 600 tasks: 133`, the first few by their numbers."""
+    if len(tasks) == num_tasks:
+        return f"all {num_tasks} tasks"
+    more = ", ..." if len(tasks) > _MAX_NAMED else ""
+    return f"{len(tasks)} of {num_tasks} tasks: {', '.join(map(str, tasks[:_MAX_NAMED]))}{more}"
 
 
 def student_t_half_width(values: Sequence[float]) -> float | None:

@@ -33,7 +33,7 @@ class Problem(Protocol):
         ...
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Named scalars, `score` among them."""
+        """Named scalars, `score` among them. A task of which one is not finite counts as diverged."""
         ...
 
 

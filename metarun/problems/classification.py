@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +33,10 @@ class Classification:
         return (log_reference.exp() * (log_reference - F.log_softmax(outputs, dim=-1))).sum(-1).mean()
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Accuracy in [0, 1] and the loss."""
+        """Accuracy in [0, 1] and the loss.
+
+        A task whose loss is not finite counts as wrong as a whole: logits that are NaN have class 0 for their largest.
+        """
+        loss = self.loss(outputs, targets)
         accuracy = (outputs.argmax(-1) == targets).to(outputs.dtype).mean()
-        return {"accuracy": accuracy, "loss": self.loss(outputs, targets)}
+        return {"accuracy": torch.where(torch.isfinite(loss), accuracy, torch.zeros_like(accuracy)), "loss": loss}

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from metarun.maths.stats import Summary
+from metarun.maths.stats import Summary, count_words, has_score
 from metarun.report.terminal import say
 from metarun.train.folder import RunFolder
 
@@ -90,6 +91,8 @@ class RunConsole:
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """Remember the validation for the bar; off a terminal, print it."""
         self._validation = f"val {self._score} {interval(score.mean, score.ci95, self._is_percent)}"
+        if score.num_diverged:
+            self._validation += f", {score.num_diverged} of {score.num_tasks} tasks diverged"
         if not self._console.is_terminal:
             self._console.print(
                 f"step {step}/{self._total}  {self._validation}{'  best' if is_best else ''}", soft_wrap=True
@@ -119,9 +122,18 @@ def clock_words(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def interval(mean: float, half: float, is_percent: bool) -> str:
-    """`93.4 ± 0.5 %` or `0.352 ± 0.021`."""
-    return f"{100 * mean:.1f} ± {100 * half:.1f} %" if is_percent else f"{mean:.3f} ± {half:.3f}"
+def interval(mean: float | None, half: float | None, is_percent: bool) -> str:
+    """`93.4 ± 0.5 %` or `0.352 ± 0.021`; null in a file is what was not finite."""
+    if mean is None or not math.isfinite(mean):
+        return "not finite"
+    return f"{amount(mean, is_percent)} ± {amount(half, is_percent)}{' %' if is_percent else ''}"
+
+
+def amount(value: float | None, is_percent: bool, sign: str = "") -> str:
+    """`93.4` or `0.352`; very large ones by their first digits, `1.67e+10`."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{100 * value:{sign}.1f}" if is_percent else f"{value:{sign}{'.3f' if abs(value) < 1e6 else '.3g'}}"
 
 
 def results(console: Console, result: dict[str, Any]) -> None:
@@ -136,6 +148,11 @@ def results(console: Console, result: dict[str, Any]) -> None:
         f"batch norm: {protocol['batch_norm']}",
     )
     console.print(results_table(result))
+    for row in result["results"]:
+        if row.get("diverged"):
+            counted = count_words(row["diverged"], row[result["score"]]["num_tasks"])
+            so = "they count as wrong" if result["score"] == "accuracy" else "the median says more than the mean"
+            say(console, (f"diverged after {row['inner_steps']} inner steps: {counted}; {so}", "yellow"))
     if result["reference"]:
         console.print(
             f"published: {result['reference']['source']}. {result['reference']['differences']}", soft_wrap=True
@@ -148,7 +165,10 @@ def results(console: Console, result: dict[str, Any]) -> None:
 
 
 def results_table(result: dict[str, Any]) -> Table:
-    """The scores, beside published ones where the run has any; the number of steps that counts is set in bold."""
+    """The scores, beside published ones where the run has any; the number of steps that counts is set in bold.
+
+    Where tasks diverged, the median stands beside the mean.
+    """
     protocol, score = result["protocol"], result["score"]
     is_percent = score == "accuracy"
     published = (result["reference"] or {}).get("values", {})
@@ -156,6 +176,10 @@ def results_table(result: dict[str, Any]) -> Table:
     table.add_column("inner steps", justify="right")
     table.add_column(f"{score} (95 % interval)", justify="right")
     table.add_column("std over tasks", justify="right")
+    has_diverged = any(row.get("diverged") for row in result["results"])
+    if has_diverged:
+        table.add_column("median", justify="right")
+        table.add_column("diverged", justify="right")
     if published:
         table.add_column("published", justify="right")
         table.add_column("difference", justify="right")
@@ -165,15 +189,17 @@ def results_table(result: dict[str, Any]) -> Table:
         cells = [
             str(steps),
             interval(summary["mean"], summary["ci95"], is_percent),
-            f"{100 * summary['std']:.1f} %" if is_percent else f"{summary['std']:.3f}",
+            f"{amount(summary['std'], is_percent)}{' %' if is_percent else ''}",
         ]
+        if has_diverged:
+            count = len(row["diverged"])
+            median = f"{amount(summary['median'], is_percent)}{' %' if is_percent else ''}"
+            cells += [median, f"{count} of {summary['num_tasks']}" if count else "-"]
         if published:
             reference = published.get(str(steps))
-            cells.append("-" if reference is None else f"{100 * reference:.1f} %" if is_percent else f"{reference:.3f}")
-            difference = None if reference is None else summary["mean"] - reference
-            cells.append(
-                "-" if difference is None else f"{100 * difference:+.1f}" if is_percent else f"{difference:+.3f}"
-            )
+            cells.append("-" if reference is None else f"{amount(reference, is_percent)}{' %' if is_percent else ''}")
+            has_both = reference is not None and has_score(summary)
+            cells.append(amount(summary["mean"] - reference, is_percent, "+") if has_both else "-")
         table.add_row(*cells, style="bold" if is_headline else None)
     return table
 

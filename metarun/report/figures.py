@@ -23,7 +23,8 @@ def learning_curve(path: Path, rows: Sequence[dict[str, float | None]], score: s
     """Training loss and validation score (with its 95 % band over tasks) against outer steps."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     losses = [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
-    scores = [(r["step"], r[f"val/{score}"], r[f"val/{score}_ci95"]) for r in rows if r.get(f"val/{score}") is not None]
+    names = ("step", f"val/{score}", f"val/{score}_ci95")
+    scores = [tuple(row[name] for name in names) for row in rows if all(row.get(name) is not None for name in names)]
     if losses:
         axes.plot(*zip(*losses, strict=True), color=_COLOURS[0], linewidth=1, label="training: query loss")
     axes.set(xlabel="outer step", ylabel="training query loss", title=title)

@@ -9,7 +9,7 @@ from torch.func import vmap
 
 from metarun import checks
 from metarun.algorithm import Algorithm
-from metarun.maths.stats import Summary, summarize
+from metarun.maths.stats import Summary, diverged, summarize
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem, outputs_of
 from metarun.tasks.types import Split, TaskSource
@@ -62,14 +62,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Per-task metrics after one number of inner steps, and what the tasks were."""
+    """Per-task metrics after one number of inner steps.
+
+    `diverged` are the tasks of which a metric is not finite, or whose score is a loss far beyond that of the others.
+    """
 
     inner_steps: int
     metrics: dict[str, list[float]]
+    diverged: list[int]
 
     def summary(self, metric: str) -> Summary:
         """Mean and interval over tasks."""
-        return summarize(self.metrics[metric])
+        return summarize(self.metrics[metric], len(self.diverged))
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,10 @@ class Evaluator:
                     metrics.setdefault(name, []).append(value)
             if progress is not None:
                 progress(min(start + self.chunk, num_tasks), num_tasks)
-        return [
-            Measurement(steps, {name: torch.cat(values).tolist() for name, values in metrics.items()})
-            for steps, metrics in zip(inner_steps, collected, strict=True)
-        ]
+        found = [{name: torch.cat(values).tolist() for name, values in metrics.items()} for metrics in collected]
+        return [Measurement(s, m, self._diverged(m)) for s, m in zip(inner_steps, found, strict=True)]
+
+    def _diverged(self, metrics: dict[str, list[float]]) -> list[int]:
+        score, is_loss = self.problem.score, not self.problem.higher_is_better
+        tasks = {t for name, values in metrics.items() for t in diverged(values, is_loss=is_loss and name == score)}
+        return sorted(tasks)

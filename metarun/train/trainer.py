@@ -18,7 +18,7 @@ from metarun.algorithm import Algorithm
 from metarun.algorithm.parts import Estimate, MetaEstimate
 from metarun.errors import TrainingError
 from metarun.maths.ranks import ALONE, Ranks
-from metarun.maths.stats import Summary
+from metarun.maths.stats import Summary, count_words
 from metarun.maths.trees import Params, norm
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch, TaskSource
@@ -131,8 +131,8 @@ class Trainer:
 
         Raises:
             Stopped: on SIGINT, SIGTERM or SIGUSR2, after the step at hand and a checkpoint.
-            TrainingError: a loss or a meta-gradient that is not finite, or the device's memory is full; the last
-                checkpoint stands.
+            TrainingError: a loss, a meta-gradient or parameters that are not finite, or the device's memory is full; the
+                last checkpoint stands.
         """
         theta = {k: leaf.detach().to(self.device, self.dtype, copy=True) for k, leaf in state.theta.items()}
         for leaf in theta.values():
@@ -144,7 +144,7 @@ class Trainer:
         state.theta = theta
         schedule = self.schedule
         sitting = time.perf_counter() - state.train_s
-        advised = False
+        advised = warned = False
         batches = self._batches(state.step)
 
         with _stop_requests() as requests:
@@ -173,6 +173,10 @@ class Trainer:
                 state.algorithm = estimate.state
                 state.step += 1
                 is_last = state.step == schedule.steps
+                is_judged = state.step % schedule.eval_every == 0 or is_last
+                is_saved = state.step % schedule.checkpoint_every == 0 or is_last or stopping
+                if is_judged or is_saved:
+                    _require_finite(theta, state.step)
                 times = {"time/data_s": sampled - started, "time/step_s": time.perf_counter() - started}
                 state.step_s += times["time/step_s"]
                 for name, value in times.items():
@@ -182,10 +186,13 @@ class Trainer:
                     if advice and not advised:
                         _logger.warning("steps up to %d: %s", state.step, advice)
                     advised = advised or advice is not None
-                if (state.step % schedule.eval_every == 0 or is_last) and self.ranks.is_first:
-                    self._validate(state)
+                if is_judged and self.ranks.is_first:
+                    warning = self._validate(state)
+                    if warning and not warned:
+                        _logger.warning("validation after step %d: %s", state.step, warning)
+                    warned = warned or warning is not None
                 state.train_s = time.perf_counter() - sitting
-                if state.step % schedule.checkpoint_every == 0 or is_last or stopping:
+                if is_saved:
                     state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
                     if self.ranks.is_first:
                         self.sync_record()
@@ -249,20 +256,29 @@ class Trainer:
         state.sums, state.count = {}, 0
         return self.algorithm.advice(means)
 
-    def _validate(self, state: TrainState) -> None:
+    def _validate(self, state: TrainState) -> str | None:
+        """Measure, remember the best state, and write a line; returns what to say of tasks that diverged."""
         steps = self.evaluator.evaluation.measured_steps(self.algorithm.inner.steps)[-1:]
         (measurement,) = self.evaluator(state.theta, "val", self.evaluator.evaluation.val_tasks, steps)
         score = measurement.summary(self.problem.score)
-        better = state.best_score is None or (
-            score.mean > state.best_score if self.problem.higher_is_better else score.mean < state.best_score
+        best = state.best_score
+        better = score.is_finite and (  # what is no number compares with nothing, and ranks last
+            best is None
+            or not math.isfinite(best)
+            or (score.mean > best if self.problem.higher_is_better else score.mean < best)
         )
         if better:
             state.best_score, state.best_step = score.mean, state.step
             theta = {name: leaf.detach() for name, leaf in state.theta.items()}
             save(self.checkpoints / "best.pt", {"step": state.step, "theta": theta, "fingerprint": state.fingerprint})
         metrics = {f"val/{name}": measurement.summary(name).mean for name in measurement.metrics}
-        self.tracker.log(state.step, metrics | {f"val/{self.problem.score}_ci95": score.ci95})
+        metrics |= {f"val/{self.problem.score}_ci95": score.ci95, "val/diverged": score.num_diverged}
+        self.tracker.log(state.step, metrics)
         self.observer.validated(state.step, score, better)
+        if not measurement.diverged:
+            return None
+        words = f"diverged after {steps[0]} inner steps: {count_words(measurement.diverged, score.num_tasks)}"
+        return words if score.is_finite else f"{words}; there is no score, and this state is not selected"
 
 
 def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: TaskBatch) -> str:
@@ -278,6 +294,21 @@ def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: Task
         "or an ill-conditioned implicit system (algorithm.proximal_weight, algorithm.meta_gradient.damping)"
     )
     return "; ".join(words) + ". The last checkpoint stands."
+
+
+def _require_finite(theta: Params, step: int) -> None:
+    """Refuse parameters that are not finite before they are judged or saved: one wait for the device.
+
+    Raises:
+        TrainingError: some are not.
+    """
+    is_finite = torch.stack([torch.isfinite(leaf).all() for leaf in theta.values()]).tolist()
+    bad = [name for name, good in zip(theta, is_finite, strict=True) if not good]
+    if bad:
+        raise TrainingError(
+            f"after step {step} the parameters are not finite ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}): "
+            "outer steps are too large (optimizer.lr). The last checkpoint stands."
+        )
 
 
 def _out_of_memory(task_chunk: int) -> str:

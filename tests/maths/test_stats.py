@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from metarun.maths.stats import student_t_half_width, student_t_quantile, student_t_within, summarize
+from metarun.maths.stats import (
+    count_words,
+    diverged,
+    has_score,
+    student_t_half_width,
+    student_t_quantile,
+    student_t_within,
+    summarize,
+)
 
 
 def test_mean_and_interval():
@@ -14,6 +22,50 @@ def test_mean_and_interval():
     assert summary.std == pytest.approx(math.sqrt(0.2 / 3), rel=1e-14)
     assert summary.ci95 == pytest.approx(0.253035, abs=5e-7)
     assert summary.num_tasks == 4
+
+
+def test_one_task_decides_a_mean_and_not_a_median():
+    """599 tasks of 0.35 and one of 6e12: the mean is 1e10, its half-width nearly twice that."""
+    summary = summarize([0.35] * 599 + [6e12], num_diverged=1)
+    assert summary.mean == pytest.approx(1e10, rel=1e-9)
+    assert summary.ci95 == pytest.approx(1.96e10, rel=1e-9)  # 1.96 x / n, of the one value x
+    assert (summary.median, summary.num_diverged, summary.is_finite) == (0.35, 1, True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_mean_with_a_value_that_is_not_finite_is_none(value):
+    summary = summarize([1.0, value, 3.0], num_diverged=1)
+    assert all(map(math.isnan, (summary.mean, summary.std, summary.ci95)))
+    assert summary.median == 3.0  # of 1, 3 and what ranks last
+    assert not summary.is_finite
+    assert not has_score({"mean": None, "num_tasks": 3})  # as a file has it
+
+
+def test_no_score_where_every_task_diverged():
+    assert summarize([0.0, 0.0, 0.0], num_diverged=2).is_finite
+    assert not summarize([0.0, 0.0, 0.0], num_diverged=3).is_finite
+
+
+def test_sums_beyond_the_largest_double():
+    assert summarize([1.7e308, 1.7e308]).mean == math.inf
+    wide = summarize([1e200, 3e200])
+    assert (wide.mean, wide.std) == (2e200, math.inf)
+
+
+def test_what_counts_as_diverged():
+    assert diverged([1.0, math.nan, 2.0, math.inf], is_loss=False) == [1, 3]
+    assert diverged([1.0, 100.0, 1.0, 100.1, math.inf], is_loss=True) == [4]  # the median is 50.5
+    assert diverged([1.0, 100.0, 1.0, 100.1, 1.0], is_loss=True) == [3]
+    assert diverged([1.0, 1e9, 1.0], is_loss=False) == []  # not a loss
+    assert diverged([0.0, 0.0, 1e-9], is_loss=True) == []  # no scale
+    assert diverged([-3.0, -2.0, 1.0], is_loss=True) == []
+    assert diverged([math.nan] * 2, is_loss=True) == [0, 1]
+
+
+def test_diverged_tasks_are_counted_and_named():
+    assert count_words([133], 600) == "1 of 600 tasks: 133"
+    assert count_words(range(9), 10) == "9 of 10 tasks: 0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert count_words([0, 1], 2) == "all 2 tasks"
 
 
 def test_equal_values_have_no_width():

@@ -1,5 +1,7 @@
 """metarun.train.evaluate: a measurement is a function of parameters and protocol, and touches nothing."""
 
+import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -87,6 +89,37 @@ def test_nothing_is_touched(judged):
         assert torch.equal(leaf, before[name])
         assert leaf.grad is None
         assert leaf.requires_grad
+
+
+def test_a_task_that_is_not_finite_counts_as_wrong(tmp_path):
+    """Two images of each of two classes; what makes the loss no number makes the task wrong as a whole."""
+    _, parts = trainer_of(configuration(*SETTINGS["glyphs"]), tmp_path)
+    targets = torch.tensor([0, 0, 1, 1])
+    right = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
+
+    def accuracy(logits: torch.Tensor) -> float:
+        return parts.problem.metrics(logits, targets)["accuracy"].item()
+
+    assert accuracy(right) == 1.0
+    for value in (torch.nan, torch.inf, -torch.inf):
+        assert accuracy(torch.where(torch.arange(4)[:, None] == 0, value, right)) == 0.0  # one image of four
+    assert accuracy(torch.full_like(right, torch.nan)) == 0.0  # whose largest is class 0: half of the images
+    absent = torch.full((4, 1), -torch.inf)  # a class that no image of the task has
+    assert accuracy(torch.cat([right, absent], -1)) == 1.0
+
+
+def test_diverged_tasks_are_named(tmp_path):
+    """From a theta 30 times as large gradient steps leave, in some tasks beyond the largest double."""
+    _, parts = trainer_of(configuration(*QUICK, "device.dtype=float64"), tmp_path)
+    measured = parts.evaluator(parts.theta, "test", 20, [0, 1])
+    assert [m.diverged for m in measured] == [[], []]
+    theta = {name: leaf * 30 for name, leaf in parts.theta.items()}
+    (measured,) = parts.evaluator(theta, "test", 20, [3])
+    scores = measured.metrics["mse"]
+    limit = 100 * statistics.median(score for score in scores if score < math.inf)
+    assert measured.diverged == [task for task, score in enumerate(scores) if not score <= limit]
+    assert 0 < len(measured.diverged) < 20
+    assert not measured.summary("mse").is_finite
 
 
 def test_progress_counts_tasks(judged):

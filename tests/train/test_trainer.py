@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from metarun.errors import TrainingError
+from metarun.maths.stats import diverged
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train import trainer as module
+from metarun.train.evaluate import Evaluator, Measurement
 from metarun.train.state import TrainState, load, load_state
 from metarun.train.trainer import NoObserver, Schedule, Trainer
 
@@ -246,6 +248,54 @@ def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path,
     assert_equal_bits({name: leaf.detach() for name, leaf in state.theta.items()}, seen)
     assert load_state(tmp_path / "last.pt").step == 4
     assert max(json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_validation_without_a_score_ranks_last(tmp_path, monkeypatch, caplog):
+    scores = iter([[math.nan, 1.0], [5.0, 7.0], [math.inf, 1.0], [4.0, 4.0], [math.nan, math.nan]])
+
+    def validated(_evaluator, _theta, _split, _num_tasks, steps):
+        values = next(scores)
+        return [Measurement(steps[0], {"mse": values}, diverged(values, is_loss=True))]
+
+    monkeypatch.setattr(Evaluator, "__call__", validated)
+    with caplog.at_level("WARNING", "metarun"):
+        state, _ = trained(tmp_path, "schedule.steps=5", "schedule.eval_every=1")
+    assert (state.best_step, state.best_score) == (4, 4.0)
+    assert load(tmp_path / "best.pt")["step"] == 4
+    rows = [row for row in metrics_of(tmp_path) if "val/mse" in row]
+    assert [row["val/mse"] for row in rows] == [None, 6.0, None, 4.0, None]
+    assert [row["val/diverged"] for row in rows] == [1, 0, 1, 0, 2]
+    assert rows[0]["not_finite"] == {"val/mse": "nan", "val/mse_ci95": "nan"}
+    (warning,) = [record.getMessage() for record in caplog.records]  # once
+    assert warning == (
+        "validation after step 1: diverged after 10 inner steps: 1 of 2 tasks: 0; "
+        "there is no score, and this state is not selected"
+    )
+
+
+@pytest.mark.parametrize("best", [None, math.nan])
+def test_no_state_is_selected_without_a_score(best, tmp_path, monkeypatch):
+    """NaN is what earlier versions remembered."""
+    trainer, parts = trainer_of(configuration(*SHORT, "schedule.steps=1"), tmp_path)
+    state = trainer.start(parts.theta, "f")
+    state.best_score = best
+    for values, selected in (([math.nan, 1.0], False), ([2.0, 1.0], True)):
+        monkeypatch.setattr(Evaluator, "__call__", lambda *_, v=values: [Measurement(1, {"mse": v}, [])])
+        trainer._validate(state)
+        assert (state.best_score == 1.5) is (tmp_path / "best.pt").exists() is selected
+
+
+def test_the_last_step_may_not_leave_what_is_not_finite(tmp_path):
+    """A step beyond float32, whose loss nobody would look at."""
+    settings = ("schedule.steps=1", "optimizer=sgd", "optimizer.lr=3e38", "optimizer.momentum=0")
+    trainer, parts = trainer_of(configuration(*SHORT, *settings), tmp_path)
+    theta = {name: 3 * leaf for name, leaf in parts.theta.items()}  # gradients beyond 1
+    with pytest.raises(TrainingError) as raised:
+        trainer.run(trainer.start(theta, "f"))
+    message = str(raised.value)
+    assert message.startswith("after step 1 the parameters are not finite (")
+    assert message.endswith("outer steps are too large (optimizer.lr). The last checkpoint stands.")
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_a_large_step_is_found_out_at_once(tmp_path):

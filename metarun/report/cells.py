@@ -1,5 +1,6 @@
 """One cell of a comparison and the grid of them: means over seeds, two intervals, paired differences."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from metarun.maths.stats import student_t_half_width, summarize
 from metarun.report import protocol
-from metarun.report.runs import Run, word
+from metarun.report.runs import Diverged, Run, word
 
 INNER_STEPS = "inner_steps"
 """May stand among rows and columns: one for each measured number of inner steps."""
@@ -54,6 +55,25 @@ class Cell:
     others: tuple[Run, ...]
     missing: tuple[Any, ...]
     problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def diverged(self) -> dict[str, Diverged]:
+        """Seed -> the test tasks that diverged; empty where none did in any run."""
+        found: dict[str, Diverged] = {}
+        for run in self.finished:
+            with contextlib.suppress(ValueError):  # whoever needs the scores of tasks says so
+                found[seed_of(run)] = run.diverged(self.inner_steps or 0)
+        return found if any(each.tasks for each in found.values()) else {}
+
+    @property
+    def is_decided_by_few(self) -> bool:
+        """Whether the mean is of losses, and of tasks that diverged among them: then it says nothing of the others."""
+        return bool(self.diverged) and self.finished[0].higher_is_better is False
+
+    @property
+    def median(self) -> float | None:
+        """Over test tasks, averaged over the runs; None where no task diverged."""
+        return math.fsum(each.median for each in self.diverged.values()) / len(self.diverged) if self.diverged else None
 
     @property
     def planned(self) -> int:
@@ -101,8 +121,14 @@ class Difference:
 
     cell: Cell
     estimate: Estimate | None
+    is_decided_by_few: bool  # of either cell
     seeds: tuple[str, ...]
     words: str  # what it is paired on, or why there is none
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether zero lies outside of both intervals, of means that no diverged task decides."""
+        return self.estimate is not None and self.estimate.is_clear and not self.is_decided_by_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +175,13 @@ class Grid:
         return self.score == "accuracy"
 
     def best(self, column: Label) -> Cell | None:
-        """The cell with the best mean in a column of two or more; None where nobody knows which way is better."""
+        """The cell with the best mean in a column of two or more; None where nobody knows which way is better.
+
+        None, too, where diverged tasks decide a mean: the others would be best by its accident.
+        """
         there = [cell for cell in self.cells if cell.column == column and cell.estimate is not None]
+        if any(cell.is_decided_by_few for cell in there):
+            return None
         there = [cell for cell in there if math.isfinite(_mean(cell))]
         if len(there) < 2 or self.higher_is_better is None:
             return None
@@ -167,7 +198,7 @@ class Grid:
 
 def _difference(cell: Cell, base: Cell) -> Difference:
     def without(words: str) -> Difference:
-        return Difference(cell=cell, estimate=None, seeds=(), words=words)
+        return Difference(cell=cell, estimate=None, is_decided_by_few=False, seeds=(), words=words)
 
     if cell.estimate is None or base.estimate is None:
         return without("no result" if cell.estimate is None else "the baseline has no result")
@@ -186,7 +217,10 @@ def _difference(cell: Cell, base: Cell) -> Difference:
         f"seed{'s' if len(ordered) > 1 else ''} {' '.join(ordered)}" if ordered else "no seed in common"
     )
     estimate = Estimate(mean, student_t_half_width(by_seed), over_tasks)
-    return Difference(cell=cell, estimate=estimate, seeds=ordered, words=paired)
+    is_decided_by_few = cell.is_decided_by_few or base.is_decided_by_few
+    if is_decided_by_few:
+        paired += "; tasks diverged"
+    return Difference(cell=cell, estimate=estimate, is_decided_by_few=is_decided_by_few, seeds=ordered, words=paired)
 
 
 def _over_tasks(values: Sequence[float]) -> tuple[float, float]:

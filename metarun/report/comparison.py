@@ -113,12 +113,8 @@ def _grid(
 
 
 def _direction(finished: Sequence[Run]) -> bool | None:
-    """Which way the score is better; results of earlier versions name the score alone."""
-    for run in finished:
-        if run.result is not None:
-            known = {"accuracy": True, "mse": False}.get(run.result["score"])
-            return run.result.get("higher_is_better", known)
-    return None
+    """Which way the score is better."""
+    return finished[0].higher_is_better if finished else None
 
 
 def _measured(run: Run, inner_steps: int | None) -> int | None:

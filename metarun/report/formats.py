@@ -75,11 +75,14 @@ def latex(comparison: Comparison) -> str:
 
 
 def comma_separated(comparison: Comparison) -> str:
-    """One line for each cell, every number whole; scores in their own unit (accuracy from 0 to 1), times in seconds."""
+    """One line for each cell, every number whole; scores in their own unit (accuracy from 0 to 1), times in seconds.
+
+    A median, and which tasks diverged, where any did.
+    """
     keys = list(dict.fromkeys(key for grid in comparison.grids for key in (*grid.rows, *grid.columns)))
     heads = ["protocol", *keys, "score", "inner_steps", "seeds", "planned_seeds", "gap", "mean", "ci95_over_seeds",
              "ci95_over_tasks", "baseline", "difference", "difference_ci95_over_seeds", "difference_ci95_over_tasks",
-             "train_s", "step_s", "peak_memory_mib"]  # fmt: skip
+             "train_s", "step_s", "peak_memory_mib", "median", "diverged"]  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
@@ -96,7 +99,8 @@ def comma_separated(comparison: Comparison) -> str:
                 "" if cell.inner_steps is None else cell.inner_steps,
                 " ".join(word(run.seed) for run in cell.finished), cell.planned, gap(cell),
                 *_csv_estimate(cell.estimate), ", ".join(grid.baseline or ()), *_csv_estimate(by_cell.get(id(cell))),
-                *means, max(peaks, default=""),
+                *means, max(peaks, default=""), "" if cell.median is None else cell.median,
+                "; ".join(f"seed {seed}: {found.words}" for seed, found in cell.diverged.items() if found.tasks),
             ])  # fmt: skip
     return text.getvalue()
 

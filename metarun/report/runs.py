@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.maths.stats import count_words, diverged, summarize
 from metarun.report.planned import MANIFEST, Planned, planned
 from metarun.train.folder import flatten
 
@@ -25,6 +27,20 @@ _OF_A_RUN = {"overrides.json", "result.json", "metrics.jsonl", "checkpoints"}
 _WITHOUT_INFLUENCE = ("seed", "run.", "tracker.", "data.", "reference", "choices.", "device.")
 _WITHOUT_INFLUENCE_THEMSELVES = ("schedule.log_every", "schedule.checkpoint_every")
 _SILENT_S = 60.0  # a live run writes its status every few seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverged:
+    """The test tasks of a run that diverged, out of `num_tasks`, and the median score of all, which they do not move."""
+
+    tasks: list[int]
+    num_tasks: int
+    median: float
+
+    @property
+    def words(self) -> str:
+        """`1 of 600 tasks: 133`."""
+        return count_words(self.tasks, self.num_tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +103,37 @@ class Run:
         """The option chosen for a group (`algorithm`, `algorithm/inner`), or the value of a key (`dataset.shots`)."""
         return self.choices[key] if key in self.choices else self.flat.get(key, ABSENT)
 
-    def scores(self) -> dict[int, dict[str, float]]:
-        """Of a finished run: number of inner steps -> mean, std, ci95 and num_tasks of the score."""
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Of a finished run's score; results of earlier versions name the score alone."""
         assert self.result is not None
-        return {row["inner_steps"]: row[self.result["score"]] for row in self.result["results"]}
+        known = {"accuracy": True, "mse": False}.get(self.result["score"])
+        return self.result.get("higher_is_better", known)
+
+    def scores(self) -> dict[int, dict[str, float]]:
+        """Of a finished run: number of inner steps -> mean, std, ci95 and num_tasks of the score; NaN where the file has null."""
+        assert self.result is not None
+        summaries = {row["inner_steps"]: row[self.result["score"]] for row in self.result["results"]}
+        return {
+            steps: {key: math.nan if value is None else value for key, value in summary.items()}
+            for steps, summary in summaries.items()
+        }
+
+    def diverged(self, inner_steps: int) -> "Diverged":
+        """The test tasks that diverged.
+
+        Raises:
+            ValueError: the run is of an earlier version, whose tasks.csv alone can say so, and it cannot be read.
+        """
+        assert self.result is not None
+        row = next(row for row in self.result["results"] if row["inner_steps"] == inner_steps)
+        summary = self.scores()[inner_steps]
+        if "diverged" in row:
+            tasks, median = row["diverged"], summary["median"]
+        else:
+            scores = self.task_scores(inner_steps)
+            tasks, median = diverged(scores, is_loss=self.higher_is_better is False), summarize(scores).median
+        return Diverged(tasks=tasks, num_tasks=int(summary["num_tasks"]), median=median)
 
     def task_scores(self, inner_steps: int) -> list[float]:
         """The score of each test task after so many inner steps, from tasks.csv.
@@ -110,8 +153,8 @@ class Run:
         mean = sum(values) / len(values) if values else None
         if len(values) != summary["num_tasks"]:
             raise ValueError(f"tasks.csv has {len(values)} of {summary['num_tasks']} tasks")
-        # A mean that is not a number is written as it is and compares unequal to itself.
-        if mean == mean and not abs(mean - summary["mean"]) <= 1e-6 * max(abs(mean), abs(summary["mean"])):
+        known, limit = summary["mean"], 1e-6 * max(abs(mean or 0), abs(summary["mean"]))
+        if mean is not None and math.isfinite(mean) and not abs(mean - known) <= limit:
             raise ValueError(f"tasks.csv has mean {mean:g}, result.json {summary['mean']:g}")
         return values
 
@@ -281,7 +324,11 @@ def _lacking(result: Mapping[str, Any]) -> str:
     try:
         score = result["score"]
         for row in result["results"]:
-            int(row["inner_steps"]), *(float(row[score][key]) for key in ("mean", "ci95", "num_tasks"))
+            (
+                int(row["inner_steps"]),
+                *(float(row[score][key] or 0) for key in ("mean", "ci95")),
+                int(row[score]["num_tasks"]),
+            )
         int(result["protocol"]["headline_inner_steps"])
         known = {row["inner_steps"] for row in result["results"]}
         if result["protocol"]["headline_inner_steps"] not in known:

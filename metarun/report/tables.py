@@ -87,7 +87,8 @@ def results(grid: Grid) -> Table:
             if cell.estimate is None:
                 row += [Entry(NONE), _absent(cell), Entry(NONE), Entry(NONE)]
             else:
-                row += [Entry(str(cell.inner_steps)), *_estimate(cell.estimate, grid, places, id(cell) in best)]
+                estimate = _estimate(cell.estimate, grid, places, id(cell) in best, note=_median(cell, grid, places))
+                row += [Entry(str(cell.inner_steps)), *estimate]
             if has_published:
                 published = _published(cell)
                 row.append(Entry(NONE if published is None else number(published, grid, places)))
@@ -123,7 +124,7 @@ def differences(grid: Grid) -> Table:
         if estimate is None:
             row += [Entry(NONE, kind="missing"), Entry(NONE), Entry(NONE)]
         else:
-            row += _estimate(estimate, grid, places, False, sign=True, kind="clear" if estimate.is_clear else "")
+            row += _estimate(estimate, grid, places, False, sign=True, kind="clear" if difference.is_clear else "")
         rows.append((*row, Entry(difference.words)))
     name = ", ".join(grid.baseline)
     return Table(
@@ -189,10 +190,13 @@ def decimals(grid: Grid) -> int:
 
 
 def number(value: float | None, grid: Grid, places: int, *, sign: bool = False) -> str:
-    """A score as the tables have it: accuracy in percent."""
+    """A score as the tables have it: accuracy in percent, very large losses by their first digits."""
     if value is None:
         return NONE
-    return f"{value * (100 if grid.is_percent else 1):{'+' if sign else ''}.{places}f}"
+    if not math.isfinite(value):
+        return "not finite"
+    value *= 100 if grid.is_percent else 1
+    return f"{value:{'+' if sign else ''}{f'.{places}f' if not abs(value) >= 1e6 else '.3g'}}"
 
 
 def clock(seconds: float | None) -> str:
@@ -234,16 +238,24 @@ def _whole(cell: Cell, grid: Grid, places: int, is_best: bool) -> Entry:
     steps = (
         f", after {cell.inner_steps}" if _steps_differ(grid) and INNER_STEPS not in (*grid.rows, *grid.columns) else ""
     )
+    median = _median(cell, grid, places)
     return Entry(
-        " ± ".join(number(part, grid, places) for part in parts), f"n {_count(cell)}{steps}", "best" if is_best else ""
+        " ± ".join(number(part, grid, places) for part in parts),
+        f"n {_count(cell)}{steps}{f', {median}' if median else ''}",
+        "best" if is_best else "",
     )
 
 
+def _median(cell: Cell, grid: Grid, places: int) -> str:
+    """What stands beside a mean that diverged tasks have moved; "" elsewhere."""
+    return f"median {number(cell.median, grid, places)}" if cell.diverged else ""
+
+
 def _estimate(
-    estimate: Estimate, grid: Grid, places: int, is_best: bool, *, sign: bool = False, kind: str = ""
+    estimate: Estimate, grid: Grid, places: int, is_best: bool, *, sign: bool = False, kind: str = "", note: str = ""
 ) -> list[Entry]:
     return [
-        Entry(number(estimate.mean, grid, places, sign=sign), kind="best" if is_best else kind),
+        Entry(number(estimate.mean, grid, places, sign=sign), note, "best" if is_best else kind),
         Entry(number(estimate.over_seeds, grid, places)),
         Entry(number(estimate.over_tasks, grid, places)),
     ]
@@ -288,11 +300,29 @@ def _results_notes(grid: Grid) -> tuple[str, ...]:
         said.append(
             "batch norm is transductive: query examples share batch statistics; batch_norm=support does without"
         )
+    said += _diverged(grid)
     gaps = [f"{', '.join((*cell.row, *cell.column))}: {words}" for cell in grid.cells if (words := gap(cell))]
     said += gaps[:_MAX_GAPS]
     if len(gaps) > _MAX_GAPS:
         said.append(f"and {len(gaps) - _MAX_GAPS} more cells that are not whole; --format csv names them all")
     return tuple(said)
+
+
+def _diverged(grid: Grid) -> list[str]:
+    """Which test tasks diverged, and what follows."""
+    found = [
+        f"{', '.join((*cell.row, *cell.column))}, seed {seed}: {diverged.words}"
+        for cell in grid.cells
+        for seed, diverged in cell.diverged.items()
+        if diverged.tasks
+    ]
+    if not found:
+        return []
+    more = f"; and {len(found) - _MAX_GAPS} more runs" if len(found) > _MAX_GAPS else ""
+    follows = "they count as wrong"
+    if any(cell.is_decided_by_few for cell in grid.cells):
+        follows = "they decide the mean, the median stands beside it, and nothing is marked best beside such a mean"
+    return [f"tasks diverged ({'; '.join(found[:_MAX_GAPS])}{more}): {follows}"]
 
 
 def _steps_differ(grid: Grid) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarun.maths.stats import summarize
+from metarun.json_text import json_text
+from metarun.maths.stats import diverged, summarize
 from metarun.report.cells import Grid
 from metarun.report.comparison import Comparison, compare
 from metarun.report.runs import read_runs
@@ -105,7 +106,7 @@ def write_run(
         # of runs made since validation may differ from the test
         | {key: evaluation[key] for key in ("val_shots", "val_queries") if key in evaluation}
         | {key: dataset[key] for key in ("val_ways",) if key in dataset},
-        "results": [{"inner_steps": steps, score: vars(summarize(values))} for steps, values in sorted(scores.items())],
+        "results": [_row(steps, score, values) for steps, values in sorted(scores.items())],
         "reference": reference,
         "choices": config["choices"],
         "seed": seed,
@@ -117,8 +118,13 @@ def write_run(
     }
     if higher_is_better is not None:
         result["higher_is_better"] = higher_is_better
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json_text(result))
     return folder
+
+
+def _row(steps: int, score: str, values: Sequence[float]) -> dict[str, Any]:
+    tasks = diverged(values, is_loss=score == "mse")
+    return {"inner_steps": steps, "diverged": tasks, score: vars(summarize(values, len(tasks)))}
 
 
 def sweep(root: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from metarun.errors import ConfigurationError
+from metarun.report.tables import results
 
 from .made import SCORES, comparison, labels, only_grid, sweep, write_run
 
@@ -138,6 +139,43 @@ def test_a_diverged_run_is_not_dropped(tmp_path):
     assert math.isnan(grid.cells[1].estimate.mean) and math.isnan(grid.cells[1].estimate.over_seeds)
     assert math.isnan(grid.differences[0].estimate.mean) and not grid.differences[0].estimate.is_clear
     assert grid.best(()) is None  # one row with a mean is nothing to be the best of
+
+
+@pytest.mark.parametrize("version", ["now", "before diverged tasks were counted"])
+def test_one_diverged_task_makes_nothing_the_best(version, tmp_path):
+    """One of 600 at 1e13 against 600 at 2: the mean says 1.7e10, the median 0.35; by the mean reptile would be best."""
+    diverged, well = [*[0.35] * 133, 1e13, *[0.35] * 466], [2.0] * 600
+    for name, scores in (("fomaml", well), ("maml", diverged)):
+        folder = write_run(tmp_path, {5: scores}, algorithm=name, score="mse", **{"evaluation.tasks": 600})
+        if version != "now":
+            result = json.loads((folder / "result.json").read_text())
+            for row in result["results"]:
+                del row["diverged"], row["mse"]["median"], row["mse"]["num_diverged"]
+            (folder / "result.json").write_text(json.dumps(result))
+    grid = only_grid(tmp_path)
+    fomaml, maml = grid.cells
+    assert (maml.median, fomaml.median, fomaml.diverged) == (0.35, None, {})
+    assert maml.estimate.mean == pytest.approx(1e13 / 600, rel=1e-9)
+    assert grid.best(()) is None
+    (difference,) = grid.differences
+    assert (difference.words, difference.is_clear) == ("600 tasks, seed 0; tasks diverged", False)
+    table = results(grid)
+    assert [(entry.text, entry.note, entry.kind) for row in table.rows for entry in row[3:4]] == [
+        ("2.000", "", ""),
+        ("1.67e+10", "median 0.350", ""),
+    ]
+    assert (
+        "tasks diverged (maml, seed 0: 1 of 600 tasks: 133): they decide the mean, the median stands beside it, "
+        "and nothing is marked best beside such a mean"
+    ) in table.notes
+
+
+def test_the_median_is_over_all_seeds(tmp_path):
+    for seed, scores in ((0, [1.0, 1.0, 1.0, 1e6]), (1, [2.0] * 4)):
+        write_run(tmp_path, {5: scores}, seed=seed, score="mse")
+    (cell,) = only_grid(tmp_path).cells
+    assert cell.median == 1.5
+    assert [diverged.tasks for diverged in cell.diverged.values()] == [[3], []]
 
 
 # --- rows and columns ------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     """
     console = terminal()
     folder = RunFolder(run_dir)
-    stored = folder.read_json(folder.config)
+    stored = folder.read_config()
     if stored is None:
         raise ConfigurationError(
             f"{run_dir} must hold a run (a config.json), and it does not. Run folders lie in outputs/."

@@ -20,6 +20,7 @@ from rich.console import Console
 from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.errors import ConfigurationError, TrainingError
+from metarun.files import write_atomically
 from metarun.header import header_of
 from metarun.json_text import json_text, not_finite
 from metarun.maths.ranks import Ranks, ranks_from_environment
@@ -35,7 +36,6 @@ from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
-from metarun.train.atomic_file import write_atomically
 from metarun.train.data_record import check_same_data, own_pictures, record_data
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.state import TrainState, load, load_state
@@ -326,7 +326,7 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
     The pictures of dataset=folder are no part of the configuration: where they are there still, they must be the same. Only
     what changed by name, size or time since it was packed is read.
     """
-    stored = folder.read_json(folder.config)
+    stored = folder.read_config()
     if stored is None or config["run"]["overwrite"]:
         return None
     changed = differences(stored, config)
@@ -336,7 +336,7 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
             f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). "
             "Choose another run.folder, or run.overwrite=true to replace it."
         )
-    result = folder.read_json(folder.result)
+    result = folder.read_result()
     if result is not None and not has_score(result["results"][-1][result["score"]]):
         return None  # of a version that took it for a result
     store = own_pictures(config)

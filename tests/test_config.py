@@ -329,9 +329,9 @@ def test_differences_name_keys_that_only_one_side_has():
 def test_a_folders_json_is_yaml_too_and_comes_back(tmp_path):
     folder = RunFolder(tmp_path)
     config = configuration("algorithm=imaml")
-    assert folder.read_json(folder.config) is None
+    assert folder.read_config() is None
     folder.write_json(folder.config, config)
-    assert folder.read_json(folder.config) == config
+    assert folder.read_config() == config
     assert OmegaConf.to_container(OmegaConf.load(folder.config)) == config  # Hydra's own loader
 
 

@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "json_text": 0,
     "checks": 0,
     "kinds": 0,
+    "files": 0,
     "config_folder": 0,
     "": 0,  # metarun/__init__.py: the version
     "tasks": 1,
@@ -42,7 +43,13 @@ FLOORS: dict[str, int] = {
     "__main__": 11,
 }
 # Beside each other on one floor, and which may look at which.
-SIDEWAYS = {("maths", "errors"), ("train", "tracking"), ("config_folder", "errors"), ("header", "result")}
+SIDEWAYS = {
+    ("maths", "errors"),
+    ("train", "tracking"),
+    ("config_folder", "errors"),
+    ("files", "errors"),
+    ("header", "result"),
+}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")

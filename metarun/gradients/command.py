@@ -21,6 +21,7 @@ from metarun.algorithm.adapted import adapted_names
 from metarun.algorithm.linear_solver import LinearSolver
 from metarun.build import Parts, fitted, make, make_parts
 from metarun.errors import ConfigurationError, TrainingError
+from metarun.files import write_atomically
 from metarun.gradients.exact import MAX_DENSE, Exact
 from metarun.gradients.measure import (
     Bench,
@@ -44,7 +45,6 @@ from metarun.report.notes import shown
 from metarun.report.terminal import say, terminal
 from metarun.result import device_name, environment_of
 from metarun.run import resolved
-from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder, name
 from metarun.train.state import load
 
@@ -147,7 +147,7 @@ def _theta(grid: Grid, parts: Parts) -> tuple[Params, dict[str, Any]]:
     if grid.run is None:
         return parts.theta, {"run": None, "step": 0}
     folder = RunFolder(Path(grid.run).expanduser())
-    stored = folder.read_json(folder.config)
+    stored = folder.read_config()
     if stored is None:
         raise ConfigurationError(
             f"gradients.run must be the folder of a run (with a config.json), and {folder.path} is not. "

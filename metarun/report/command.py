@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from metarun.errors import ConfigurationError
+from metarun.files import write_atomically
 from metarun.report import formats
 from metarun.report.comparison import compare
 from metarun.report.runs import NOT_STARTED, Run, duration, read_runs, selected
 from metarun.report.tables import short
 from metarun.report.terminal import terminal
-from metarun.train.atomic_file import write_atomically
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 STATES = ("finished", "running", "preempted", "failed", "killed", "unfinished", NOT_STARTED, "damaged")

@@ -1,12 +1,13 @@
 """What sweeps were to run, from their manifests: a job that was never started has left no other trace."""
 
-import json
 import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from metarun.files import read_json
 
 MANIFEST = "manifest.json"
 
@@ -33,7 +34,7 @@ def planned(sweep: Path) -> list[Planned]:
     """The jobs of the sweep in a folder; none where its manifest is not to be read, which `metarun status` explains."""
     manifest = sweep / MANIFEST
     try:
-        content, written = json.loads(manifest.read_bytes()), manifest.stat().st_mtime
+        content, written = read_json(manifest), manifest.stat().st_mtime
         folders = [word for path in content.get("config_dirs", []) for word in ("--config-dir", str(path))]
         return [
             Planned(

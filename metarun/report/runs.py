@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from metarun.errors import ConfigurationError
+from metarun.errors import ConfigurationError, DamagedFile
+from metarun.files import read_json
 from metarun.maths.stats import count_words, diverged, summarize
 from metarun.report.planned import MANIFEST, Planned, planned
 from metarun.train.folder import flatten
+from metarun.train.shapes import DATA, result_mismatch
 
 ABSENT = "(absent)"
 """The value of a key that a run's configuration does not have."""
@@ -26,6 +28,7 @@ NOT_STARTED = "not started"
 _OF_A_RUN = {"overrides.json", "result.json", "metrics.jsonl", "checkpoints"}
 _WITHOUT_INFLUENCE = ("seed", "run.", "tracker.", "data.", "reference", "choices.", "device.")
 _WITHOUT_INFLUENCE_THEMSELVES = ("schedule.log_every", "schedule.checkpoint_every")
+_SHAPES = {"overrides": {"overrides": [str], "command": str}, "result": result_mismatch, "data": DATA}
 _SILENT_S = 60.0  # a live run writes its status every few seconds
 
 
@@ -206,17 +209,13 @@ def read_run(path: Path, locked: frozenset[int] | None = None, job: Planned | No
     read: dict[str, dict[str, Any]] = {}
     for name in ("config", "overrides", "result", "status", "data"):
         try:
-            content = json.loads((path / f"{name}.json").read_bytes())
-            if not isinstance(content, dict):
-                raise ValueError("not a JSON object")
-            read[name] = content
+            read[name] = read_json(path / f"{name}.json", _SHAPES.get(name, dict))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-            damaged.append(f"{name}.json cannot be read ({error})")
+        except (OSError, DamagedFile) as error:
+            reason = error.reason if isinstance(error, DamagedFile) else error
+            damaged.append(f"{name}.json cannot be read ({reason})")
     result = read.get("result")
-    if result is not None and (lacking := _lacking(result)):
-        damaged.append(f"result.json {lacking}")
     written = 0.0
     is_planned = job is not None and not damaged and "config" not in read and "result" not in read
     if job is not None and is_planned:
@@ -317,25 +316,6 @@ def duration(seconds: float) -> str:
         if seconds < below * size:
             return f"{max(round(seconds / size), 0)} {unit}"
     return f"{round(seconds / 86400)} days"
-
-
-def _lacking(result: Mapping[str, Any]) -> str:
-    """What keeps a JSON object from being a result; "" if nothing does."""
-    try:
-        score = result["score"]
-        for row in result["results"]:
-            (
-                int(row["inner_steps"]),
-                *(float(row[score][key] or 0) for key in ("mean", "ci95")),
-                int(row[score]["num_tasks"]),
-            )
-        int(result["protocol"]["headline_inner_steps"])
-        known = {row["inner_steps"] for row in result["results"]}
-        if result["protocol"]["headline_inner_steps"] not in known:
-            return "states no score after the inner steps that count"
-    except (KeyError, TypeError, ValueError) as error:
-        return f"is not a result of metarun's ({type(error).__name__}: {error})"
-    return ""
 
 
 def _last_error(log: Path) -> str:

@@ -1,6 +1,5 @@
 """manifest.json: everything that a sweep will run, written before its first job starts."""
 
-import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +9,21 @@ from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigurationError
+from metarun.files import read_json, write_atomically
 from metarun.json_text import json_text
-from metarun.train.atomic_file import write_atomically
 from metarun.train.folder import RunFolder
 
 NAME = "manifest.json"
+_JOB = {
+    "index": int,
+    "overrides": [str],
+    "varied": [str],
+    "config": dict,
+    "fingerprint": str,
+    "folder": str,
+    "log": str,
+}
+_SHAPE = {"command": str, "jobs": [_JOB], "git": (dict, None)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,33 +131,30 @@ def read(folder: Path) -> Manifest:
     """The manifest in a sweep's folder.
 
     Raises:
-        ConfigurationError: there is none, or it is damaged.
+        ConfigurationError: there is none.
+        DamagedFile: it is not one of metarun's.
     """
     path = folder / NAME
     try:
-        content = json.loads(path.read_text())
-        jobs = tuple(
-            Job(
-                index=job["index"],
-                overrides=tuple(job["overrides"]),
-                varied=tuple(job["varied"]),
-                config=job["config"],
-                fingerprint=job["fingerprint"],
-                folder=Path(job["folder"]),
-                log=folder / job["log"],
-            )
-            for job in content["jobs"]
-        )
-        dirs = tuple(content.get("config_dirs", ()))  # absent from those of earlier versions
-        return Manifest(folder=folder, command=content["command"], config_dirs=dirs, jobs=jobs, git=content["git"])
+        content = read_json(path, _SHAPE, "Delete it and give the sweep's command again.")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(
             f"{folder} must hold a sweep (a {NAME}), and it does not. Sweeps lie in outputs/sweeps/."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged ({error}); delete it and give the sweep's command again."
-        ) from error
+    jobs = tuple(
+        Job(
+            index=job["index"],
+            overrides=tuple(job["overrides"]),
+            varied=tuple(job["varied"]),
+            config=job["config"],
+            fingerprint=job["fingerprint"],
+            folder=Path(job["folder"]),
+            log=folder / job["log"],
+        )
+        for job in content["jobs"]
+    )
+    dirs = tuple(map(str, content.get("config_dirs", ())))  # absent from those of earlier versions
+    return Manifest(folder=folder, command=content["command"], config_dirs=dirs, jobs=jobs, git=content["git"])
 
 
 def git_state(code: Path) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """Jobs as tasks of a Slurm array: the batch script, its submission, and waiting for it without hanging."""
 
-import json
 import os
 import shlex
 import shutil
@@ -11,13 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from metarun import checks
-from metarun.errors import ConfigurationError
+from metarun.errors import ConfigurationError, DamagedFile
+from metarun.files import read_json, write_atomically
 from metarun.json_text import json_text
 from metarun.sweep.local import job_command
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
-from metarun.train.atomic_file import write_atomically
 from metarun.train.status import FAILED
 
 SUBMITTED = "slurm.json"
@@ -174,10 +173,10 @@ class Submitted:
 def submitted(sweep: Path) -> Submitted | None:
     """The array submitted last for this sweep, or None."""
     try:
-        content = json.loads((sweep / SUBMITTED).read_text())
-        return Submitted(str(content["array"]), float(content["submitted"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(sweep / SUBMITTED, {"array": str, "submitted": float})
+    except (OSError, DamagedFile):
         return None
+    return Submitted(content["array"], content["submitted"])
 
 
 def require_slurm() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metarun.errors import DamagedFile
 from metarun.report.console import interval
 from metarun.sweep.manifest import Job
 from metarun.train.status import BEAT_S, FAILED, PREEMPTED, RUNNING, read_status
@@ -49,16 +50,18 @@ class JobState:
 
 def job_state(job: Job) -> JobState:
     """How a job stands."""
-    result = _read(job.run.result)
-    if result is not None and result.get("fingerprint") == job.fingerprint:
+    try:
+        result = job.run.read_result()
+    except (OSError, DamagedFile) as error:
+        return JobState(state=FAILED, error=str(error))
+    if result is not None and result["fingerprint"] == job.fingerprint:
         return _done(result)
     status = read_status(job.run.status)
-    if status is None:
-        return JobState(state=PENDING)
-    try:
+    if status is not None:
         return _unfinished(job, status)
-    except (KeyError, TypeError, ValueError):  # a status.json that another version wrote
+    if job.run.status.exists():
         return JobState(state=LOST, error=f"{job.run.status} cannot be understood")
+    return JobState(state=PENDING)
 
 
 def last_line(log: Path) -> str:
@@ -116,7 +119,7 @@ def _validation(metrics: Path) -> str:
             if names:
                 score = names[0].removeprefix("val/")
                 return f"val {score} {interval(row[names[0]], row[f'{names[0]}_ci95'], score == 'accuracy')}"
-        except (ValueError, TypeError, KeyError):  # a torn line, a null
+        except (ValueError, TypeError, KeyError, RecursionError):  # a torn line, a null
             continue
     return ""
 
@@ -128,14 +131,6 @@ def _tail(path: Path) -> str:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _is_alive(pid: int) -> bool:

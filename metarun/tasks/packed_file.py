@@ -10,7 +10,6 @@ in milliseconds and one of up to 32 MiB is still checked whole.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarun.files import lock
 from metarun.json_text import json_text
 from metarun.tasks.class_store import ClassStore, CorruptStoreError, bytes_of, check_splits, ids_of, split_sha256
 from metarun.tasks.types import Split
@@ -286,15 +286,13 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of `path`. The kernel drops it when the process ends, so no lock outlives a killed run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_name(path.name + ".lock"), "w")  # noqa: SIM115 (closed below)
+        file = open(path.with_name(path.name + ".lock"), "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise _cannot_write(path.parent, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with file:
+        if not lock(file, path, waits=False):
             logger.info("Waiting for another process that is preparing %s", path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(file, path, waits=True)
         yield
 
 

@@ -1,11 +1,16 @@
 """Which examples a run was made of: `data.json` in its folder."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.files import read_json
 from metarun.tasks.class_store import ClassStore
 from metarun.train.folder import RunFolder
+from metarun.train.shapes import DATA
+
+_logger = logging.getLogger(__name__)
 
 
 def own_pictures(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -32,17 +37,21 @@ def record_data(folder: RunFolder, store: ClassStore) -> None:
 
 
 def check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do: str) -> None:
-    """Refuse a store whose examples or split are not those in the run's data.json, where it has one.
+    """Refuse a store whose examples or split are not those in the run's data.json; warn where it has none.
 
     Args:
         what_was: of which they should be, as in "this run began with".
         else_do: what can be done but giving the folder as it was.
     Raises:
-        ConfigurationError: they are not.
+        ConfigurationError: they are not, or the file is damaged.
     """
-    before = folder.read_json(folder.data)
+    try:
+        before = read_json(folder.data, DATA, "Delete it and run again: nothing then says what the examples were.")
+    except FileNotFoundError:
+        _logger.warning("%s is missing: nothing says whether the examples are those that %s", folder.data, what_was)
+        return
     for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
-        if before is not None and before["provenance"][key] != store.provenance[key]:
+        if before["provenance"][key] != store.provenance[key]:
             raise ConfigurationError(
                 f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
             )

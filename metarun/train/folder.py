@@ -1,8 +1,8 @@
 """A run's folder: its name, its files, and the lock that keeps a second process out."""
 
-import fcntl
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.files import clear_leftovers, lock, read_json, write_atomically
 from metarun.json_text import json_text
-from metarun.train.atomic_file import write_atomically
+from metarun.train.shapes import CONFIG, result_mismatch
 
 _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
 """Top-level keys of the configuration that change no number of a run."""
@@ -113,21 +114,14 @@ class RunFolder:
         return self.path / "figures"
 
     def make(self) -> None:
-        """Make the folder and prove that it can be written.
+        """Make the folder.
 
         Raises:
-            ConfigurationError: it cannot.
+            ConfigurationError: it cannot be made.
         """
-        try:
+        with self._writable():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.figures.mkdir(exist_ok=True)
-            write_atomically(self.path / ".writable", b"")
-            (self.path / ".writable").unlink(missing_ok=True)  # two processes may start at once
-        except OSError as error:
-            raise ConfigurationError(
-                f"the run's folder must be writable, and {self.path} is not: {error.strerror}. "
-                "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
-            ) from error
 
     def clear(self) -> None:
         """Take away what a run would go on from, or be answered from."""
@@ -136,34 +130,62 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run's lock; the kernel frees it however the process ends.
+        """Hold the run's lock, prove that the folder can be written, and take away what killed processes left half written.
 
         Raises:
-            ConfigurationError: another process holds it.
+            ConfigurationError: another process holds the lock, or the folder cannot be written.
+            FileError: the file system has no locks.
         """
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with self._writable():
+            file = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+        with file:
+            if not lock(file, self.path / ".lock", waits=False):
                 raise ConfigurationError(
                     f"another process is running this configuration in {self.path}. Wait for it, "
                     "or change something (seed=1 makes another run)."
-                ) from error
+                )
+            for folder in (self.path, self.checkpoints):
+                clear_leftovers(folder)
+            with self._writable():
+                write_atomically(self.path / ".writable", b"")
+                (self.path / ".writable").unlink()
             yield
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
+            raise ConfigurationError(
+                f"the run's folder must be writable, and {self.path} is not: {reason}. "
+                "Set run.root (or METARUN_OUTPUTS) to a folder of yours."
+            ) from error
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file, atomically."""
         write_atomically(path, (json_text(content, indent=2) + "\n").encode())
 
-    def read_json(self, path: Path) -> dict[str, Any] | None:
-        """Read one of the folder's JSON files, or None where there is none.
+    def read_config(self) -> dict[str, Any] | None:
+        """The run's configuration, or None where there is none.
 
         Raises:
-            ConfigurationError: the file is not JSON.
+            DamagedFile: the file is not one of metarun's.
         """
-        try:
-            return json.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError):  # `make` says what is wrong with the folder
-            return None
-        except json.JSONDecodeError as error:
-            raise ConfigurationError(f"{path} is damaged ({error}); delete it and run again.") from error
+        way_out = f"Delete it and give the run's command again ({self.path / 'overrides.json'} has it)."
+        return _if_there(self.config, CONFIG, way_out)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The run's result, or None where there is none.
+
+        Raises:
+            DamagedFile: the file is not one of metarun's.
+        """
+        return _if_there(self.result, result_mismatch, "Delete it and run again: the trained state is tested again.")
+
+
+def _if_there(path: Path, shape: Any, way_out: str) -> dict[str, Any] | None:
+    try:
+        return read_json(path, shape, way_out)
+    except (FileNotFoundError, NotADirectoryError):  # `make` says what is wrong with the folder
+        return None

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from metarun.errors import ConfigurationError
+from metarun.files import write_atomically
 from metarun.maths.trees import Params
-from metarun.train.atomic_file import write_atomically
 
 _VERSION = 1
 

@@ -1,6 +1,6 @@
 """status.json: what a run is doing, for whoever looks at its folder from another process or another machine."""
 
-import json
+import contextlib
 import os
 import signal
 import socket
@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from metarun.errors import ConfigurationError, TrainingError
+from metarun.errors import ConfigurationError, DamagedFile, TrainingError
+from metarun.files import read_json, write_atomically
 from metarun.json_text import json_text
+from metarun.train.shapes import STATUS
 
 RUNNING, FINISHED, FAILED, PREEMPTED = "running", "finished", "failed", "preempted"
 BEAT_S = 5.0
@@ -98,14 +100,9 @@ class RunStatus:
             self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         with self._lock:
             self._status["updated"] = time.time()
-            try:
-                temporary.write_text(json_text(self._status) + "\n")
-                os.replace(temporary, self._path)
-            except OSError:  # a full disk: the record will say so, at the next line that must not be lost
-                temporary.unlink(missing_ok=True)
+            _replace(self._path, self._status)
 
 
 class _Observing:
@@ -120,13 +117,17 @@ class _Observing:
         self._observer.validated(step, score, is_best)
 
 
+def _replace(path: Path, status: Mapping[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the record will say so, at the next line that must not be lost
+        write_atomically(path, (json_text(status) + "\n").encode(), is_durable=False)
+
+
 def read_status(path: Path) -> dict[str, Any] | None:
     """What a status.json says; None where there is none, or none that can be read."""
     try:
-        status = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path, STATUS)
+    except (OSError, DamagedFile):
         return None
-    return status if isinstance(status, dict) else None
 
 
 def mark_failed(path: Path, error: str, instead_of: str = RUNNING) -> None:
@@ -137,9 +138,7 @@ def mark_failed(path: Path, error: str, instead_of: str = RUNNING) -> None:
     """
     status = read_status(path)
     if status is not None and status.get("state") == instead_of:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json_text(status | {"state": FAILED, "error": error, "updated": time.time()}) + "\n")
-        os.replace(temporary, path)
+        _replace(path, status | {"state": FAILED, "error": error, "updated": time.time()})
 
 
 def slurm_job(environment: Mapping[str, str]) -> str | None:

@@ -111,8 +111,11 @@ def write_run(
         "choices": config["choices"],
         "seed": seed,
         "num_parameters": 1000,
+        "fingerprint": f"{seed:016x}",
+        "validation": {"best_score": 0.5, "best_step": 10 + seed},
         "train_s": 10.0 + seed,
         "step_s": step_s,
+        "test_s": 1.0,
         "peak_memory_mib": 100.0 + seed,
         "environment": {"metarun": "0", "device": "cpu", "threads": 1, "dtype": "float32", "packages": {"torch": "2"}},
     }

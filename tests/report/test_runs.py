@@ -76,9 +76,10 @@ def test_a_folder_that_is_none(tmp_path):
         ("result.json", '{"score": "accur', "result.json cannot be read (Unterminated string"),
         ("result.json", "", "result.json cannot be read (Expecting value"),
         ("result.json", b"\xff\xfe\x00", "result.json cannot be read ("),
-        ("result.json", "[]", "result.json cannot be read (not a JSON object)"),
-        ("result.json", "{}", "result.json is not a result of metarun's (KeyError: 'score')"),
-        ("result.json", '{"score": "accuracy", "results": [{"inner_steps": 5}]}', "(KeyError: 'accuracy')"),
+        ("result.json", "[]", "result.json cannot be read (it must be an object, and is a list)"),
+        ("result.json", "{}", "result.json cannot be read (it has no score)"),
+        ("result.json", '{"score": "accuracy", "results": []}', "(it has no protocol)"),
+        ("result.json", "[" * 100_000, "(maximum recursion depth exceeded"),
         ("config.json", "{", "config.json cannot be read ("),
         ("config.json", None, "config.json is missing"),
     ],
@@ -101,7 +102,7 @@ def test_a_result_without_the_steps_that_count(tmp_path):
     result = json.loads(file.read_text())
     result["protocol"]["headline_inner_steps"] = 7
     file.write_text(json.dumps(result))
-    assert only(tmp_path).detail == "result.json states no score after the inner steps that count"
+    assert only(tmp_path).detail == "result.json cannot be read (it states no score after the inner steps that count)"
 
 
 @pytest.mark.parametrize(

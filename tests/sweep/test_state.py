@@ -13,6 +13,7 @@ from metarun.sweep.state import SILENT_S, exit_words, job_state, last_line
 from metarun.sweep.view import counts
 from metarun.train.status import RunStatus, mark_failed, read_status, slurm_job
 
+from ..report.made import write_run
 from ..train.small import python, run_here
 from .small_sweeps import SHORT
 
@@ -68,19 +69,21 @@ def test_another_host_is_believed_while_it_writes(job):
 
 
 def test_a_result_counts_if_it_is_of_this_configuration(job):
-    result = {
-        "fingerprint": "f1", "score": "accuracy", "results": [{"accuracy": {"mean": 0.934, "ci95": 0.005}}],
-        "validation": {"best_score": 0.95}, "train_s": 60.0, "test_s": 1.0,
-    }  # fmt: skip
+    folder = write_run(job.folder.parent, {5: [0.9, 0.968]}, name="finished")
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"fingerprint": "f1", "train_s": 60.0, "test_s": 1.0}
+    result["validation"]["best_score"] = 0.95
+    result["results"][0]["accuracy"] |= {"ci95": 0.005}
     (job.folder / "result.json").write_text(json.dumps(result))
     state = job_state(job)
     assert (state.state, state.score, state.value, state.seconds) == ("done", "accuracy 93.4 ± 0.5 %", 0.95, 61.0)
     (job.folder / "result.json").write_text(json.dumps(result | {"fingerprint": "f2"}))
     assert job_state(job).state == "pending"
-    (job.folder / "result.json").write_text(json.dumps(result)[:40])
-    assert job_state(job).state == "pending"
     write(job, state="failed", error="no more coffee")
     assert (job_state(job).state, job_state(job).error) == ("failed", "no more coffee")
+    (job.folder / "result.json").write_text(json.dumps(result)[:40])
+    assert job_state(job).state == "failed"
+    assert job_state(job).error.startswith(f"{job.folder / 'result.json'} is damaged (Unterminated string")
 
 
 def test_a_status_of_another_version_is_told_and_not_guessed(job):

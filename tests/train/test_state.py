@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from metarun.errors import ConfigurationError
-from metarun.train.atomic_file import write_atomically
+from metarun.files import write_atomically
 from metarun.train.state import TrainState, load, load_state, save, save_state
 
 from .small import ROOT, assert_equal_bits
@@ -68,7 +68,7 @@ def test_a_file_that_may_not_grow_leaves_the_old_one(tmp_path):
     path.write_bytes(b"old")
     script = f"""
 import resource, signal
-from metarun.train.atomic_file import write_atomically
+from metarun.files import write_atomically
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.RLIM_INFINITY}))
@@ -87,7 +87,7 @@ def test_a_killed_write_leaves_the_old_file(number, tmp_path):
     path.write_bytes(b"old")
     script = f"""
 import os
-from metarun.train.atomic_file import write_atomically
+from metarun.files import write_atomically
 from pathlib import Path
 os.fsync = lambda _file: os.kill(os.getpid(), {int(number)})
 write_atomically(Path({str(path)!r}), bytes(5000))

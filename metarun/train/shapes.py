@@ -1,0 +1,67 @@
+"""What the JSON files of a run's folder must hold for those who read them (`metarun.files.mismatch`)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from metarun.files import NUMBER, mismatch
+
+CONFIG = {
+    "choices": dict,
+    "data": {"root": str, "cache": str},
+    "dataset": {"source": dict},
+    "seed": int,
+}
+DATA = {"provenance": {"sha256": str, "split_sha256": str}, "splits": dict}
+STATUS = {
+    "state": str,
+    "pid": int,
+    "host": str,
+    "started": float,
+    "updated": float,
+    "step": int,
+    "steps": int,
+    "error": (str, None),
+}
+RESULT = {
+    "score": str,
+    "results": [{"inner_steps": int}],
+    "protocol": {
+        "dataset": str,
+        "split": str,
+        "ways": (int, None),
+        "shots": int,
+        "queries": int,
+        "tasks": int,
+        "headline_inner_steps": int,
+        "batch_norm": str,
+        "selected_step": int,
+        "selected_by": str,
+    },
+    "choices": {"algorithm": str, "dataset": str},
+    "fingerprint": str,
+    "validation": {"best_score": NUMBER, "best_step": (int, None)},
+    "reference": (dict, None),
+    "train_s": float,
+    "step_s": float,
+    "test_s": float,
+    "peak_memory_mib": NUMBER,
+}
+_REFERENCE = {"source": str, "differences": str, "values": dict}
+_SUMMARY = {"mean": NUMBER, "std": NUMBER, "ci95": NUMBER, "num_tasks": int}
+
+
+def result_mismatch(content: Any) -> str:
+    """What keeps a JSON value from being a result, in words; "" if nothing does."""
+    reason = mismatch(content, RESULT)
+    if reason:
+        return reason
+    score, rows = content["score"], content["results"]
+    scored = [mismatch(row, {score: _SUMMARY}, f"results[{i}]") for i, row in enumerate(rows)]
+    published = content["reference"]
+    reason = next(filter(None, scored), "") or (mismatch(published, _REFERENCE, "reference") if published else "")
+    if not reason and isinstance(published, Mapping):
+        values = published["values"].items()
+        reason = next(filter(None, (mismatch(value, float, f"reference.values.{key}") for key, value in values)), "")
+    if not reason and content["protocol"]["headline_inner_steps"] not in {row["inner_steps"] for row in rows}:
+        reason = "it states no score after the inner steps that count"
+    return reason

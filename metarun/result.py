@@ -17,6 +17,7 @@ from metarun.build import Parts
 from metarun.errors import TrainingError
 from metarun.maths.stats import count_words, has_score
 from metarun.maths.trees import Params
+from metarun.report.published import compared
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.types import Split
 from metarun.train.evaluate import Measurement
@@ -54,7 +55,7 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int)
             | {metric: vars(m.summary(metric)) for metric in m.metrics}
             for m in measurements
         ],
-        "reference": config["reference"],
+        "reference": compared(config["reference"], config, parts.problem.score),
         "test_s": time.perf_counter() - started,
         "per_task": measurements,
     }

@@ -1,19 +1,22 @@
 """From a resolved configuration to objects: the only place that instantiates."""
 
-import pkgutil
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from metarun import checks, rng
 from metarun.algorithm import Algorithm
 from metarun.algorithm.compiled import Compiled
 from metarun.errors import ConfigurationError
+from metarun.importing import class_of
 from metarun.kinds import check_kinds
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
@@ -73,6 +76,8 @@ def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         node = node[word]
     if node is None:
         raise ConfigurationError(f"{key} must be given, got null")
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigurationError(f"{key} must have a _target_, the name of its class, got {node!r}")
     _check_values(key, node)
     try:
         return instantiate(node, _convert_="all", **arguments)
@@ -83,8 +88,11 @@ def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         )
         cause = error.__cause__
         is_null = isinstance(cause, AttributeError) and "'NoneType' object" in str(cause)
-        if is_null or isinstance(cause, ValueError | TypeError | OSError | ImportError):
-            raise ConfigurationError(f"{where}: {_one_line(cause)}{_given(config, where, cause)}") from cause
+        if is_null or isinstance(
+            cause, ValueError | TypeError | OSError | ImportError | RuntimeError | ArithmeticError
+        ):
+            words = f"{where}: {_one_line(cause)}{_given(config, where, cause)}"
+            raise ConfigurationError(_about_arguments(config, where, cause) or words) from cause
         if cause is None:
             raise ConfigurationError(f"{where}: {_one_line(error)}") from error
         raise cause from error
@@ -99,13 +107,10 @@ def _check_values(where: str, node: Any) -> None:
             _check_values(where, item)
     if not isinstance(node, Mapping):
         return
+    part = class_of(f"{where}._target_", node["_target_"]) if "_target_" in node else None
     for name, value in node.items():
         _check_values(f"{where}.{name}", value)
-    if isinstance(node.get("_target_"), str):
-        try:
-            part = pkgutil.resolve_name(node["_target_"])
-        except Exception:  # instantiate says what is wrong with it
-            return
+    if part is not None:
         values = {name: value for name, value in node.items() if not name.startswith("_")}
         with _named(where, {}):
             check_kinds(part, {name: value for name, value in values.items() if not _is_part(value)})
@@ -136,6 +141,10 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         source.check("val", *evaluation.examples("val"))
     with rng.seeded_construction(config["seed"], "init"):
         module = make(config, "model")
+    if not isinstance(module, torch.nn.Module):
+        raise ConfigurationError(
+            f"model._target_ must name a torch.nn.Module, and {config['model']['_target_']} gave {module!r}"
+        )
     with _named("model", config):
         learner = Learner(module, config["batch_norm"])
         learner.check(source.input_shape, source.output_size)
@@ -245,15 +254,39 @@ class _named:
             ) from error
 
 
+def _about_arguments(config: Mapping[str, Any], key: str, error: BaseException) -> str | None:
+    """What a constructor says of the names of its arguments, in words about keys; None where it says something else."""
+    node = _node(config, key)
+    said = re.search(r"(\w+)(?:\.__init__)?\(\) (?:got an unexpected|missing \d+ required)(.*)", str(error))
+    if not isinstance(error, TypeError) or said is None or not isinstance(node, Mapping):
+        return None
+    made = get_object(node["_target_"])
+    if said[1] not in (made.__name__, *(base.__name__ for base in getattr(made, "__mro__", ()))):
+        return None  # of a call inside the constructor
+    names = re.findall(r"'(\w+)'", said[2])
+    if "missing" in said[0]:
+        return f"{key} needs {', '.join(names)}: give " + " ".join(f"+{key}.{name}=VALUE" for name in names)
+    known = [name for name in inspect.signature(made).parameters if name != "self"]
+    near = get_close_matches(names[0], known, n=1)
+    return f"there is no key {key}.{names[0]}" + (
+        f"; did you mean {key}.{near[0]}?" if near else f"; {made.__name__} takes {', '.join(known)}."
+    )
+
+
+def _node(config: Mapping[str, Any], key: str) -> Any:
+    node: Any = config
+    for word in key.split("."):
+        node = node.get(word) if isinstance(node, Mapping) else None
+    return node
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
 def _given(config: Mapping[str, Any], key: str, error: BaseException) -> str:
     """What a part was given, where its error names Python's types and not the setting at fault."""
-    node: Any = config
-    for word in key.split("."):
-        node = node.get(word) if isinstance(node, Mapping) else None
+    node = _node(config, key)
     if isinstance(error, ValueError | OSError | ImportError) or not isinstance(node, Mapping):
         return ""
     values = {name: value for name, value in node.items() if not (name.startswith("_") or isinstance(value, Mapping))}

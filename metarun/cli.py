@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from metarun import __version__
 from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError, SweepError, TrainingError
+from metarun.importing import look_in_current_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     full_error = _wants_traceback()
+    look_in_current_folder()
     try:
         _dispatch(arguments)
     except KeyboardInterrupt:
@@ -259,10 +261,9 @@ def _dispatch(arguments: list[str]) -> None:
 def _hydra(arguments: list[str], task: Callable[["DictConfig"], Any]) -> None:
     """Hydra's main around `task`, its errors turned into `ConfigurationError`."""
     import hydra
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra.errors import InstantiationException
 
-    from metarun.suggest import check, explain, parse
+    from metarun.suggest import COMPOSITION_ERRORS, check, explain, parse
 
     conf = config_folder()
     parsed = parse(arguments)
@@ -274,18 +275,33 @@ def _hydra(arguments: list[str], task: Callable[["DictConfig"], Any]) -> None:
     flags = list(arguments)
     for override in parsed.overrides:
         flags.remove(override)
+    composed = False
+
+    def task_once_composed(cfg: "DictConfig") -> Any:
+        nonlocal composed
+        composed = True
+        return task(cfg)
+
     try:
         # Overrides first: Hydra's parser rejects those that follow a flag that follows an override.
         with _process([*parsed.overrides, *flags]):
-            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task)()
+            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task_once_composed)()
     except _Stopped as stopped:
-        raise stopped.error from stopped.error.__cause__
+        if not isinstance(stopped.error, COMPOSITION_ERRORS):
+            raise stopped.error from stopped.error.__cause__
+        raise ConfigurationError(explain(stopped.error, arguments, conf)) from stopped.error
     except InstantiationException:
         raise  # build.py explains those that are the user's; any other is a bug and keeps its traceback
-    except (HydraException, OmegaConfBaseException) as error:
+    except (ConfigurationError, TrainingError, SweepError):
+        raise
+    except Exception as error:
         if is_query:
             return  # half a word need not compose, and a message would land in the middle of what is being typed
-        raise ConfigurationError(explain(error, arguments, conf)) from error
+        # Composing reads nothing but the user's words and files, and Hydra lets through whatever they make Python raise.
+        of_machine = isinstance(error, OSError) and error.errno is not None
+        if isinstance(error, COMPOSITION_ERRORS) or not (composed or parsed.multirun or of_machine):
+            raise ConfigurationError(explain(error, arguments, conf)) from error
+        raise
 
 
 def _run(cfg: "DictConfig") -> Any:
@@ -304,9 +320,11 @@ def _guarded(task: Callable[["DictConfig"], Any], cfg: "DictConfig") -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from metarun.suggest import COMPOSITION_ERRORS
+
     try:
         return task(cfg)
-    except (ConfigurationError, TrainingError, OSError) as error:
+    except (ConfigurationError, TrainingError, OSError, *COMPOSITION_ERRORS) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # Hydra names the job, and the other jobs go on
         raise _Stopped(error) from error

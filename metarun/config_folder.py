@@ -42,7 +42,7 @@ def groups(*folders: Path) -> dict[str, dict[str, str]]:
             if parts and parts[0] != "hydra" and not any(part.startswith(".") for part in parts):
                 options = found.setdefault("/".join(parts), {})
                 if not options.get(file.stem):
-                    options[file.stem] = first_comment(file.read_text(encoding="utf-8").splitlines())
+                    options[file.stem] = first_comment(file.read_text(encoding="utf-8", errors="replace").splitlines())
     return {group: dict(sorted(found[group].items())) for group in sorted(found)}
 
 

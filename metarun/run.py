@@ -31,6 +31,7 @@ from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
 from metarun.report.terminal import terminal
 from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, require_score, tasks_csv
+from metarun.schema import check_shape, refuse_hydra_folders
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
-    return run_resolved(resolved(cfg, hydra.runtime.choices), list(hydra.overrides.task), sweep, config_dirs(hydra))
+    return run_resolved(resolved(cfg, hydra), list(hydra.overrides.task), sweep, config_dirs(hydra))
 
 
 def config_dirs(hydra: DictConfig) -> list[str]:
@@ -70,17 +71,28 @@ def command_line(overrides: Sequence[str], config_dirs: Sequence[str], *words: s
     return shlex.join(["metarun", *words, *folders, *overrides])
 
 
-def resolved(cfg: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     """The whole configuration as plain values, with the group choices that led to it under `choices`.
 
+    Args:
+        cfg: the composed configuration.
+        hydra: Hydra's own, of the same composition.
     Raises:
-        ConfigurationError: a path that is none, or a number that is NaN or infinite: files of JSON could not keep it.
+        ConfigurationError: an unknown or a missing key, a value of another kind than in the files, a path that is none, or a
+            number that is NaN or infinite: files of JSON could not keep it.
     """
+    choices = hydra.runtime.choices
+    sources = [
+        source.path for source in hydra.runtime.config_sources if source.provider not in ("hydra", "main", "schema")
+    ]
+    refuse_hydra_folders(hydra)
+    check_shape(cfg, choices, [path.removeprefix("file://") for path in sources])
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key, value in not_finite(config).items():
         raise ConfigurationError(f"{key} must be a finite number, got {value}")
     config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
     _check_paths(config)
+    _check_reference(config["reference"])
     for key in ("root", "cache"):
         config["data"][key] = str(Path(config["data"][key]).expanduser())
     return _with_expanded_data(cfg, config)
@@ -355,6 +367,26 @@ def _check_paths(config: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{key} must be a path, got {value!r}")
     if not isinstance(config["run"]["overwrite"], bool):
         raise ConfigurationError(f"run.overwrite must be true or false, got {config['run']['overwrite']!r}")
+
+
+def _check_reference(reference: Any) -> None:
+    """Refuse published figures that could not be printed, which is done after all the training."""
+    texts, known = ("source", "metric", "differences"), {"source", "metric", "differences", "values"}
+    if reference is None:
+        return
+    if not isinstance(reference, Mapping) or not known <= {*reference}:
+        raise ConfigurationError(
+            f"reference must be null or have source, metric, values and differences, got {reference!r}"
+        )
+    for key in texts:
+        if not isinstance(reference[key], str):
+            raise ConfigurationError(f"reference.{key} must be a text, got {reference[key]!r}")
+    values = reference["values"]
+    for steps, value in values.items() if isinstance(values, Mapping) else [(None, None)]:
+        if not (str(steps).isdecimal() and isinstance(value, int | float) and not isinstance(value, bool)):
+            raise ConfigurationError(
+                f"reference.values must have a number for each number of inner steps, got {values!r}"
+            )
 
 
 def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, Any]:

@@ -10,22 +10,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser  # Hydra offers no public way to its flags
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun.config_folder import groups
+from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError
+from metarun.help import default_choices
 
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 SWEEP_VALUES_TRIED = 32  # of one sweep; a range of thousands differs in its numbers only
-NUMBER_OR_BOOL = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", re.IGNORECASE)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
+"""What composing raises: Hydra's and OmegaConf's own, and those of a file that is no YAML or no UTF-8."""
+HYDRA_FOLDERS = {
+    "hydra.run.dir": "run.folder names this run's folder, run.root where run folders are made",
+    "hydra.sweep.dir": "a sweep lies in sweeps/ of run.root",
+    "hydra.sweep.subdir": "the runs of a sweep lie in run.root, each in its own folder",
+    "hydra.output_subdir": "a run's folder holds its config.json and overrides.json",
+    "hydra.job.chdir": "a run stays in the folder that it was started in",
+}
+"""Hydra's settings of folders, which metarun does not read, and what there is in their place."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -60,7 +71,8 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
         conf: folder holding config.yaml.
     Raises:
         ConfigurationError: two commands at once (`-m --cfg job`), a `--config-dir` that is none, `seed=` without a
-            value, `=3` without a key, `algorithm.inner=newton_cg` where the group `algorithm/inner` is meant, `algorithm=3`.
+            value, `=3` without a key, `algorithm.inner=newton_cg` where the group `algorithm/inner` is meant, `algorithm=3`
+            or `algorithm=null` or `algorithm=[maml,imaml]`, and Hydra's own settings of folders.
     """
     commands = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(parsed, name)]
     if len(commands) > 1:
@@ -71,6 +83,7 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
     if parsed.config_dir and not Path(parsed.config_dir).is_dir():
         raise ConfigurationError(f"--config-dir must name a folder, and {parsed.config_dir} is not one.")
     available = groups(*_folders(parsed, conf))
+    defaults = default_choices(conf)
     for override in parsed.overrides:
         key, equals, value = override.partition("=")
         name = key.lstrip("+~")
@@ -82,11 +95,37 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
             if name in available:
                 raise ConfigurationError(f"{name}= names no option. {_options(available[name])}")
             raise ConfigurationError(f"{name}= has no value: write {name}=VALUE, or {name}=null for none.")
-        if name in available and NUMBER_OR_BOOL.fullmatch(value):
-            raise ConfigurationError(_no_option(name, value, available[name]))
+        if name in HYDRA_FOLDERS:
+            raise ConfigurationError(f"{name} has no effect here: {HYDRA_FOLDERS[name]}.")
+        group = name.partition("@")[0]
+        if group in available or group.partition("/")[0] == "hydra":
+            _check_choice(override, group, available.get(group, ()), is_required=defaults.get(group, "null") != "null")
         group = name.replace(".", "/")
         if "." in name and value in available.get(group, ()):
             raise ConfigurationError(f"{name} is a group, chosen with a slash: write {group}={value}.")
+
+
+def _check_choice(text: str, group: str, options: Iterable[str], *, is_required: bool) -> None:
+    """Refuse a group's value that names no option, which Hydra crashes on, and a group that is needed and taken away."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return  # `explain` says what cannot be read
+    if override.is_delete() and is_required:
+        raise ConfigurationError(f"{text}: {group} must be chosen. {_options(options)}")
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP or (override.is_delete() and override.value() is None):
+        return
+    is_list = override.is_sweep_override() and override.is_discrete_sweep()
+    given = text.partition("=")[2]
+    for value in islice(override.sweep_iterator(), SWEEP_VALUES_TRIED) if is_list else [override.value()]:
+        names = value if isinstance(value, list) else [value]
+        if value is None and options and not is_required:
+            raise ConfigurationError(f"{group}={given}: none is chosen unless you name one, so leave {group} out.")
+        if isinstance(value, list) and is_required:
+            raise ConfigurationError(f"{group} takes one option, got {given}. {_options(options)}")
+        if not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
+            wrong = str(value) if is_list and value is not None else "null" if value is None else given
+            raise ConfigurationError(_no_option(group, wrong, options))
 
 
 def explain(error: Exception, argv: Sequence[str], conf: Path) -> str:
@@ -102,9 +141,11 @@ def explain(error: Exception, argv: Sequence[str], conf: Path) -> str:
     parsed = parse(argv)
     folders = _folders(parsed, conf)
     available = groups(*folders)
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return _broken_file(error, folders)
     if isinstance(error, OverrideParseException):
         return _unreadable(error, available)
-    if isinstance(error, HydraException) and not parsed.config_path:
+    if not isinstance(error, OmegaConfBaseException) and not parsed.config_path:
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
         is_sweep = parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides
         for override in overrides:
@@ -179,7 +220,7 @@ def _first_failure(
         accepted.append(f"hydra.searchpath=[file://{Path(parsed.config_dir).absolute()}]")
     try:
         base = compose(name, accepted, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException):
+    except COMPOSITION_ERRORS:
         return None  # config.yaml itself does not compose
     parser = OverridesParser.create()
     for override in overrides:
@@ -188,7 +229,9 @@ def _first_failure(
         for line in values:
             try:
                 composed = compose(name, [*accepted, line], return_hydra_config=True)
-            except (HydraException, OmegaConfBaseException) as failure:
+            except (
+                Exception
+            ) as failure:  # Hydra raises whatever Python does where a value is of a kind that it did not expect
                 return _explain_override(parser.parse_override(line), failure, base, available, folders)
         accepted += values[-1:]
         base = composed
@@ -215,6 +258,8 @@ def _explain_override(
 ) -> str:
     """What is wrong with the one override that did not compose on top of `base`."""
     key, line = override.key_or_group, override.input_line
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return _broken_file(error, folders)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if group == key:
@@ -228,22 +273,35 @@ def _explain_override(
             return f"nothing is chosen for {key} by default: write +{line}."
         if override.is_add() or override.is_force_add():
             return f"{key} is already chosen by default: write {str(line).lstrip('+')}, without the +."
-        return f"{line} cannot be: {_first_line(error)}"
+        return f"{line} cannot be: {_words(error)}"
     keys = set(_key_names(base))
     if key in keys and override.is_add():
         return f"{key} exists already: write {str(line)[1:]}, without the +."
     if key in keys:
-        return f"{line} cannot be: {_first_line(error.__cause__ or error)}"
+        return f"{line} cannot be: {_words(error.__cause__ or error)}"
     if not key.startswith("hydra"):
         keys = {name for name in keys if name.partition(".")[0] != "hydra"}
-    return _unknown_key(override, keys, available, folders)
+    return _unknown_key(key, str(line).partition("=")[2], keys, available, folders)
+
+
+def unknown_key(
+    key: str, known: Mapping[str, Any], available: Mapping[str, Iterable[str]], folders: Iterable[str | Path]
+) -> str:
+    """What to say of a dotted key that is not in the nested mappings `known`.
+
+    Args:
+        key: the key.
+        known: the configuration as it should be.
+        available: options of each config group.
+        folders: folders of configuration beside ours.
+    """
+    keys = set(_key_names(OmegaConf.create(dict(known))))
+    return _unknown_key(key, "", keys, available, [config_folder(), *map(Path, folders)])
 
 
 def _unknown_key(
-    override: Override, keys: set[str], available: Mapping[str, Iterable[str]], folders: Iterable[Path]
+    key: str, value: str, keys: set[str], available: Mapping[str, Iterable[str]], folders: Iterable[Path]
 ) -> str:
-    key = override.key_or_group
-    value = str(override.input_line).partition("=")[2]
     group = _near_group(key, available)
     option = closest(value, available[group]) if group else None
     if group and (option or "/" in key):
@@ -368,13 +426,31 @@ def _sweep_without_flag(override: Override, is_group: bool) -> str:
 
 def _no_option(group: str, option: str, options: Iterable[str]) -> str:
     options = list(options)
-    match = closest(option, options)
+    if not options:
+        return f"{group} must name an option, got {option}."
+    match = "none" if option == "null" and "none" in options else closest(option, options)
     guess = f"; did you mean {match}?" if match else "."
     return f"{group} has no option {option!r}{guess} {_options(options)}"
 
 
 def _options(options: Iterable[str]) -> str:
     return f"Options: {', '.join(options)}."
+
+
+def _broken_file(error: yaml.YAMLError | UnicodeDecodeError, folders: Iterable[Path]) -> str:
+    """Which file is no YAML or no UTF-8, where in it, and what the parser met."""
+    if isinstance(error, UnicodeDecodeError):
+        for file in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
+            content = file.read_bytes()
+            if content == error.object or error.object in content:
+                line = content[: content.find(error.object) + error.start].count(b"\n") + 1
+                return f"{file}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}). Save it as UTF-8."
+        return f"a file of the configuration is not UTF-8: {error}."
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        return f"a file of the configuration is no YAML: {' '.join(str(error).split())}."
+    what = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    return f"{mark.name}, line {mark.line + 1}: no YAML that can be read: {what}."
 
 
 def _either(names: Sequence[str]) -> str:
@@ -390,11 +466,14 @@ def _general(error: Exception) -> str:
         options = str(error).partition("Available options:")[2].split()
         return f"{choice[1]} must be chosen: give {choice[1]}=OPTION. {_options(options)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    text = _first_line(error) or _first_line(cause or error)
+    text = _words(error)
     key = getattr(cause or error, "full_key", None)
     where = f" (at {key})" if key and str(key) not in text else ""
     return f"{text}{where}. HYDRA_FULL_ERROR=1 shows where this comes from."
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(" .:")
+def _words(error: BaseException) -> str:
+    """The first line of an error, and the second where the first names nothing but a type of error."""
+    lines = [line.rstrip(" .:") for line in map(str.strip, str(error).splitlines()) if line]
+    said = ": ".join(lines[: 2 if lines and re.search(r"\w+Error raised while", lines[0]) else 1])
+    return said or (_words(error.__cause__) if error.__cause__ else type(error).__name__)

@@ -60,9 +60,60 @@ def refused(tmp_path, capsys):
         (["dataset=omniglott"], "dataset has no option 'omniglott'; did you mean omniglot? Options: "),
         (["algorithm/inner=gradient_decent"], "algorithm/inner has no option 'gradient_decent'; did you mean "),
         (["experiment=maml_sinus"], "experiment has no option 'maml_sinus'; did you mean maml_sinusoid? Options: "),
-        (["+model.foo=3"], "model: "),
+        (
+            ["+model.foo=3"],
+            "there is no key model.foo; MLP takes input_shape, num_outputs, hidden, activation, init_std.",
+        ),
         (["+optimizer.foo=3"], "optimizer: "),
-        (["model._target_=nowhere.Model"], "model: Error loading 'nowhere.Model'"),
+        (["+algorithm.inner.stepp=3"], "there is no key algorithm.inner.stepp; did you mean algorithm.inner.steps?"),
+        (["~algorithm.inner.steps"], "algorithm.inner needs steps: give +algorithm.inner.steps=VALUE"),
+        (["+foo=3"], "there is no key foo. metarun --cfg job shows every key."),
+        (["+run.foldr=x"], "there is no key run.foldr; did you mean run.folder?"),
+        # no option of a group, or none at all
+        (["model=null"], "model has no option 'null'. Options: conv4, conv4_max_pool, mlp."),
+        (["tracker=null"], "tracker has no option 'null'; did you mean none? Options: none, wandb."),
+        (["device=inf"], "device has no option 'inf'. Options: auto, cpu, cuda."),
+        (["algorithm=1_000"], "algorithm has no option '1_000'. Options: "),
+        (["tracker=[1,2]"], "tracker takes one option, got [1,2]. Options: none, wandb."),
+        (["model=[]"], "model takes one option, got []. Options: "),
+        (["model=[mlp]"], "model takes one option, got [mlp]. Options: "),
+        (["~optimizer=[1,2]"], "~optimizer=[1,2]: optimizer must be chosen. Options: "),
+        (["~tracker"], "tracker must be one option. Options: none, wandb."),
+        (["~algorithm/inner"], "algorithm/inner must be one option. Options: backtracking_descent, "),
+        (["experiment=null"], "experiment=null: none is chosen unless you name one, so leave experiment out."),
+        (["hydra/launcher=null"], "hydra/launcher must name an option, got null."),
+        (["-m", "model=null,mlp"], "model has no option 'null'. Options: "),
+        # a value in the place of keys, and the reverse
+        (["data=cuda"], "data must have keys of its own (root, cache, residence, max_pixels), got 'cuda'"),
+        (["schedule=null"], "schedule must have keys of its own (steps, tasks_per_step, "),
+        (
+            ["algorithm.direction=18446744073709551616"],
+            "algorithm.direction must have keys of its own (choose one with ",
+        ),
+        (
+            ["algorithm.inner=null"],
+            "algorithm.inner must have keys of its own (steps, step_size, eval_steps, proximal) (choose ",
+        ),
+        (["dataset.training=null"], "dataset.training must have keys of its own (steps, tasks_per_step, "),
+        (["+seed.x=3"], "seed must be a single value, such as 0, got {'x': 3}"),
+        (["model.hidden=64"], "model: hidden must be a list of integers, got 64"),
+        (["~seed"], "seed must be given"),
+        (["~run.overwrite"], "run.overwrite must be given"),
+        (["reference=5"], "reference must be null or have source, metric, values and differences, got 5"),
+        # what is Hydra's
+        (["hydra.run.dir=x"], "hydra.run.dir has no effect here: run.folder names this run's folder, run.root where "),
+        (["hydra.sweep.dir=x"], "hydra.sweep.dir has no effect here: a sweep lies in sweeps/ of run.root."),
+        (["+model._partial_=true"], "model._partial_ is Hydra's own and has no place here"),
+        (["optimizer._partial_=false"], "optimizer._partial_ is Hydra's own and must stay true, got false"),
+        (["~model._target_"], "model._target_ must name a class, and is missing"),
+        # classes
+        (
+            ["model._target_=nowhere.Model"],
+            "model._target_ is nowhere.Model, and there is no module nowhere. Looked in the current folder (",
+        ),
+        (["model._target_=torch.nn.Linea"], "has no Linea; did you mean Linear?"),
+        (["model._target_=builtins.dict"], "model._target_ must name a torch.nn.Module, and builtins.dict gave {"),
+        (["model.num_outputs=-1"], "model: "),
         # values of a wrong kind
         (["algorithm.inner.steps=abc"], "algorithm.inner: steps must be an integer, got 'abc'"),
         (["algorithm.inner.step_size=0"], "algorithm.inner: step_size must be a number > 0, got 0"),
@@ -70,12 +121,11 @@ def refused(tmp_path, capsys):
         (["seed=-1"], "seed: the seed must be an integer >= 0, got -1"),
         (["schedule.steps=0"], "schedule: steps must be an integer >= 1, got 0"),
         (["schedule.steps=1.5"], "schedule: steps must be an integer, got 1.5"),
-        (["schedule=null"], "schedule must be given, got null"),
         (["dataset.shots=0"], "schedule: shots must be an integer >= 1, got 0"),
         (["evaluation.inner_steps=5"], "evaluation: inner_steps must be a list of integers"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        (["optimizer.lr=abc"], "optimizer: "),
-        (["lr_schedule.factor=abc"], "lr_schedule: "),
+        (["optimizer.lr=abc"], "optimizer: lr must be a number, got 'abc'"),
+        (["lr_schedule.factor=abc"], "lr_schedule: factor must be a number, got 'abc'"),
         (["model.activation=foo"], "model: activation must be one of relu, tanh, softplus, got 'foo'"),
         (["model.num_outputs=3"], "model: the model (MLP) must give outputs of shape (3, 1), got (3, 3)"),
         (["batch_norm=foo"], "batch_norm must be one of transductive, support, got 'foo'"),
@@ -153,6 +203,36 @@ def refused(tmp_path, capsys):
 )
 def test_a_setting_that_cannot_be(arguments, message, refused):
     assert message in refused(*arguments)
+
+
+YAML = {
+    "typo": ("# @package _global_\nschedul: {steps: 5}\n", ", line 2: there is no key schedul; did you mean schedule?"),
+    "deep": ("# @package _global_\nrun: {foldr: x}\n", ", line 2: there is no key run.foldr; did you mean run.folder?"),
+    "no_package": ("seed: 5\n", " sets nothing: what it says lies under experiment, which nothing reads. "),
+    "number_as_key": ("# @package _global_\n3: 4\n", ", line 2: there is no key 3."),
+    "broken": ("# @package _global_\nschedule: {steps: 5\nseed: 3\n", ", line 3: no YAML that can be read: "),
+    "tab": ("# @package _global_\nschedule:\n\tsteps: 3\n", ", line 3: no YAML that can be read: "),
+    "twice": ("# @package _global_\nseed: 3\nseed: 4\n", ", line 3: no YAML that can be read: "),
+    "latin": ("# @package _global_\n# caf\xe9\nseed: 3\n", ", line 2: not UTF-8 (byte 0xe9). Save it as UTF-8."),
+    "a_list": ("# @package _global_\n- 3\n", "experiment=a_list cannot be: In 'experiment/a_list': "),
+    "a_number": ("3\n", "experiment=a_number cannot be: Invalid loaded object type: int"),
+    "defaults": ("# @package _global_\ndefaults: 3\n", "experiment=defaults cannot be: Invalid defaults list in "),
+    "itself": ("# @package _global_\nseed: &a [*a]\n", "experiment=itself cannot be: maximum recursion depth exceeded"),
+    "hydras": ("# @package _global_\nhydra: {run: {dir: x}}\n", "hydra.run.dir has no effect here: run.folder "),
+    "no_key": ("# @package _global_\nseed: ${dataset.way}\n", "Interpolation key 'dataset.way' not found (at seed)"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(YAML))
+def test_a_file_of_the_users_is_checked_as_the_command_line_is(name, refused, tmp_path):
+    text, message = YAML[name]
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.yaml").write_bytes(text.encode("latin-1"))
+    line = refused(f"--config-dir={tmp_path / 'mine'}", f"experiment={name}")
+    assert message in line
+    if message.startswith((", line", " sets nothing")):
+        assert line.startswith(str(folder / f"{name}.yaml"))
 
 
 @pytest.mark.parametrize(

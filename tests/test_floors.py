@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "kinds": 0,
     "files": 0,
     "config_folder": 0,
+    "importing": 1,
     "": 0,  # metarun/__init__.py: the version
     "tasks": 1,
     "models": 2,
@@ -32,6 +33,7 @@ FLOORS: dict[str, int] = {
     "report": 6,
     "help": 6,
     "suggest": 6,
+    "schema": 7,
     "result": 7,
     "header": 7,
     "run": 8,
@@ -49,6 +51,7 @@ SIDEWAYS = {
     ("config_folder", "errors"),
     ("files", "errors"),
     ("header", "result"),
+    ("suggest", "help"),
 }
 
 MODULES = sorted(
@@ -136,7 +139,18 @@ def test_tracking_needs_nothing_but_python(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_each_large_package_has_its_doors(module):
     used = packages(module)
-    if part_of(module) not in ("build", "run", "reevaluate", "data", "gradients", "sweep", "cli", "suggest", "help"):
+    if part_of(module) not in (
+        "build",
+        "run",
+        "reevaluate",
+        "data",
+        "gradients",
+        "sweep",
+        "cli",
+        "suggest",
+        "schema",
+        "help",
+    ):
         assert not used & {"hydra", "omegaconf"}
     if module != "metarun.tracking.wandb":
         assert "wandb" not in used

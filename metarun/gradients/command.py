@@ -58,7 +58,7 @@ def compare(cfg: DictConfig) -> None:
         ConfigurationError: before any work, if something in `cfg` cannot be.
     """
     console = terminal()
-    config = resolved(cfg, HydraConfig.get().runtime.choices)
+    config = resolved(cfg, HydraConfig.get())
     grid: Grid = make(config, "gradients")
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config | {"device": config["device"] | {"dtype": grid.dtype}})

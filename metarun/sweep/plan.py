@@ -55,11 +55,11 @@ def compose(loader: Any, master: DictConfig, overrides: Sequence[str]) -> Compos
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.job.id = composed.hydra.job.num = 0
     HydraConfig.instance().set_config(composed)  # for ${hydra:...} in a user's configuration
-    choices, task = dict(composed.hydra.runtime.choices), tuple(composed.hydra.overrides.task)
+    hydra, task = composed.hydra, tuple(composed.hydra.overrides.task)
     OmegaConf.set_readonly(composed, False)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    return resolved(composed, choices), task
+    return resolved(composed, hydra), task
 
 
 def check(config: dict[str, Any], *, is_elsewhere: bool, num_ranks: int) -> None:

@@ -29,6 +29,7 @@ from metarun import __version__
 from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError, SweepError, TrainingError
 from metarun.importing import look_in_current_folder
+from metarun.plain_text import write_every_character
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     full_error = _wants_traceback()
     look_in_current_folder()
+    write_every_character()
     try:
         _dispatch(arguments)
     except KeyboardInterrupt:

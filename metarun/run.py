@@ -399,6 +399,6 @@ def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, An
 
 def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:
     """Log into the run's folder; warnings are shown to the person too."""
-    file = logging.FileHandler(folder.log)
+    file = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return shown(console, file, level=logging.WARNING)

@@ -22,6 +22,7 @@ FLOORS: dict[str, int] = {
     "files": 0,
     "config_folder": 0,
     "importing": 1,
+    "plain_text": 0,
     "": 0,  # metarun/__init__.py: the version
     "tasks": 1,
     "models": 2,

@@ -26,6 +26,7 @@ from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
+from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
 from metarun.train.trainer import Observer, Schedule, Trainer
 
 
@@ -111,9 +112,28 @@ def _check_values(where: str, node: Any) -> None:
     for name, value in node.items():
         _check_values(f"{where}.{name}", value)
     if part is not None:
-        values = {name: value for name, value in node.items() if not name.startswith("_")}
+        values = {name: value for name, value in node.items() if not (name.startswith("_") or _is_part(value))}
         with _named(where, {}):
-            check_kinds(part, {name: value for name, value in values.items() if not _is_part(value)})
+            check_kinds(part, values)
+
+
+def _lr_schedule(config: Mapping[str, Any], problem: Problem) -> MakeSchedule:
+    """The constructor of the schedule; one that watches the validation score is told which way is up.
+
+    Raises:
+        ConfigurationError: the configuration says the other way.
+    """
+    settings = config["lr_schedule"] or {}
+    target = class_of("lr_schedule._target_", settings["_target_"]) if "_target_" in settings else None
+    if not (isinstance(target, type) and watches_score(target)):
+        return make(config, "lr_schedule")
+    mode = "max" if problem.higher_is_better else "min"
+    given = settings.get("mode", mode)
+    if given != mode:
+        raise ConfigurationError(
+            f"lr_schedule.mode must be {mode} for the score {problem.score}, got {given}; it may be left out."
+        )
+    return make(config, "lr_schedule", mode=mode)
 
 
 def _is_part(value: Any) -> bool:
@@ -132,7 +152,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     algorithm: Algorithm = make(config, "algorithm")
     schedule: Schedule = make(config, "schedule")
     evaluation: Evaluation = make(config, "evaluation")
-    device = device_settings.open()
+    device, dtype = device_settings.open(), device_settings.torch_dtype
     source: TaskSource = make(config, "dataset.source")
     with _named("dataset", config):
         source.check("train", schedule.shots, schedule.queries)
@@ -154,10 +174,13 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         algorithm.check(problem, model)
         theta = algorithm.meta_parameters(model)
     # Both are constructors here; what they are given is refused now rather than when training starts.
+    make_optimizer, make_lr_schedule = make(config, "optimizer"), _lr_schedule(config, problem)
     with _named("optimizer", config):
-        optimizer = make(config, "optimizer")([leaf.clone().requires_grad_() for leaf in theta.values()])
+        check_ranges(config["optimizer"], is_schedule=False)
+        optimizer = tried_optimizer(make_optimizer, {n: t.to(device, dtype) for n, t in theta.items()})
     with _named("lr_schedule", config):
-        make(config, "lr_schedule")(optimizer)
+        check_ranges(config["lr_schedule"], is_schedule=True)
+        try_schedule(make_lr_schedule, optimizer, schedule.steps)
 
     def chunk(num_tasks: int, split: Split, shots: int, queries: int) -> int:
         def forward() -> torch.Tensor:
@@ -172,7 +195,6 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     evaluation_chunk = min(100, *(chunk(evaluation.tasks, split, *evaluation.examples(split)) for split in judged))
     learner.to(device, device_settings.torch_dtype)
     source = source.to(device)
-    dtype = device_settings.torch_dtype
     evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)
     parts = Parts(
         algorithm=algorithm,
@@ -211,7 +233,7 @@ def make_trainer(
         schedule=parts.schedule,
         evaluator=parts.evaluator,
         optimizer=make(config, "optimizer"),
-        lr_schedule=make(config, "lr_schedule"),
+        lr_schedule=_lr_schedule(config, parts.problem),
         seed=config["seed"],
         device=parts.device,
         dtype=parts.dtype,

@@ -49,6 +49,11 @@ class Ranks:
             ) from error
         return total
 
+    def of_first(self, number: float, device: torch.device) -> float:
+        """The first rank's number, to the bit, on every rank; that of the others counts for nothing."""
+        own = torch.tensor(number if self.is_first else 0.0, dtype=torch.float64, device=device)
+        return float(self.sum(own))
+
     def rows(self, tensor: Tensor) -> Tensor:
         """The rows [b, ...] of all ranks, in their order: [B, ...]."""
         if self.size == 1:

@@ -24,6 +24,7 @@ from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.evaluate import Evaluator
+from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
 from metarun.train.state import TrainState, save, save_state
 from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
@@ -92,7 +93,8 @@ class Trainer:
     """The collaborators of a run. Training tasks are a function of (seed, step), so a run may stop and go on anywhere.
 
     Attributes:
-        optimizer, lr_schedule: constructors, of (list of parameters) and of (optimizer).
+        optimizer, lr_schedule: constructors, of (list of parameters) and of (optimizer). A schedule that watches the score
+            (`watches_score`) takes a step after each validation, any other after each outer step.
         task_chunk: tasks worked on at once.
         sync_record: makes the metrics written so far durable; called before each checkpoint, which supersedes none of them.
         checkpoints: the folder of last.pt and best.pt.
@@ -105,8 +107,8 @@ class Trainer:
     source: TaskSource
     schedule: Schedule
     evaluator: Evaluator
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
-    lr_schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+    optimizer: MakeOptimizer
+    lr_schedule: MakeSchedule
     seed: int
     device: torch.device
     dtype: torch.dtype
@@ -169,7 +171,8 @@ class Trainer:
                 for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
                     leaf.grad = gradient
                 optimizer.step()
-                lr_schedule.step()
+                if not watches_score(lr_schedule):
+                    lr_schedule.step()
                 state.algorithm = estimate.state
                 state.step += 1
                 is_last = state.step == schedule.steps
@@ -186,11 +189,13 @@ class Trainer:
                     if advice and not advised:
                         _logger.warning("steps up to %d: %s", state.step, advice)
                     advised = advised or advice is not None
-                if is_judged and self.ranks.is_first:
-                    warning = self._validate(state)
+                if is_judged:
+                    score, warning = self._validate(state) if self.ranks.is_first else (0.0, None)
                     if warning and not warned:
                         _logger.warning("validation after step %d: %s", state.step, warning)
                     warned = warned or warning is not None
+                    if watches_score(lr_schedule):
+                        lr_schedule.step(self.ranks.of_first(score, self.device))
                 state.train_s = time.perf_counter() - sitting
                 if is_saved:
                     state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
@@ -256,8 +261,8 @@ class Trainer:
         state.sums, state.count = {}, 0
         return self.algorithm.advice(means)
 
-    def _validate(self, state: TrainState) -> str | None:
-        """Measure, remember the best state, and write a line; returns what to say of tasks that diverged."""
+    def _validate(self, state: TrainState) -> tuple[float, str | None]:
+        """Measure, remember the best state, and write a line; returns the score, and what to say of tasks that diverged."""
         steps = self.evaluator.evaluation.measured_steps(self.algorithm.inner.steps)[-1:]
         (measurement,) = self.evaluator(state.theta, "val", self.evaluator.evaluation.val_tasks, steps)
         score = measurement.summary(self.problem.score)
@@ -276,9 +281,10 @@ class Trainer:
         self.tracker.log(state.step, metrics)
         self.observer.validated(state.step, score, better)
         if not measurement.diverged:
-            return None
+            return score.mean, None
         words = f"diverged after {steps[0]} inner steps: {count_words(measurement.diverged, score.num_tasks)}"
-        return words if score.is_finite else f"{words}; there is no score, and this state is not selected"
+        words = words if score.is_finite else f"{words}; there is no score, and this state is not selected"
+        return score.mean, words
 
 
 def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: TaskBatch) -> str:

@@ -43,6 +43,9 @@ NATURAL = (
     "optimizer.lr=1.0",
 )
 
+# A schedule that remembers scores: every validation but the first halves the rate.
+PLATEAU = (*FORTY, "lr_schedule=plateau", "lr_schedule.patience=0", "lr_schedule.threshold=0.9")
+
 # The command line in a process that, while it works on a given outer step, sends itself a given signal.
 SIGNALLED = """
 import os, sys
@@ -129,8 +132,8 @@ def test_kill_and_the_same_command_again_equals_an_undisturbed_run(settings, tmp
     assert_same_runs(undisturbed, killed)
 
 
-@pytest.mark.parametrize("settings", [IMAML, NATURAL], ids=["imaml", "natural gradient"])
-def test_imaml_on_images_resumes_to_the_same_bits(settings, tmp_path, in_step):
+@pytest.mark.parametrize("settings", [IMAML, NATURAL, PLATEAU], ids=["imaml", "natural gradient", "plateau"])
+def test_what_is_carried_from_step_to_step_resumes_to_the_same_bits(settings, tmp_path, in_step):
     """In this process; the kill of another one is above."""
     settings = (*settings, *SIXTEEN)
     assert run_here(*settings, f"run.root={tmp_path / 'whole'}") == 0

@@ -164,6 +164,27 @@ def test_the_cosine_schedule_falls_from_the_rate_to_zero(tmp_path):
     assert rates == pytest.approx(expected, abs=1e-15)
 
 
+@pytest.mark.parametrize("settings", [(), GLYPHS], ids=["mse falls", "accuracy rises"])
+def test_the_plateau_follows_the_validation_score(settings, tmp_path):
+    """Patience 1, and better means by 2 %: the rates are worked out here from the scores of the record."""
+    plateau = ("lr_schedule=plateau", "lr_schedule.patience=1", "lr_schedule.threshold=0.02", "optimizer.lr=0.064")
+    state, _ = trained(
+        tmp_path, *settings, *plateau, "schedule.steps=12", "schedule.eval_every=1", "schedule.log_every=1"
+    )
+    rows = metrics_of(tmp_path)
+    metric = "val/accuracy" if settings else "val/mse"
+    scores = [row[metric] for row in rows if metric in row]
+    best, bad, rate, expected = None, 0, 0.064, []
+    for score in scores:
+        expected.append(rate)  # a line is written before its step's validation
+        is_better = best is None or (score > 1.02 * best if settings else score < 0.98 * best)
+        best, bad = (score, 0) if is_better else (best, bad + 1)
+        if bad > 1:
+            rate, bad = rate / 2, 0
+    assert [row["train/learning_rate"] for row in rows if "train/learning_rate" in row] == expected
+    assert state.optimizer["param_groups"][0]["lr"] == rate < 0.064
+
+
 class Crash(BaseException):
     """As SIGKILL: caught by nobody."""
 
@@ -287,9 +308,9 @@ def test_no_state_is_selected_without_a_score(best, tmp_path, monkeypatch):
 
 def test_the_last_step_may_not_leave_what_is_not_finite(tmp_path):
     """A step beyond float32, whose loss nobody would look at."""
-    settings = ("schedule.steps=1", "optimizer=sgd", "optimizer.lr=3e38", "optimizer.momentum=0")
+    settings = ("schedule.steps=1", "optimizer=sgd", "optimizer.lr=1e38", "optimizer.momentum=0")
     trainer, parts = trainer_of(configuration(*SHORT, *settings), tmp_path)
-    theta = {name: 3 * leaf for name, leaf in parts.theta.items()}  # gradients beyond 1
+    theta = {name: 9 * leaf for name, leaf in parts.theta.items()}  # gradients beyond 4
     with pytest.raises(TrainingError) as raised:
         trainer.run(trainer.start(theta, "f"))
     message = str(raised.value)

@@ -1,6 +1,7 @@
 """`metarun data list | check NAME | prepare NAME`: which data sets there are, what is here of them, and getting the rest."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -143,7 +144,8 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
         f"in {time.perf_counter() - started:.1f} s",
         soft_wrap=True,
     )
-    say(console, ("next", "bold"), f"  metarun algorithm=imaml dataset={name}")
+    command = shlex.join(["metarun", "algorithm=imaml", f"dataset={name}", *overrides])
+    say(console, ("next", "bold"), f"  {command}")
 
 
 def _entry(name: str) -> DataSet:

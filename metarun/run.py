@@ -4,7 +4,6 @@ import hashlib
 import logging
 import math
 import os
-import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
+from metarun.command_line import command_line, config_dirs, other_algorithm
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.files import write_atomically
 from metarun.header import header_of
@@ -57,18 +57,6 @@ def run(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
     return run_resolved(resolved(cfg, hydra), list(hydra.overrides.task), sweep, config_dirs(hydra))
-
-
-def config_dirs(hydra: DictConfig) -> list[str]:
-    """The folders that `--config-dir` added to the configuration's, whole, from Hydra's own configuration."""
-    sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    return [path.removeprefix("file://") for path in sources]
-
-
-def command_line(overrides: Sequence[str], config_dirs: Sequence[str], *words: str) -> str:
-    """The line to copy: `metarun`, then `words`, where else configuration comes from, and what was overridden."""
-    folders = [word for path in config_dirs for word in ("--config-dir", path)]
-    return shlex.join(["metarun", *words, *folders, *overrides])
 
 
 def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
@@ -123,7 +111,7 @@ def run_resolved(
             return result["validation"]["best_score"]
         words = f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)"
         console.print(words, soft_wrap=True)
-        report(console, folder, result)
+        report(console, folder, result, other_algorithm(config, overrides, config_dirs))
         return result["validation"]["best_score"]
 
     with shown(console), waiting(console, "preparing data and model"):
@@ -144,6 +132,7 @@ def run_resolved(
         with status:
             command = command_line(overrides, config_dirs)
             result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
+        report(console, folder, result, other_algorithm(config, overrides, config_dirs))
         return result["validation"]["best_score"]
 
 
@@ -249,7 +238,6 @@ def _train_and_test(
         raise
     finally:
         tracker.close(exit_code)
-    report(console, folder, result)
     return result
 
 

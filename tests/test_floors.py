@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "config_folder": 0,
     "importing": 1,
     "plain_text": 0,
+    "command_line": 0,
     "": 0,  # metarun/__init__.py: the version
     "tasks": 1,
     "models": 2,

@@ -204,8 +204,8 @@ def results_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def report(console: Console, folder: RunFolder, result: dict[str, Any]) -> None:
-    """The table at the end, and what to do next."""
+def report(console: Console, folder: RunFolder, result: dict[str, Any], other: str) -> None:
+    """The table at the end, and what to do next: evaluate this run again, or `other`, a command line."""
     results(console, result)
     protocol = result["protocol"]
     console.print(
@@ -220,5 +220,4 @@ def report(console: Console, folder: RunFolder, result: dict[str, Any]) -> None:
     path = shlex.quote(str(folder.path))
     more = protocol["headline_inner_steps"] * 2
     say(console, ("next", "bold"), f"        metarun evaluate {path} evaluation.inner_steps=[0,{more}]")
-    other = "imaml" if result["choices"]["algorithm"] != "imaml" else "maml"
-    console.print(f"            metarun algorithm={other} dataset={protocol['dataset']}", soft_wrap=True)
+    say(console, f"            {other}")

@@ -10,11 +10,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import __version__, checks
+from metarun.command_line import command_line, config_dirs
 from metarun.errors import ConfigurationError, SweepError
 from metarun.report.console import waiting
 from metarun.report.notes import shown
 from metarun.report.terminal import terminal
-from metarun.run import command_line, config_dirs
 from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
 from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read

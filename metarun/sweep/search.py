@@ -11,8 +11,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metarun import checks
+from metarun.command_line import command_line, config_dirs
 from metarun.errors import ConfigurationError
-from metarun.run import command_line, config_dirs
 from metarun.sweep.launch import Launch
 from metarun.sweep.plan import compose, direction
 from metarun.sweep.state import DONE

@@ -1,0 +1,52 @@
+"""Command lines to copy: the one that made a run, and the ones to give next."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_OF_THE_ALGORITHM = ("algorithm", "optimizer", "lr_schedule", "gradients", "reference", "experiment")
+_OF_THE_RUN = ("run.folder", "run.overwrite")
+
+
+def config_dirs(hydra: Any) -> list[str]:
+    """The folders that `--config-dir` added to the configuration's, whole, from Hydra's own configuration."""
+    sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return [path.removeprefix("file://") for path in sources]
+
+
+def command_line(overrides: Sequence[str], config_dirs: Sequence[str], *words: str) -> str:
+    """The line to copy: `metarun`, then `words`, where else configuration comes from, and what was overridden."""
+    folders = [word for path in config_dirs for word in ("--config-dir", path)]
+    return shlex.join(["metarun", *words, *folders, *overrides])
+
+
+def other_algorithm(config: Mapping[str, Any], overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
+    """The line that trains another algorithm on the same data with the same model, and otherwise as this run.
+
+    What was said of this run's algorithm, its optimizer and its folder is left out. So is an experiment, which is made for its
+    algorithm: the data set, model and path of pictures that it chose are named instead.
+
+    Args:
+        config: the run's resolved configuration.
+        overrides: its words on the command line.
+        config_dirs: folders of configuration beside ours.
+    """
+    keys = {word: word.partition("=")[0].lstrip("+~").partition("@")[0] for word in overrides}
+    kept = [
+        w for w, key in keys.items() if re.split(r"[./]", key)[0] not in _OF_THE_ALGORITHM and key not in _OF_THE_RUN
+    ]
+    choices, path = config["choices"], config["dataset"].get("path")
+    named = {"dataset": choices["dataset"]}
+    if "experiment" in keys.values():
+        named |= {"model": choices["model"]} | ({"dataset.path": _quoted(path)} if isinstance(path, str) else {})
+    words = [f"{key}={value}" for key, value in named.items() if key not in keys.values()]
+    algorithm = "imaml" if choices["algorithm"] != "imaml" else "maml"
+    return command_line([f"algorithm={algorithm}", *words, *kept], config_dirs)
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it back."""
+    if re.fullmatch(r"[\w./~-]+", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -4,8 +4,6 @@ import csv
 import importlib.metadata
 import io
 import platform
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -108,14 +106,6 @@ def environment_of(parts: Parts) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """The device as its maker calls it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Of the device where it has its own memory, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def tasks_csv(measurements: Sequence[Measurement]) -> str:

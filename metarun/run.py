@@ -30,7 +30,7 @@ from metarun.report.console import RunConsole, header, report, results, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
 from metarun.report.terminal import terminal
-from metarun.result import environment_of, flat_results, measure_test, peak_memory_mib, require_score, tasks_csv
+from metarun.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.schema import check_shape, refuse_hydra_folders
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
@@ -39,6 +39,7 @@ from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
 from metarun.tracking.jsonl import MetricsFile, read_metrics
 from metarun.train.data_record import check_same_data, own_pictures, record_data
 from metarun.train.folder import RunFolder, differences, fingerprint, name
+from metarun.train.memory import AddedMemory, peak_mib
 from metarun.train.state import TrainState, load, load_state
 from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
@@ -220,9 +221,11 @@ def _train_and_test(
         )
         state = resumed or trainer.start(parts.theta, mark)
         status.start(state.step)
+        memory, first = AddedMemory(parts.device), state.step
         with watcher:
             state = trainer.run(state)
-        result = _finish(console, folder, config, parts, state, environment)
+        added = memory.mib() if state.step > first else None  # trained in an earlier sitting
+        result = _finish(console, folder, config, parts, state, environment, added)
         tracker.summarize(flat_results(result))
         exit_code = 0
     except Stopped as stopped:
@@ -263,7 +266,13 @@ def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Rank
 
 
 def _finish(
-    console: Console, folder: RunFolder, config: dict[str, Any], parts: Parts, state: TrainState, environment: dict
+    console: Console,
+    folder: RunFolder,
+    config: dict[str, Any],
+    parts: Parts,
+    state: TrainState,
+    environment: dict[str, Any],
+    training_memory_mib: float | None,
 ) -> dict[str, Any]:
     """Test the selected state, once; draw; write result.json last.
 
@@ -289,7 +298,8 @@ def _finish(
         "num_parameters": parts.learner.num_parameters,
         "train_s": state.train_s,
         "step_s": state.step_s / state.step,
-        "peak_memory_mib": peak_memory_mib(parts.device),
+        "peak_memory_mib": peak_mib(parts.device),
+        "training_memory_mib": training_memory_mib,
         "environment": environment,
     }
     choices = config["choices"]

@@ -12,6 +12,7 @@ from .test_floors import MODULES, tree_of
 
 # Texts that are hashed, compared or shown, and read by nobody as JSON; and a page's data, which has null by itself.
 NOT_FILES = {
+    "metarun.files",
     "metarun.gradients.command",
     "metarun.reevaluate",
     "metarun.report.page",

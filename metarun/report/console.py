@@ -207,11 +207,12 @@ def results_table(result: dict[str, Any]) -> Table:
 def report(console: Console, folder: RunFolder, result: dict[str, Any], other: str) -> None:
     """The table at the end, and what to do next: evaluate this run again, or `other`, a command line."""
     results(console, result)
-    protocol = result["protocol"]
+    protocol, added = result["protocol"], result.get("training_memory_mib")
+    added = "" if added is None else f", of which training added {added:.0f}"
     console.print(
         f"selected after step {protocol['selected_step']} by {protocol['selected_by']}; trained "
         f"{clock_words(result['train_s'])} ({1000 * result['step_s']:.1f} ms a step), tested {result['test_s']:.1f} s, "
-        f"peak memory {result['peak_memory_mib']:.0f} MiB",
+        f"peak memory {result['peak_memory_mib']:.0f} MiB{added}",
         soft_wrap=True,
     )
     pictures = sorted(path.name for path in folder.figures.glob("*.png"))

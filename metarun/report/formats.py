@@ -82,7 +82,7 @@ def comma_separated(comparison: Comparison) -> str:
     keys = list(dict.fromkeys(key for grid in comparison.grids for key in (*grid.rows, *grid.columns)))
     heads = ["protocol", *keys, "score", "inner_steps", "seeds", "planned_seeds", "gap", "mean", "ci95_over_seeds",
              "ci95_over_tasks", "baseline", "difference", "difference_ci95_over_seeds", "difference_ci95_over_tasks",
-             "train_s", "step_s", "peak_memory_mib", "median", "diverged"]  # fmt: skip
+             "train_s", "step_s", "peak_memory_mib", "training_memory_mib", "median", "diverged"]  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
@@ -93,13 +93,16 @@ def comma_separated(comparison: Comparison) -> str:
             labels = dict(zip((*grid.rows, *grid.columns), (*cell.row, *cell.column), strict=True))
             results = [run.result for run in cell.finished if run.result]
             means = [_csv_mean([result.get(key) for result in results]) for key in ("train_s", "step_s")]
-            peaks = [result["peak_memory_mib"] for result in results if result.get("peak_memory_mib") is not None]
+            memory = [
+                max((result[key] for result in results if result.get(key) is not None), default="")
+                for key in ("peak_memory_mib", "training_memory_mib")
+            ]
             writer.writerow([
                 judged, *(labels.get(key, "") for key in keys), grid.score,
                 "" if cell.inner_steps is None else cell.inner_steps,
                 " ".join(word(run.seed) for run in cell.finished), cell.planned, gap(cell),
                 *_csv_estimate(cell.estimate), ", ".join(grid.baseline or ()), *_csv_estimate(by_cell.get(id(cell))),
-                *means, max(peaks, default=""), "" if cell.median is None else cell.median,
+                *means, *memory, "" if cell.median is None else cell.median,
                 "; ".join(f"seed {seed}: {found.words}" for seed, found in cell.diverged.items() if found.tasks),
             ])  # fmt: skip
     return text.getvalue()

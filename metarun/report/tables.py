@@ -137,7 +137,7 @@ def differences(grid: Grid) -> Table:
 
 
 def costs(grid: Grid) -> Table:
-    """What a run took: means over the finished runs, and the largest peak memory."""
+    """What a run took: means over the finished runs, and the most memory that training added in any of them."""
     keys = [key for key in (*grid.rows, *grid.columns) if key != INNER_STEPS]
     rows = []
     for cell in grid.run_cells:
@@ -148,7 +148,7 @@ def costs(grid: Grid) -> Table:
             row += [
                 Entry(clock(_mean([run.get("train_s") for run in runs]))),
                 Entry(_rounded([run.get("step_s") for run in runs], 1000)),
-                Entry(_rounded([max(_numbers([run.get("peak_memory_mib") for run in runs]), default=None)], 1)),
+                Entry(_rounded([max(_numbers([run.get("training_memory_mib") for run in runs]), default=None)], 1)),
                 Entry(" / ".join(dict.fromkeys(f"{run.get('num_parameters', 0):,}" for run in runs))),
             ]
         else:
@@ -156,7 +156,7 @@ def costs(grid: Grid) -> Table:
         rows.append(tuple(row))
     return Table(
         title="Cost of a run",
-        columns=(*keys, "training", "ms a step", "peak memory (MiB)", "parameters"),
+        columns=(*keys, "training", "ms a step", "memory added (MiB)", "parameters"),
         labels=len(keys),
         rows=tuple(rows),
     )

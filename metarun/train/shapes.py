@@ -44,7 +44,7 @@ RESULT = {
     "train_s": float,
     "step_s": float,
     "test_s": float,
-    "peak_memory_mib": NUMBER,
+    "peak_memory_mib": NUMBER,  # and training_memory_mib, not of earlier versions
 }
 _REFERENCE = {"source": str, "differences": str, "values": dict}
 _SUMMARY = {"mean": NUMBER, "std": NUMBER, "ci95": NUMBER, "num_tasks": int}
@@ -57,6 +57,11 @@ def result_mismatch(content: Any) -> str:
         return reason
     score, rows = content["score"], content["results"]
     scored = [mismatch(row, {score: _SUMMARY}, f"results[{i}]") for i, row in enumerate(rows)]
+    scored += [
+        mismatch(row, {"diverged": [int], score: {"median": NUMBER}}, f"results[{i}]")
+        for i, row in enumerate(rows)
+        if "diverged" in row  # not of earlier versions
+    ]
     published = content["reference"]
     reason = next(filter(None, scored), "") or (mismatch(published, _REFERENCE, "reference") if published else "")
     if not reason and isinstance(published, Mapping):

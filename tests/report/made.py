@@ -116,7 +116,8 @@ def write_run(
         "train_s": 10.0 + seed,
         "step_s": step_s,
         "test_s": 1.0,
-        "peak_memory_mib": 100.0 + seed,
+        "peak_memory_mib": 300.0 + seed,
+        "training_memory_mib": 100.0 + seed,
         "environment": {"metarun": "0", "device": "cpu", "threads": 1, "dtype": "float32", "packages": {"torch": "2"}},
     }
     if higher_is_better is not None:

@@ -65,7 +65,7 @@ def test_the_terminal_shows_n_means_intervals_and_the_gap(swept):
         ["maml", "+11.5", "0.0", "1.3", "4 tasks, seeds 0 2"],
     ]
     assert rows[5:] == [
-        ["algorithm", "training", "ms a step", "peak memory (MiB)", "parameters"],
+        ["algorithm", "training", "ms a step", "memory added (MiB)", "parameters"],
         ["fomaml", "11.0 s", "10.0", "102", "1,000"],
         ["maml", "11.0 s", "10.0", "102", "1,000"],
     ]
@@ -137,7 +137,8 @@ def test_csv_keeps_every_digit(swept):
         "seed 1 missing",
     )
     assert (fomaml["difference"], fomaml["baseline"], fomaml["gap"]) == ("", "fomaml", "")
-    assert (float(maml["train_s"]), float(maml["peak_memory_mib"])) == (11.0, 102.0)
+    costs = ("train_s", "peak_memory_mib", "training_memory_mib")
+    assert [float(maml[key]) for key in costs] == [11.0, 302.0, 102.0]
 
 
 def test_csv_states_each_cells_own_protocol(tmp_path):

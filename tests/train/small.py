@@ -33,7 +33,7 @@ GLYPHS = (
     "dataset.source.store.drawings=18",
     "dataset.test_queries=5",
 )
-TIMES = ("train_s", "step_s", "test_s", "peak_memory_mib")
+TIMES = ("train_s", "step_s", "test_s", "peak_memory_mib", "training_memory_mib")
 
 
 @functools.cache

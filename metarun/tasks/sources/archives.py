@@ -1,9 +1,9 @@
-"""Opening zip, tar and pickle files that others made: what is wrong with one is said in words, and nothing in it is run."""
+"""Opening zips and tars that others made: what is wrong with one is said in words, and no member fills the memory."""
 
 import contextlib
+import csv
 import hashlib
-import io
-import pickle
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError)
+LARGEST_PICTURE = 2**24
+"""Bytes of a picture's file in any of the named sets, generously: theirs have less than 1 MB."""
+
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
+_REFUSED = (
+    ValueError,
+    RuntimeError,
+    csv.Error,
+)  # RuntimeError: HDF5, and a zip that is encrypted or compressed unusually
+_OTHER_FORM = (TypeError, AttributeError, IndexError)
 
 
 def damaged(path: Path, what: str, reason: str) -> ValueError:
@@ -61,73 +70,61 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except Worded:
         raise
-    except _DAMAGE as error:
-        truncated = "truncated, or not such a file" if not isinstance(error, KeyError) else f"{error} is missing in it"
-        words = " ".join(str(error).split())
-        raise Worded(str(damaged(path, what, f"{truncated} ({words})" if words else truncated))) from error
+    except PermissionError as error:
+        raise Worded(f"{path} cannot be read: {error.strerror}.") from error
+    except (*_BROKEN, *_REFUSED, *_OTHER_FORM, KeyError) as error:
+        words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if isinstance(error, KeyError):
+            words = f"{words} is missing in it"
+        elif isinstance(error, _BROKEN):
+            words = f"truncated, or not such a file ({words})"
+        elif isinstance(error, _OTHER_FORM):
+            words = f"what it holds has another form ({words})"
+        raise Worded(str(damaged(path, what, words))) from error
 
 
 class Worded(ValueError):
     """A `ValueError` whose words are already for the user."""
 
 
-def zip_members(path: Path, what: str) -> list[str]:
-    """Names of the files in a zip."""
+def zip_members(path: Path, what: str, largest: int = LARGEST_PICTURE) -> list[str]:
+    """Names of the files in a zip, none of which may unpack to more than `largest` bytes."""
     with reading(path, what), zipfile.ZipFile(path) as archive:
-        return [info.filename for info in archive.infolist() if not info.is_dir()]
+        files = [info for info in archive.infolist() if not info.is_dir()]
+        for info in files:
+            _check_size(info.filename, info.file_size, largest)
+        return [info.filename for info in files]
 
 
 def read_zip(path: Path, what: str, members: Iterator[str] | list[str]) -> Iterator[tuple[str, bytes]]:
-    """Members of a zip in the order asked for; each one's CRC is checked."""
+    """Members of a zip in the order asked for; each one's CRC is checked, and it gives no more than the size it states."""
     with reading(path, what), zipfile.ZipFile(path) as archive:
         for member in members:
             yield member, archive.read(member)
 
 
-def read_tar(path: Path, what: str) -> Iterator[tuple[str, BinaryIO]]:
-    """The files in a tar, compressed or not, in its own order; each must be read before the next is asked for."""
+def read_tar(
+    path: Path, what: str, is_wanted: Callable[[str], bool], largest: int = LARGEST_PICTURE
+) -> Iterator[tuple[str, BinaryIO]]:
+    """The files wanted of a tar, compressed or not, in its own order; each must be read before the next is asked for.
+
+    Args:
+        is_wanted: whether a file of this name is.
+        largest: bytes that one of them may have, at most.
+    """
     with reading(path, what), tarfile.open(path, "r:*") as archive:
         for member in archive:
-            if member.isfile():
+            name = member.name.removeprefix("./")
+            if member.isfile() and is_wanted(name):
+                _check_size(name, member.size, largest)
                 file = archive.extractfile(member)
                 assert file is not None
-                yield member.name.removeprefix("./"), file
+                yield name, file
 
 
-def unpickled(file: BinaryIO | bytes, where: Path, what: str) -> Any:
-    """What a pickle of Python 2 or 3 holds, if that is plain containers and NumPy arrays.
-
-    Anything else in it is refused, as loading it could run whatever its maker wished.
-
-    Raises:
-        ValueError: the pickle is damaged or holds something else.
-    """
-    stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    with reading(where, what):
-        try:
-            return _PlainUnpickler(stream, encoding="latin1").load()
-        except (pickle.UnpicklingError, AttributeError, TypeError, IndexError, MemoryError) as error:
-            raise ValueError(str(error)) from error
-
-
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-    *(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    ),
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which no data file needs")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+def _check_size(name: str, size: int, largest: int) -> None:
+    if size > largest:
+        raise ValueError(f"{name} in it unpacks to {size:,} bytes, and no file of the set has more than {largest:,}")
 
 
 def value_of(mapping: dict[Any, Any], key: str) -> Any:

@@ -77,6 +77,11 @@ class DataSet:
         return size
 
     @property
+    def largest_file(self) -> int:
+        """Bytes that a file with many of its items may have: those of all, packed, and some for labels."""
+        return self.num_bytes + 2**26
+
+    @property
     def is_pictures(self) -> bool:
         """Else vectors."""
         return len(self.shape) == 3

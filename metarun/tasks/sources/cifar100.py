@@ -8,11 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from metarun.tasks.packed_file import Originals
-from metarun.tasks.sources.archives import damaged, read_tar, reading, unpickled, value_of
+from metarun.tasks.sources.archives import damaged, read_tar, reading, value_of
 from metarun.tasks.sources.catalogue import DataSet
-from metarun.tasks.sources.hdf5 import opened
+from metarun.tasks.sources.hdf5 import array_of, opened
 from metarun.tasks.sources.listing import Files, missing_classes, originals_of
 from metarun.tasks.sources.pictures import resized_array
+from metarun.tasks.sources.plain_pickle import unpickled
 from metarun.tasks.sources.torchmeta_compat import split_lists
 from metarun.tasks.types import Split
 
@@ -34,9 +35,8 @@ def from_archive(entry: DataSet, files: Files, size: int) -> Originals:
     """`cifar-100-python.tar.gz`."""
     (path,) = files.values()
     found = {}
-    for name, file in read_tar(path, entry.name):
-        if name.rpartition("/")[2] in _PICKLES:
-            found[name.rpartition("/")[2]] = unpickled(file, path, entry.name)
+    for name, file in read_tar(path, entry.name, lambda n: n.rpartition("/")[2] in _PICKLES, entry.largest_file):
+        found[name.rpartition("/")[2]] = unpickled(file, path, entry.name)
     absent = [name for name in _PICKLES if name not in found]
     if absent:
         raise damaged(path, entry.name, f"it lacks cifar-100-python/{absent[0]}")
@@ -64,10 +64,12 @@ def _from_pickles(entry: DataSet, found: dict[str, Any], path: Path, size: int) 
         coarse = np.concatenate([np.asarray(value_of(part, "coarse_labels")) for part in parts])
         fine_names = [_text(name) for name in value_of(found["meta"], "fine_label_names")]
         coarse_names = [_text(name) for name in value_of(found["meta"], "coarse_label_names")]
-    rows = {}
-    for label in np.unique(fine):
-        positions = np.flatnonzero(fine == label)
-        rows[f"{coarse_names[coarse[positions[0]]]}/{fine_names[label]}"] = positions
+        rows = {}
+        for label in np.unique(fine):
+            positions = np.flatnonzero(fine == label)
+            rows[f"{coarse_names[coarse[positions[0]]]}/{fine_names[label]}"] = positions
+        if len(images) != len(fine):
+            raise ValueError(f"it has {len(images)} pictures and {len(fine)} labels")
     return _split(
         entry, {name: len(positions) for name, positions in rows.items()}, lambda n: images[rows[n]], path, size
     )
@@ -81,7 +83,7 @@ def from_hdf5(entry: DataSet, files: Files, size: int) -> Originals:
 
     def pictures(name: str) -> np.ndarray:
         with opened(path, entry.name) as file:
-            return np.asarray(file[name])
+            return array_of(entry, file[name])
 
     return _split(entry, counts, pictures, path, size)
 

@@ -58,13 +58,13 @@ def from_zip(entry: DataSet, files: Files, size: int) -> Originals:
 def from_tar(entry: DataSet, files: Files, size: int) -> Originals:
     """A compressed tar, which can be read in its own order alone: all is decoded in one pass, then put in order."""
     (path,) = files.values()
-    groups, splits = _groups(entry, [name for name, _ in read_tar(path, entry.name)], path)
+    found = read_tar(path, entry.name, lambda name: _CUB.fullmatch(name) is not None)
+    groups, splits = _groups(entry, [name for name, _ in found], path)
     decode, wanted = plain_decoder(entry, size), {name for members in groups.values() for name in members}
 
     def items() -> Iterator[Tensor]:
-        pictures = {
-            name: decode(file.read(), f"{path}: {name}") for name, file in read_tar(path, entry.name) if name in wanted
-        }
+        found = read_tar(path, entry.name, wanted.__contains__)
+        pictures = {name: decode(file.read(), f"{path}: {name}") for name, file in found}
         for members in groups.values():
             for name in members:
                 yield pictures.pop(name)[None]

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarun.tasks.packed_file import Originals
 from metarun.tasks.sources.archives import read_zip, zip_members
 from metarun.tasks.sources.catalogue import DataSet
-from metarun.tasks.sources.hdf5 import opened
+from metarun.tasks.sources.hdf5 import array_of, opened
 from metarun.tasks.sources.listing import Files, grouped, originals_of, read_files
 from metarun.tasks.sources.pictures import decoded, resized_array
 from metarun.tasks.sources.torchmeta_compat import split_lists
@@ -101,7 +101,7 @@ def from_hdf5(entry: DataSet, files: Files, size: int) -> Originals:
     def items() -> Iterator[Tensor]:
         with opened(path, entry.name) as file:
             for name in sorted(counts):
-                drawings = sorted(np.asarray(file[name]), key=lambda drawing: drawing.tobytes())
+                drawings = sorted(array_of(entry, file[name]), key=lambda drawing: drawing.tobytes())
                 inked = resized_array(
                     255 - np.stack(drawings), size
                 )  # resampled as the official files are, then inverted

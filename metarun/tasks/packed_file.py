@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import mmap
 import os
 import shutil
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.files import lock
+from metarun.files import lock, mismatch
 from metarun.json_text import json_text
 from metarun.tasks.class_store import ClassStore, CorruptStoreError, bytes_of, check_splits, ids_of, split_sha256
 from metarun.tasks.types import Split
@@ -42,6 +43,15 @@ _FIRST = 4096  # a page, so that the items start on one
 _BLOCK = 2**20
 _CHECKED_BLOCKS = 32
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
+_HEADER = {
+    "shape": [int],
+    "dtype": str,
+    "counts": [int],
+    "classes": [str],
+    "splits": {"train": [int], "val": [int], "test": [int]},
+    "provenance": {"source": str, "version": str, "sha256": str, "split_sha256": str},
+    "crc32": [int],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,18 +234,41 @@ def _open(path: Path, *, is_whole: bool) -> ClassStore:
     header_bytes = buffer[offset:]
     if zlib.crc32(header_bytes) != header_crc:
         raise _corrupt(path, "the header does not have the recorded CRC-32")
-    header = json.loads(header_bytes)
+    header = _header(path, header_bytes, offset - _FIRST)
     shape, dtype = header["shape"], _DTYPES[header["dtype"]]
     count = torch.Size(shape).numel()
     _check_blocks(path, buffer, count * dtype.itemsize, header["crc32"], len(header["crc32"]) if is_whole else None)
-    return ClassStore(
-        items=torch.frombuffer(buffer, dtype=dtype, count=count, offset=_FIRST).view(shape),
-        counts=torch.tensor(header["counts"], dtype=torch.int64),
-        classes=tuple(header["classes"]),
-        splits={split: torch.tensor(ids, dtype=torch.int64) for split, ids in header["splits"].items()},
-        provenance=header["provenance"],
-        mapping=buffer,
-    )
+    try:
+        return ClassStore(
+            items=torch.frombuffer(buffer, dtype=dtype, count=count, offset=_FIRST).view(shape),
+            counts=torch.tensor(header["counts"], dtype=torch.int64),
+            classes=tuple(header["classes"]),
+            splits={split: torch.tensor(ids, dtype=torch.int64) for split, ids in header["splits"].items()},
+            provenance=header["provenance"],
+            mapping=buffer,
+        )
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise _corrupt(path, f"its header cannot be: {error}") from error
+
+
+def _header(path: Path, data: bytes, num_bytes: int) -> dict[str, Any]:
+    """The header of a file with so many bytes of items, if it is one."""
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, f"its header is no JSON: {error}") from error
+    reason = mismatch(header, _HEADER)
+    if not reason and (min(header["shape"], default=0) < 1 or header["dtype"] not in _DTYPES):
+        reason = f"it states items of {header['dtype']} {header['shape']}"
+    if not reason:
+        stated = math.prod(header["shape"]) * _DTYPES[header["dtype"]].itemsize
+        if stated != num_bytes or len(header["crc32"]) != -(-num_bytes // _BLOCK):
+            reason = (
+                f"it states {stated} bytes of items in {len(header['crc32'])} blocks, and there are {num_bytes} bytes"
+            )
+    if reason:
+        raise _corrupt(path, f"its header cannot be: {reason}")
+    return header
 
 
 def _check_blocks(path: Path, buffer: mmap.mmap, num_bytes: int, crcs: Sequence[int], limit: int | None) -> None:
@@ -268,6 +301,11 @@ def open_or_pack(path: Path, find: Callable[[], Originals], progress: Progress |
     except CorruptStoreError as error:
         corruption = error
         logger.warning("%s Packing it again from the originals.", error)
+    except OSError as error:
+        raise OSError(
+            f"the packed data set {path} cannot be read: {error.strerror}. Mend that, or take it away and it is packed again, "
+            "or set data.cache or METARUN_CACHE to another folder."
+        ) from error
     with exclusive(path):
         with contextlib.suppress(FileNotFoundError, CorruptStoreError):
             return open_store(path)  # another process packed it while this one waited

@@ -1,5 +1,6 @@
 """metarun.tasks.packed_file: what is written is what is opened, or an error that says what is wrong."""
 
+import json
 import logging
 import os
 import resource
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,6 +139,48 @@ def test_damage_is_named_and_repaired(tmp_path, caplog, damage, reason):
         assert_whole(open_or_pack(path, small_originals))
     assert len(caplog.records) == 1 and str(path) in caplog.text and "Packing it again" in caplog.text
     assert_whole(open_store(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ([], "it must be an object, and is a list"),
+        (b"{", "its header is no JSON"),
+        (b"\xff", "its header is no JSON"),
+        (b"[" * 100_000, "its header is no JSON"),
+        ({"shape": None}, "shape must be a list, and is null"),
+        ({"shape": [-6, -24]}, "it states items of uint8 [-6, -24]"),
+        ({"dtype": "object"}, "it states items of object"),
+        ({"shape": [10**12, 3, 4, 4]}, "it states 48000000000000 bytes of items in 1 blocks, and there are"),
+        ({"crc32": []}, "bytes of items in 0 blocks, and there are"),
+        ({"counts": [2**70]}, "its header cannot be: "),
+        ({"counts": [1, 2]}, "counts must be"),
+        ({"splits": {"train": [99], "val": [], "test": []}}, "split train names class 99"),
+        ({"provenance": {}}, "provenance has no source"),
+    ],
+)
+def test_a_header_that_has_its_checksum_and_cannot_be_is_named(changes, reason, tmp_path):
+    path = tmp_path / "set.classes"
+    write_store(path, small_originals())
+    data = path.read_bytes()
+    magic, version, _, offset, _ = packed_file._PREFIX.unpack_from(data)
+    content = json.loads(data[offset:]) | changes if isinstance(changes, dict) else changes
+    header = content if isinstance(content, bytes) else json.dumps(content).encode()
+    prefix = packed_file._PREFIX.pack(magic, version, zlib.crc32(header), offset, len(header))
+    path.write_bytes(prefix + data[len(prefix) : offset] + header)
+    with pytest.raises(CorruptStoreError) as caught:
+        open_store(path)
+    assert str(path) in str(caught.value) and reason in str(caught.value) and "Delete it" in str(caught.value)
+    assert_whole(open_or_pack(path, small_originals))
+
+
+def test_a_file_that_cannot_be_read_names_itself_and_a_way_out(tmp_path):
+    path = tmp_path / "set.classes"
+    path.mkdir()
+    with pytest.raises(
+        OSError, match=rf"{path} cannot be read: Is a directory\. Mend that, or take it away.*data\.cache"
+    ):
+        open_or_pack(path, small_originals)
 
 
 def test_of_a_large_file_evenly_spread_blocks_are_checked_and_all_when_asked(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from metarun.models.learner import Learner
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
+from metarun.train import trial
 from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
 from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
@@ -165,14 +166,22 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         raise ConfigurationError(
             f"model._target_ must name a torch.nn.Module, and {config['model']['_target_']} gave {module!r}"
         )
+
+    def few(tasks: int) -> TaskBatch:
+        return source.sample(0, "train", torch.arange(tasks), min(schedule.shots, trial.SHOTS), trial.QUERIES)
+
     with _named("model", config):
-        learner = Learner(module, config["batch_norm"])
-        learner.check(source.input_shape, source.output_size)
-    problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", device_settings.torch_dtype))
-    model = learner.init(dtype=device_settings.torch_dtype)
+        learner = Learner(module, config["batch_norm"], config["head"])
+        learner.check(few(1).to("cpu", torch.float32).support.inputs[0], source.output_size)
+    problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))
+    model = learner.init(dtype=dtype)
     with _named("algorithm", config):
         algorithm.check(problem, model)
-        theta = algorithm.meta_parameters(model)
+        theta = algorithm.meta_parameters(problem, model)
+    with _named("model", config):
+        learner.to(device, dtype)
+        trial.try_model(algorithm, problem, learner.init(device, dtype), few(trial.TASKS).to(device, dtype))
+        learner.to("cpu", dtype)
     # Both are constructors here; what they are given is refused now rather than when training starts.
     make_optimizer, make_lr_schedule = make(config, "optimizer"), _lr_schedule(config, problem)
     with _named("optimizer", config):
@@ -193,7 +202,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     task_chunk = chunk(schedule.tasks_per_step, "train", schedule.shots, schedule.queries)
     judged: tuple[Split, ...] = ("val", "test")
     evaluation_chunk = min(100, *(chunk(evaluation.tasks, split, *evaluation.examples(split)) for split in judged))
-    learner.to(device, device_settings.torch_dtype)
+    learner.to(device, dtype)
     source = source.to(device)
     evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)
     parts = Parts(

@@ -7,6 +7,7 @@ import torch
 
 from metarun.build import Parts
 from metarun.maths.ranks import Ranks
+from metarun.models.learner import Learner
 from metarun.result import device_name, task_sizes
 from metarun.tasks.episodes import Episodes
 from metarun.train.folder import RunFolder
@@ -30,15 +31,13 @@ def header_of(
         composition += f", learned by {algorithm['learn_proximal_weight']}"
     if algorithm["adapted"] != "all":
         composition += f", adapting {_value(algorithm['adapted'])}"
+    if algorithm["adapted"] in ("head", "body") or choices["algorithm/inner"] == "prototypes":
+        composition += f" (head: {parts.learner.head or 'the whole model'})"
     ways = config["dataset"].get("ways")
     test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
     judged = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
     if validation != test:
         judged += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
-    norm = "" if parts.learner.batch_norm == "none" else f", batch norm {parts.learner.batch_norm}"
-    replaced = (
-        f"; {len(parts.learner.replaced_norms)} batch norms made functional" if parts.learner.replaced_norms else ""
-    )
     threads = (
         f", {torch.get_num_threads()} threads" if parts.device.type == "cpu" else f" ({device_name(parts.device)})"
     )
@@ -47,7 +46,7 @@ def header_of(
         ("data", f"{choices['dataset']}: {f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} "
          f"queries; {judged}"),
         *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
-        ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters{norm}{replaced}"),
+        ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
          f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
         ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
@@ -61,6 +60,22 @@ def _sizes(of_split: Mapping[str, int | None], training_ways: int | None) -> str
     """What the tasks of a split are; the ways only where they are not those of training."""
     ways = f"{of_split['ways']}-way, " if of_split["ways"] != training_ways else ""
     return f"{ways}{of_split['shots']} shot(s), {of_split['queries']} queries"
+
+
+def _model_words(learner: Learner) -> str:
+    """How large it is, and what is done to it and with it that its code does not say."""
+    words = f"{learner.num_parameters:,} parameters"
+    if learner.num_constants:
+        words += f", {learner.num_constants:,} more constant"
+    if learner.batch_norm != "none":
+        words += f", batch norm {learner.batch_norm}"
+    if learner.replaced_norms:
+        words += f"; {len(learner.replaced_norms)} batch norms made functional"
+    if "attention" in learner.exchanged:
+        words += "; attention by PyTorch's mathematical backend"
+    if learner.one_by_one:
+        words += f"; task by task, as vmap has no rule for {learner.one_by_one}"
+    return words
 
 
 def _words(part: Mapping[str, Any]) -> str:

@@ -6,13 +6,14 @@ from fnmatch import fnmatchcase
 WORDS = ("all", "head", "body")
 
 
-def adapted_names(choice: str | Sequence[str], names: Sequence[str]) -> list[str]:
+def adapted_names(choice: str | Sequence[str], names: Sequence[str], head: Sequence[str] = ()) -> list[str]:
     """The adapted ones of a model's parameter names, in their order.
 
     Args:
-        choice: "all"; "head", the module of the last parameter (ANIL); "body", all but that (BOIL); or patterns of names, such
+        choice: "all"; "head", the layer that makes the outputs (ANIL); "body", all but that (BOIL); or patterns of names, such
             as ["head.*", "*.bias"].
         names: of all parameters, as `named_parameters` gives them.
+        head: names of the head's parameters, for the choices that mean it.
     Raises:
         ValueError: nothing would be adapted, or a pattern fits no name.
     Source: Raghu et al. 2020 (ANIL); Oh et al. 2021 (BOIL).
@@ -20,8 +21,7 @@ def adapted_names(choice: str | Sequence[str], names: Sequence[str]) -> list[str
     if choice == "all":
         return list(names)
     if choice in ("head", "body"):
-        head = names[-1].rpartition(".")[0]
-        chosen = [name for name in names if (name.rpartition(".")[0] == head) == (choice == "head")]
+        chosen = [name for name in names if (name in head) == (choice == "head")]
     elif isinstance(choice, str):
         raise ValueError(f"adapted must be one of {', '.join(WORDS)}, or a list of patterns of names, got {choice!r}")
     else:

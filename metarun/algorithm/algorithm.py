@@ -72,7 +72,7 @@ class Algorithm:
         taken = sorted(name for name in theta if name.startswith((_INNER, _PROXIMAL)))
         if taken:
             raise ValueError(f"the model's parameter {taken[0]} has a name that the algorithm uses itself; rename it")
-        names = adapted_names(self.adapted, list(theta))
+        names = self.adapted_names(problem, theta)
         self._proximal.check(names)
         self.inner.check(problem, {name: theta[name] for name in names})
 
@@ -80,9 +80,14 @@ class Algorithm:
         """What `meta_step` is given as `state` in the first step."""
         return self.direction.start()
 
-    def meta_parameters(self, theta: Params) -> Params:
+    def adapted_names(self, problem: Problem, theta: Params) -> list[str]:
+        """Which of the model's parameters are adapted."""
+        head = problem.learner.head_parameters if self.adapted in ("head", "body") else ()
+        return adapted_names(self.adapted, list(theta), head)
+
+    def meta_parameters(self, problem: Problem, theta: Params) -> Params:
         """All meta-parameters before the first step, from the model's."""
-        adapted = {name: theta[name] for name in adapted_names(self.adapted, list(theta))}
+        adapted = {name: theta[name] for name in self.adapted_names(problem, theta)}
         learned = {_INNER + name: leaf for name, leaf in self.inner.meta_parameters(adapted).items()}
         learned |= {_PROXIMAL + name: leaf for name, leaf in self._proximal.meta_parameters(adapted).items()}
         return theta | learned
@@ -175,7 +180,7 @@ class Algorithm:
     ) -> tuple[InnerProblem, Params]:
         """The inner problems anchored at theta, leaves [B, ...], and the solver's own meta-parameters."""
         model = {name: leaf for name, leaf in theta.items() if not name.startswith((_INNER, _PROXIMAL))}
-        anchor = {name: model[name] for name in adapted_names(self.adapted, list(model))}
+        anchor = {name: model[name] for name in self.adapted_names(problem, model)}
         frozen = {name: leaf for name, leaf in model.items() if name not in anchor}
         weight = proximal.weight(_inside(theta, _PROXIMAL), anchor)
         return InnerProblem(problem, support, anchor, weight, frozen), _inside(theta, _INNER)

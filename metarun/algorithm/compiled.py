@@ -41,7 +41,7 @@ class Compiled:
             TrainingError: the compiler does not work here; found in the first call for each shape alone.
         """
         arguments = _arguments(theta, tasks, step)
-        program = self._program(problem, arguments)
+        program = self._program(problem, tasks, arguments)
         # Imported here: the compiler takes seconds.
         from torch._dynamo.exc import TorchDynamoException
 
@@ -60,15 +60,17 @@ class Compiled:
         Raises:
             ValueError: the course depends on values.
         """
-        self._program(problem, _arguments(theta, tasks, 0))
+        self._program(problem, tasks, _arguments(theta, tasks, 0))
 
-    def _program(self, problem: Problem, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        shape = _shape(arguments)
+    def _program(self, problem: Problem, like: TaskBatch, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        classes = like.support.classes, like.query.classes
+        shape = classes, _shape(arguments)
         if shape not in self._programs:
 
             def operations(leaves: Params, *tensors: Tensor) -> tuple[Params, Tensor, Params, dict[str, Tensor]]:
                 *examples, step = tensors
-                tasks = TaskBatch(Examples(*examples[:2]), Examples(*examples[2:]), {})
+                sets = zip((examples[:2], examples[2:]), classes, strict=True)
+                tasks = TaskBatch(*(Examples(*tensors, number) for tensors, number in sets), {})
                 found = self.estimate(leaves, problem, tasks, step)
                 return found.gradient, found.query_loss, found.params, found.stats
 

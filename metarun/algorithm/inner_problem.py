@@ -17,8 +17,8 @@ from metarun.maths.operators import (
     hessian,
     hessian_by_jvp,
 )
-from metarun.maths.trees import Params, axpy, gradient, ravel, ravel_like, unravel, value_and_gradient
-from metarun.problems.base import Problem, losses_of, outputs_of
+from metarun.maths.trees import Params, axpy, gradient, ravel, ravel_like, rows, unravel, value_and_gradient
+from metarun.problems.base import Problem, losses_of, of_its_classes, outputs_of
 from metarun.tasks.types import Examples
 
 Curvature = Literal["hessian", "hessian_forward", "gauss_newton", "finite_difference"]
@@ -75,7 +75,7 @@ class InnerProblem:
         """lambda ||phi - theta||^2, each parameter with its own lambda: [B]."""
         away = axpy(-1.0, self.anchor, params)
         pulls = self._weighted(away)
-        return torch.stack([(away[name] * pulls[name]).flatten(1).sum(1) for name in away]).sum(0)
+        return torch.stack([rows(away[name] * pulls[name]).sum(1) for name in away]).sum(0)
 
     def loss_gradient(self, params: Params) -> Params:
         """Gradient of the support loss alone, leaves [B, ...]; differentiable when `params` are."""
@@ -159,12 +159,13 @@ class InnerProblem:
 
     def _functional_gradient(self, params: Params) -> Params:
         """`loss_gradient` by `torch.func`, which forward mode needs: one task's gradient, lifted."""
-        problem = self.problem
+        problem, classes = self.problem, self.support.classes
 
         def loss(phi: Params, frozen: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-            return problem.loss(problem.outputs(phi | frozen, inputs, None), targets)
+            outputs = of_its_classes(problem.outputs(phi | frozen, inputs, None), classes)
+            return problem.loss(outputs, targets)
 
-        return vmap(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)
+        return problem.lift(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)
 
 
 def _radius(params: Params) -> float:

@@ -10,7 +10,7 @@ from metarun import checks
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.parts import InnerSolution
 from metarun.maths.trees import Params
-from metarun.problems.base import Problem, outputs_of
+from metarun.problems.base import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class Prototypes:
     """The last layer becomes w_k = 2 c_k, b_k = -|c_k|^2, with c_k the mean embedding of class k's support examples.
 
     Its logits differ from -|e - c_k|^2 by |e|^2 alone, which no softmax sees. The embedding e is what the model's linear head
-    is given: it is had from the model itself by putting the identity in the head's place. One step solves it; more change
-    nothing.
+    is given (`Learner.features`). An output whose class has no support example is never predicted. One step solves it; more
+    change nothing.
 
     Attributes:
         steps: 1.
@@ -37,14 +37,12 @@ class Prototypes:
         checks.steps("eval_steps", self.eval_steps)
 
     def check(self, problem: Problem, adapted: Params) -> None:
-        """Raise `ValueError` unless the model ends in a linear layer with bias and the problem is a classification."""
-        weight, bias = _head(adapted)
-        is_linear = adapted[weight].dim() == 2 and bias in adapted and adapted[bias].shape == adapted[weight].shape[:1]
-        if problem.score != "accuracy" or not is_linear:
+        """Raise `ValueError` unless the problem is a classification by a linear layer with bias."""
+        if problem.score != "accuracy" or not problem.learner.has_linear_head:
             raise ValueError(
-                "prototypes need a classification and a model whose last layer is linear with a bias, got "
-                f"{type(problem).__name__} and last parameters {', '.join(list(adapted)[-2:])}. Choose "
-                "algorithm/inner=gradient_descent, or such a data set and model."
+                "prototypes need a classification and a model whose head is a linear layer with a bias, got "
+                f"{type(problem).__name__} and a head of {', '.join(problem.learner.head_parameters)}. Choose "
+                "algorithm/inner=gradient_descent, or such a data set and model; head=LAYER names another head."
             )
 
     def meta_parameters(self, adapted: Params) -> Params:
@@ -55,20 +53,19 @@ class Prototypes:
         """Set the head of every task, with a graph where theta has one."""
         if (self.steps if steps is None else steps) == 0:
             return InnerSolution(inner.anchor, {})
-        weight, bias = _head(inner.anchor)
-        num_tasks, ways, size = inner.anchor[weight].shape
-        identity = torch.eye(size).to(inner.anchor[weight]).expand(num_tasks, -1, -1)
-        bare = inner.anchor | {weight: identity, bias: identity.new_zeros(num_tasks, size)}
-        embedded = outputs_of(inner.problem, bare, inner.support)  # [B, S, size]
+        learner = inner.problem.learner
+        weight, bias = (f"{learner.head}.{leaf}".lstrip(".") for leaf in ("weight", "bias"))
+        ways, size = inner.anchor[weight].shape[1:]
+        embedded = learner.lift(learner.features)(inner.anchor, inner.support.inputs)  # [B, S, size]
+        if embedded.shape != (*inner.support.targets.shape, size):
+            raise ValueError(
+                f"prototypes need one vector for each example where the head, {learner.head}, begins; got a shape of "
+                f"{tuple(embedded.shape[1:])} for {inner.support.targets.shape[1]} examples"
+            )
         labels = torch.arange(ways, device=embedded.device)
         member = (inner.support.targets[..., None] == labels).to(embedded.dtype)  # [B, S, N]
-        centres = (member / member.sum(1, keepdim=True)).mT @ embedded  # [B, N, size]
-        head = {weight: 2 * centres, bias: -(centres * centres).sum(-1)}
+        count = member.sum(1)  # [B, N]
+        centres = (member / count.clamp(min=1)[:, None]).mT @ embedded  # [B, N, size]
+        lowest = torch.finfo(embedded.dtype).min / 2
+        head = {weight: 2 * centres, bias: torch.where(count > 0, -(centres * centres).sum(-1), lowest)}
         return InnerSolution(inner.anchor | head, {})
-
-
-def _head(params: Params) -> tuple[str, str]:
-    """Names of the last layer's weight and bias."""
-    last = list(params)[-1].rpartition(".")[0]
-    dot = "." if last else ""
-    return f"{last}{dot}weight", f"{last}{dot}bias"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from metarun import checks
 from metarun.algorithm.inner_problem import Weight
-from metarun.maths.trees import Params, against
+from metarun.maths.trees import Params, against, rows
 
 LEARNED = ("never", "scalar", "layer", "parameter")
 _ALL = "all"
@@ -83,10 +83,10 @@ class ProximalWeight:
         if self.learned == "never":
             return {}
         if self.learned == "scalar":
-            total = sum(leaf.flatten(1).sum(1) for leaf in by_parameter.values())
+            total = sum(rows(leaf).sum(1) for leaf in by_parameter.values())
             return {_ALL: learned[_ALL].exp() * total}
         if self.learned == "layer":
-            by_parameter = {name: leaf.flatten(1).sum(1) for name, leaf in by_parameter.items()}
+            by_parameter = {name: rows(leaf).sum(1) for name, leaf in by_parameter.items()}
         return {name: rho.exp() * by_parameter[name] for name, rho in learned.items()}
 
     def check(self, names: list[str]) -> None:

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarun import __version__
 from metarun.algorithm import ConjugateGradient, Implicit
-from metarun.algorithm.adapted import adapted_names
 from metarun.algorithm.linear_solver import LinearSolver
 from metarun.build import Parts, fitted, make, make_parts
 from metarun.errors import ConfigurationError, TrainingError
@@ -179,7 +178,7 @@ def _folder(config: dict[str, Any]) -> Path:
 
 
 def _adapted(parts: Parts) -> list[str]:
-    return adapted_names(parts.algorithm.adapted, [key for key, _ in parts.learner.module.named_parameters()])
+    return parts.algorithm.adapted_names(parts.problem, parts.learner.init())
 
 
 def _header(

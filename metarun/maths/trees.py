@@ -39,9 +39,14 @@ def against(values: Params, like: Params) -> Params:
     }
 
 
+def rows(leaf: Tensor) -> Tensor:
+    """Each task's numbers of one leaf as a row: [B, ...] -> [B, n]."""
+    return leaf.reshape(len(leaf), -1)
+
+
 def ravel(params: Params) -> Tensor:
     """B parameter sets as the rows of one matrix: leaves [B, ...] -> [B, D]."""
-    return torch.cat([leaf.flatten(1) for leaf in params.values()], dim=1)
+    return torch.cat([rows(leaf) for leaf in params.values()], dim=1)
 
 
 def unravel(vectors: Tensor, like: Params) -> Params:
@@ -63,7 +68,7 @@ def norm(params: Params) -> Tensor:
 
 def norm_per_task(params: Params) -> Tensor:
     """Euclidean norm over all leaves, for each task: [B]."""
-    norms = [torch.linalg.vector_norm(leaf.flatten(1), dim=1) for leaf in params.values()]
+    norms = [torch.linalg.vector_norm(rows(leaf), dim=1) for leaf in params.values()]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 

@@ -1,61 +1,100 @@
 """A module as a function of its parameters: what the algorithms adapt."""
 
-from collections.abc import Sequence
-from typing import Literal
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils._pytree import tree_map
 
 from metarun import checks
 from metarun.maths.trees import Params
+from metarun.models.failures import failure_of
+from metarun.models.functions import RightFunctions
+from metarun.models.head import find_head, learnable, names_of_each, parameters_of
 from metarun.models.norm import TaskBatchNorm
 
+_ONCE = torch.autograd.function.once_differentiable(lambda ctx: None)
 BATCH_NORM_MODES = ("transductive", "support")
+_SAME = 1e-3
+"""How far outputs and gradients of the module as it was and as it is called may lie apart, relative to their norm; in float32
+a fused and a spelled-out batch norm differ by 1e-6."""
 
 
 class Learner:
     """Any `nn.Module`, called with explicit parameters, for one task.
 
-    Every batch norm of the module is replaced by `TaskBatchNorm` (their names are in `replaced_norms`). Layers whose output
-    is not a function of parameters and inputs (dropout, running statistics) are refused.
+    Every plain batch norm of the module is replaced by `TaskBatchNorm` (their names are in `replaced_norms`); other functions
+    that `vmap` or a second derivative gets wrong are called in a form that is right (`RightFunctions`). Layers whose output
+    is not a function of parameters and inputs (dropout, running statistics) are refused. Parameters with
+    `requires_grad=False` are constants.
 
     Args:
-        module: the structure; its values are read by `init` alone.
+        module: the structure; its values are read by `init` alone, those of constants in each call.
         batch_norm: where a query example's batch statistics come from: "transductive", the whole query set, as in MAML,
             iMAML and most code (accuracies are higher for it); or "support", the support set, so that predictions do not
             depend on the other query examples.
+        head: name of the layer that makes the outputs; None: found by `check`.
+    Attributes:
+        one_by_one: None, or the operation for which `vmap` has no rule: tasks are then worked on one after the other.
     Raises:
         ValueError: a layer that cannot be adapted, or no parameters.
     """
 
-    def __init__(self, module: nn.Module, batch_norm: Literal["transductive", "support"] = "transductive") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        batch_norm: Literal["transductive", "support"] = "transductive",
+        head: str | None = None,
+    ) -> None:
         checks.one_of("batch_norm", batch_norm, BATCH_NORM_MODES)
+        _refuse_unsafe_layers(module)
+        if not learnable(module):
+            raise ValueError(f"the model ({type(module).__name__}) has no parameters to learn")
         self.module = module.train()
+        self.one_by_one: str | None = None
+        self._head = head
+        self._example: Tensor | None = None
+        self._asked = batch_norm
+        self._original = copy.deepcopy(module) if _batch_norms(module) else None  # what `check` compares with
         self.replaced_norms = _replace_batch_norms(self.module)
         self._norms = [layer for layer in self.module.modules() if isinstance(layer, TaskBatchNorm)]
-        self._support_statistics = bool(self._norms) and batch_norm == "support"
-        self.batch_norm = batch_norm if self._norms else "none"
-        # Looking for shared weights costs a tenth of a small net's forward pass, in every call: once is enough.
-        every = list(self.module.named_parameters(remove_duplicate=False))
-        self._shares_weights = len(every) > len(list(self.module.parameters()))
-        _refuse_unsafe_layers(self.module)
-        if not list(self.module.parameters()):
-            raise ValueError(f"the model ({type(module).__name__}) has no parameters to learn")
+        # Until `check` has seen that the module calls none of them.
+        self._functions: RightFunctions | None = RightFunctions()
+        # Other names of shared weights, by hand: PyTorch's own tying searches in every call, and when one layer has two names
+        # it leaves the module without its parameters.
+        learned = learnable(self.module)
+        self._aliases = {
+            alias: first for first, *others in names_of_each(self.module) if first in learned for alias in others
+        }
+
+    @property
+    def batch_norm(self) -> str:
+        """`batch_norm` as it was asked for, or "none" where there is none."""
+        return self._asked if self._norms or (self._functions and "batch norm" in self._functions.met) else "none"
 
     @property
     def num_parameters(self) -> int:
         """How many numbers theta holds."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
+        return sum(parameter.numel() for parameter in learnable(self.module).values())
+
+    @property
+    def num_constants(self) -> int:
+        """How many numbers are parameters with `requires_grad=False`."""
+        return sum(parameter.numel() for parameter in self.module.parameters()) - self.num_parameters
 
     def init(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Params:
         """Theta as the module was constructed: copies of its parameters."""
-        return {name: leaf.detach().to(device, dtype, copy=True) for name, leaf in self.module.named_parameters()}
+        return {name: leaf.detach().to(device, dtype, copy=True) for name, leaf in learnable(self.module).items()}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Learner":
-        """Move the module's constant buffers; parameters are passed to each call."""
+        """Move the module's constants; parameters are passed to each call."""
         self.module.to(device, dtype)
         return self
 
@@ -63,69 +102,275 @@ class Learner:
         """Outputs [S, ...] for inputs [S, *input_shape] of one task.
 
         `support` [K, *input_shape] are the task's support inputs; they matter only where `batch_norm` is "support".
+
+        Raises:
+            ModelError: the module's own code fails.
         """
-        if support is None or not self._support_statistics:
+        normed = [*self._norms, *([self._functions] if self._functions else [])]
+        if support is None or self._asked != "support" or not normed:
             return self._call(params, inputs)
-        for layer in self._norms:
+        for layer in normed:
             layer.statistics_rows = len(support)
         try:
             return self._call(params, torch.cat([support, inputs]))[len(support) :]
         finally:
-            for layer in self._norms:
+            for layer in normed:
                 layer.statistics_rows = None
 
     def _call(self, params: Params, inputs: Tensor) -> Tensor:
-        return functional_call(self.module, params, (inputs,), tie_weights=self._shares_weights)
+        if self._aliases:
+            params = params | {alias: params[name] for alias, name in self._aliases.items()}
+        try:
+            if self._functions is None:
+                return functional_call(self.module, params, (inputs,), tie_weights=False)
+            with self._functions:
+                return functional_call(self.module, params, (inputs,), tie_weights=False)
+        except Exception as error:  # whatever a user's code raises
+            failure = failure_of(error, self.module)
+            if failure is error:
+                raise
+            raise failure from error
 
-    def check(self, input_shape: Sequence[int], output_size: int, *, num_examples: int = 3) -> None:
-        """Run the module on a small batch, so that a model that does not fit its data is named before any work.
+    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of one task's tensors for those of B tasks, [B, ...]: by `vmap`, or one after the other."""
+        if self.one_by_one is None:
+            return vmap(function)
+
+        def each(*arguments: Any) -> Any:
+            leaves = [leaf for argument in arguments for leaf in _leaves(argument)]
+            results = [
+                function(*(tree_map(lambda tensor, b=b: tensor[b], argument) for argument in arguments))
+                for b in range(len(leaves[0]))
+            ]
+            return tree_map(lambda *tensors: torch.stack(tensors), *results)
+
+        return each
+
+    @contextlib.contextmanager
+    def looping(self, why: str) -> Iterator[None]:
+        """Within the block, tasks are worked on one after the other."""
+        before, self.one_by_one = self.one_by_one, why
+        try:
+            yield
+        finally:
+            self.one_by_one = before
+
+    @functools.cached_property
+    def head(self) -> str:
+        """Name of the layer that makes the outputs.
 
         Raises:
-            ValueError: the outputs have the wrong shape, change from call to call, or the call changes a buffer.
+            ValueError: it is not to be told which, or one of its parameters is not its own.
+        """
+        head = self._head
+        if head is None:
+            if self._example is None:
+                raise ValueError("the head is found by `check`, or named")
+            try:
+                head = find_head(self.module, lambda: self._plainly(self.module, self._example, self._functions))
+            except ValueError as error:
+                raise ValueError(
+                    f"which layer of the model ({type(self.module).__name__}) is its head is not to be told: {error}. "
+                    "Name it: head=LAYER."
+                ) from error
+        parameters_of(self.module, head)
+        return head
+
+    @functools.cached_property
+    def head_parameters(self) -> list[str]:
+        """Names of the head's parameters."""
+        return parameters_of(self.module, self.head)
+
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether the head is a linear layer with a bias, both learned."""
+        layer = self.module.get_submodule(self.head)
+        return type(layer).forward is nn.Linear.forward and len(self.head_parameters) == 2
+
+    def features(self, params: Params, inputs: Tensor) -> Tensor:
+        """What the head is given, [S, ...], for inputs [S, *input_shape] of one task; whatever follows the head plays no part."""
+        given: list[Tensor] = []
+        layer = self.module.get_submodule(self.head)
+        hook = layer.register_forward_pre_hook(
+            lambda _, args, kwargs: given.append(next(iter((*args, *kwargs.values())))), with_kwargs=True
+        )
+        try:
+            self(params, inputs)
+        finally:
+            hook.remove()
+        return given[-1]
+
+    def check(self, inputs: Tensor, output_size: int) -> None:
+        """Run the module as it was made on a few inputs, so that a model that does not fit its data is named before any work.
+
+        Args:
+            inputs: [S, *input_shape].
+        Raises:
+            ValueError: the outputs have the wrong shape, are not finite, change from call to call, or are others than those of
+                the module itself; or the call changes a buffer.
+            ModelError: the module's own code fails.
         """
         name = type(self.module).__name__
-        inputs = torch.linspace(0, 1, num_examples * torch.Size(input_shape).numel()).reshape(
-            num_examples, *input_shape
-        )
         buffers = {key: value.clone() for key, value in self.module.named_buffers()}
-        params = self.init()
+        params = {key: leaf.detach() for key, leaf in learnable(self.module).items()}
+        self._example = inputs = _in_format_of(self.module, inputs)
         with torch.no_grad():
             try:
                 first, second = self(params, inputs), self(params, inputs)
-            except (RuntimeError, TypeError, ValueError) as error:
-                shape = (num_examples, *input_shape)
-                raise ValueError(f"the model ({name}) does not take inputs of shape {shape}: {error}") from error
-        if first.shape != (num_examples, output_size):
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the model ({name}) does not take inputs of shape {tuple(inputs.shape)}: {error}"
+                ) from error
+        if not isinstance(first, Tensor):
             raise ValueError(
-                f"the model ({name}) must give outputs of shape {(num_examples, output_size)}, got {tuple(first.shape)}"
+                f"the model ({name}) must give one tensor of shape {(len(inputs), output_size)}, got a {type(first).__name__}"
             )
+        if first.shape != (len(inputs), output_size):
+            raise ValueError(
+                f"the model ({name}) must give outputs of shape {(len(inputs), output_size)}, got {tuple(first.shape)}"
+            )
+        if not bool(torch.isfinite(first).all()):
+            raise ValueError(f"the model ({name}) gives outputs that are not finite, such as NaN, before any training")
         if not torch.equal(first, second):
             raise ValueError(f"the model ({name}) gives another output for the same input; it must be deterministic")
         changed = [key for key, value in self.module.named_buffers() if not torch.equal(value, buffers[key])]
         if changed:
             raise ValueError(f"the model ({name}) writes its buffers {', '.join(changed)} when called; it must not")
+        if self._functions is not None and not self._functions.met:
+            self._functions = None
+        self._compare_with_original(inputs)
+
+    def _compare_with_original(self, inputs: Tensor) -> None:
+        """Raise `ValueError` unless outputs and gradients are those of the module before anything in it was exchanged."""
+        if self._original is None and self._functions is None:
+            return
+        original = self._original or copy.deepcopy(self.module)
+        self._original = None
+        pairs = zip(
+            _outputs_and_gradient(original, lambda: self._plainly(original, inputs, None)),
+            _outputs_and_gradient(self.module, lambda: self._plainly(self.module, inputs, self._functions)),
+            strict=True,
+        )
+        for what, (expected, found) in zip(("outputs", "gradients"), pairs, strict=True):
+            if not bool((found - expected).norm() <= _SAME * expected.norm() + 1e-6):
+                raise ValueError(
+                    f"the model ({type(self.module).__name__}) gives other {what} when its "
+                    f"{' and '.join(self.exchanged)} is put into a form that may be differentiated twice; "
+                    "write it as PyTorch's own layer calls it, or choose a group norm"
+                )
+
+    @contextlib.contextmanager
+    def strict(self) -> Iterator[None]:
+        """Within the block, a second derivative through a function that is `once_differentiable` raises.
+
+        PyTorch raises only where the gradient from above has a graph; else it counts what the function saved as constant, and
+        the second derivative is silently another.
+        """
+        with torch.enable_grad():
+            functions = _once_differentiable(self._plainly(self.module, self._example, self._functions))
+        own = {function: function.__dict__["backward"] for function in functions}
+
+        def refusing(function: type) -> Any:
+            def backward(ctx: Any, *slopes: Any) -> Any:
+                if torch.is_grad_enabled():
+                    raise RuntimeError(f"{function.__name__} is marked with @once_differentiable")
+                return own[function].__func__(ctx, *slopes)
+
+            return staticmethod(backward)
+
+        for function in functions:
+            function.backward = refusing(function)
+        try:
+            yield
+        finally:
+            for function, backward in own.items():
+                function.backward = backward
+
+    @property
+    def exchanged(self) -> list[str]:
+        """Kinds of functions that are called in another form than the module's."""
+        met = set() if self._functions is None else self._functions.met
+        return sorted(met | ({"batch norm"} if self.replaced_norms else set()))
+
+    @staticmethod
+    def _plainly(module: nn.Module, inputs: Tensor, functions: RightFunctions | None) -> Tensor:
+        """Outputs with the module's own parameters."""
+        with functions or contextlib.nullcontext():
+            return module(_in_format_of(module, inputs))
+
+
+def _outputs_and_gradient(module: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Outputs, and the gradient of half their sum of squares in all learned parameters, both flat."""
+    with torch.enable_grad():
+        outputs = call()
+        slopes = torch.autograd.grad(
+            outputs.square().sum() / 2, list(learnable(module).values()), materialize_grads=True, allow_unused=True
+        )
+    return outputs.detach().flatten(), torch.cat([slope.flatten() for slope in slopes])
+
+
+def _once_differentiable(outputs: Tensor) -> set[type[torch.autograd.Function]]:
+    """The functions marked so in the graph of `outputs`."""
+    found, seen, nodes = set(), set(), [outputs.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes.extend(before for before, _ in node.next_functions)
+        function = getattr(node, "_forward_cls", None)
+        backward = None if function is None else function.__dict__.get("backward")
+        if isinstance(backward, staticmethod) and backward.__func__.__code__ is _ONCE.__code__:
+            found.add(function)
+    return found
+
+
+def _in_format_of(module: nn.Module, inputs: Tensor) -> Tensor:
+    """`inputs` where the module's parameters are, floating-point ones in their number format."""
+    leaf = next(module.parameters())
+    return inputs.to(leaf.device, leaf.dtype) if inputs.is_floating_point() else inputs.to(leaf.device)
+
+
+def _leaves(argument: Any) -> list[Tensor]:
+    return [*argument.values()] if isinstance(argument, dict) else [argument]
+
+
+def _batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 
 def _replace_batch_norms(module: nn.Module) -> list[str]:
+    """Put a `TaskBatchNorm` in the place of each plain batch norm.
+
+    One with a forward of its own keeps it; what it calls is exchanged (`RightFunctions`), and it keeps no running statistics.
+    """
     replaced = []
+    norms: dict[_BatchNorm, TaskBatchNorm] = {}  # one layer under two names stays one
     for parent_name, parent in list(module.named_modules()):
-        for child_name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                norm = TaskBatchNorm(child.num_features, child.eps)
-                if child.affine:
-                    norm.weight, norm.bias = child.weight, child.bias
-                else:
-                    raise ValueError(f"layer {child_name}: batch norm without affine parameters is not supported")
-                setattr(parent, child_name, norm)
-                replaced.append(f"{parent_name}.{child_name}".lstrip("."))
+        for child_name, child in list(parent._modules.items()):
+            if not isinstance(child, _BatchNorm):
+                continue
+            if type(child).forward is not _BatchNorm.forward:
+                child.track_running_stats = False
+                child.running_mean = child.running_var = child.num_batches_tracked = None
+                continue
+            if child not in norms:
+                norms[child] = norm = TaskBatchNorm(child.num_features, child.eps, child.affine)
+                norm.weight, norm.bias = child.weight, child.bias
+            setattr(parent, child_name, norms[child])
+            replaced.append(f"{parent_name}.{child_name}".lstrip("."))
     return replaced
 
 
 def _refuse_unsafe_layers(module: nn.Module) -> None:
+    if isinstance(module, _BatchNorm):
+        raise ValueError(f"the model is itself a batch norm ({type(module).__name__}); wrap it in a module")
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise ValueError(f"layer {name} ({type(layer).__name__}): adapted models must be deterministic; set p to 0")
         if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
             raise ValueError(f"layer {name}: running statistics cannot be adapted; set track_running_stats to false")
-        if isinstance(layer, _BatchNorm):
-            raise ValueError(f"the model is itself a batch norm ({type(layer).__name__}); wrap it in a module")
+        if isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0:
+            raise ValueError(
+                f"layer {name} ({type(layer).__name__}): adapted models must be deterministic; set dropout to 0"
+            )

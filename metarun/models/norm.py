@@ -8,8 +8,35 @@ import torch
 from torch import Tensor, nn
 
 
+def batch_norm(
+    inputs: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, statistics_rows: int | None = None
+) -> Tensor:
+    """Normalise each channel by the mean and variance of the batch at hand.
+
+    Args:
+        inputs: [S, C, ...].
+        weight, bias: [C], or None for 1 and 0.
+        eps: added to the variance.
+        statistics_rows: the statistics come from so many first rows alone; None for all.
+    Returns:
+        [S, C, ...].
+    """
+    axes = (0, *range(2, inputs.dim()))
+    shape = (-1,) + (1,) * (inputs.dim() - 2)
+    source = inputs if statistics_rows is None else inputs[:statistics_rows]
+    mean = source.mean(axes, keepdim=True)
+    centred = inputs - mean
+    spread = centred if statistics_rows is None else centred[:statistics_rows]
+    variance = (spread * spread).mean(axes, keepdim=True)
+    scale = torch.rsqrt(variance + eps)
+    if weight is not None:
+        scale = scale * weight.reshape(shape)
+    normalised = centred * scale
+    return normalised if bias is None else normalised + bias.reshape(shape)
+
+
 class TaskBatchNorm(nn.Module):
-    """Normalise each channel by the mean and variance of the batch at hand; no running statistics.
+    """`batch_norm` as a layer; no running statistics.
 
     With `statistics_rows` = S (set by `Learner` for the length of one call) the statistics come from the first S rows alone:
     that is how query examples are normalised by the support set.
@@ -17,23 +44,16 @@ class TaskBatchNorm(nn.Module):
     Args:
         num_features: channels; axis 1 of the input, whatever axes follow.
         eps: added to the variance.
+        affine: whether there are weights and biases.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.eps = eps
         self.statistics_rows: int | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[S, C, ...] -> the same shape."""
-        axes = (0, *range(2, inputs.dim()))
-        shape = (-1,) + (1,) * (inputs.dim() - 2)
-        source = inputs if self.statistics_rows is None else inputs[: self.statistics_rows]
-        mean = source.mean(axes, keepdim=True)
-        centred = inputs - mean
-        spread = centred if self.statistics_rows is None else centred[: self.statistics_rows]
-        variance = (spread * spread).mean(axes, keepdim=True)
-        scale = torch.rsqrt(variance + self.eps) * self.weight.reshape(shape)
-        return centred * scale + self.bias.reshape(shape)
+        return batch_norm(inputs, self.weight, self.bias, self.eps, self.statistics_rows)

@@ -1,7 +1,8 @@
 """N-way classification by softmax cross-entropy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,10 @@ class Classification:
     learner: Learner
     score: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+
+    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As the model allows."""
+        return self.learner.lift(function)
 
     def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
         """Logits [S, N]."""

@@ -1,7 +1,8 @@
 """Regression by mean squared error."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +18,10 @@ class Regression:
     learner: Learner
     score: ClassVar[str] = "mse"
     higher_is_better: ClassVar[bool] = False
+
+    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As the model allows."""
+        return self.learner.lift(function)
 
     def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
         """Predictions [S, *target_shape]."""

@@ -285,7 +285,7 @@ class Episodes:
         if items.dtype == torch.uint8:
             inputs = inputs.div_(255)
         targets = torch.arange(ways, device=inputs.device).repeat_interleave(per_class).expand(tasks, -1)
-        return Examples(inputs, targets.contiguous())
+        return Examples(inputs, targets.contiguous(), ways)
 
 
 def _tensors(batch: TaskBatch) -> list[Tensor]:

@@ -14,18 +14,20 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Examples:
     """A support or a query set of B tasks: inputs [B, S, *input_shape]; targets [B, S, *target_shape].
 
-    The targets of a classification are class ids, int64 [B, S].
+    The targets of a classification are class ids, int64 [B, S], all smaller than `classes`: outputs from there on are of no
+    class of these tasks. None: every output is, or there are no classes.
     """
 
     inputs: Tensor
     targets: Tensor
+    classes: int | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Examples":
         """A copy on `device`, floating-point tensors in `dtype`."""
-        return Examples(_moved(self.inputs, device, dtype), _moved(self.targets, device, dtype))
+        return Examples(_moved(self.inputs, device, dtype), _moved(self.targets, device, dtype), self.classes)
 
     def __getitem__(self, tasks: slice) -> "Examples":
-        return Examples(self.inputs[tasks], self.targets[tasks])
+        return Examples(self.inputs[tasks], self.targets[tasks], self.classes)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradien
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the run's numbers."""
     kept = {key: value for key, value in config.items() if key not in _WITHOUT_INFLUENCE}
+    if kept.get("head") is None:  # a key that came later: runs without it keep their names
+        kept.pop("head", None)
     # Where archives and the cache lie decides nothing either.
     return moved(kept, config["data"], {key: f"data.{key}" for key in config["data"]})
 

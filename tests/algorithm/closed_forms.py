@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from metarun.algorithm import Algorithm, ConjugateGradient, GradientDescent, Implicit, Plain
 from metarun.tasks.types import Examples, TaskBatch
@@ -42,6 +43,7 @@ class Quadratic:
 
     score: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
+    lift: ClassVar = staticmethod(vmap)
 
     def outputs(self, params, inputs, support):
         return params["phi"]
@@ -64,6 +66,7 @@ class Quartic:
 
     score: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
+    lift: ClassVar = staticmethod(vmap)
 
     def outputs(self, params, inputs, support):
         return params["phi"]
@@ -78,6 +81,7 @@ class Bilinear:
 
     score: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
+    lift: ClassVar = staticmethod(vmap)
 
     def outputs(self, params, inputs, support):
         return params["w"] * params["b"]
@@ -101,6 +105,7 @@ class Linear:
 
     score: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
+    lift: ClassVar = staticmethod(vmap)
 
     def outputs(self, params, inputs, support):
         return inputs @ params["phi"]

@@ -208,7 +208,8 @@ def setting(kind: str) -> Setting:
     generator = torch.Generator().manual_seed(3)
     width, outputs = (2, 3) if kind == "classification" else (1, 1)
     with rng.seeded_construction(1, "test"):
-        learner = Learner(MLP(input_shape=(width,), num_outputs=outputs, hidden=(2,), activation="tanh"))
+        net = MLP(input_shape=(width,), num_outputs=outputs, hidden=(2,), activation="tanh")
+    learner = Learner(net, head="layers.3")
     learner.to("cpu", torch.float64)
     if kind == "classification":
         targets = torch.arange(3).expand(2, -1), torch.arange(3).repeat(2).expand(2, -1)
@@ -221,9 +222,10 @@ def setting(kind: str) -> Setting:
     return Setting(problem, theta, tasks, loss, fisher)
 
 
-def meta_parameters(algorithm: Algorithm, model: dict[str, Tensor]) -> dict[str, Tensor]:
+def meta_parameters(algorithm: Algorithm, kind: str) -> dict[str, Tensor]:
     """As a run starts them, then each learned rate and lambda by itself turned a little away from the others."""
     generator = torch.Generator().manual_seed(4)
-    theta = algorithm.meta_parameters(model)
+    model = setting(kind).theta
+    theta = algorithm.meta_parameters(setting(kind).problem, model)
     turned = {n: 0.8 + 0.4 * torch.rand(leaf.shape, generator=generator) for n, leaf in theta.items() if n not in model}
     return theta | {name: theta[name] * factor for name, factor in turned.items()}

@@ -204,5 +204,5 @@ def naive_direction(tasks: list[NaiveTask], meta_gradient: str, direction: str) 
 
 @functools.lru_cache(maxsize=64)
 def naive_tasks(inner: str, weight: str, adapted: str, kind: str) -> list[NaiveTask]:
-    theta = meta_parameters(compose((inner, "none", "plain", weight, adapted, kind)), setting(kind).theta)
+    theta = meta_parameters(compose((inner, "none", "plain", weight, adapted, kind)), kind)
     return [NaiveTask(inner, weight, adapted, kind, theta, task) for task in setting(kind).each()]

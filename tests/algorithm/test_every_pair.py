@@ -51,7 +51,7 @@ def check(composition: tuple[str, ...]) -> None:
     """A meta step, with or without a cut into chunks, is what the naive composition says, in every meta-parameter."""
     inner, meta_gradient, direction, weight, adapted, kind = composition
     algorithm, here = compose(composition), setting(kind)
-    theta = meta_parameters(algorithm, here.theta)
+    theta = meta_parameters(algorithm, kind)
     estimate = algorithm.meta_step(
         theta, here.problem, here.tasks, {"classification": 1, "regression": 2}[kind], None, STEP
     )

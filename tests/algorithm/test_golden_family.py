@@ -38,7 +38,7 @@ def scalar_task() -> TaskBatch:
 
 
 def scalar_gradient(chosen, name: str = "phi", theta: float = 0.0) -> float:
-    meta = chosen.meta_parameters({"phi": torch.full((1,), theta)})
+    meta = chosen.meta_parameters(None, {"phi": torch.full((1,), theta)})
     return chosen.meta_step(meta, Quadratic(), scalar_task()).gradient[name].item()
 
 
@@ -129,7 +129,7 @@ def test_lambda_by_patterns_is_lambda_by_parameters():
     by_pattern = composed(descent(400, 0.1), implicit(2), weight={"w": 1.5, "*": 3.0})
     learned = composed(descent(400, 0.1), implicit(2), weight={"w": 1.5, "*": 3.0}, learn_proximal_weight="layer")
     one = by_pattern.meta_step(theta, Bilinear(), tasks).gradient
-    other = learned.meta_step(learned.meta_parameters(theta), Bilinear(), tasks).gradient
+    other = learned.meta_step(learned.meta_parameters(Bilinear(), theta), Bilinear(), tasks).gradient
     torch.testing.assert_close(pair(one), pair(other), rtol=1e-13, atol=0)
     with pytest.raises(ValueError, match=r"no pattern of \['w'\] fits b\. Add"):
         composed(descent(1, 0.1), implicit(2), weight={"w": 1.5}).check(Bilinear(), theta)
@@ -172,7 +172,7 @@ def test_meta_gradient_of_a_step_size(kind):
 def test_each_step_has_a_rate_of_its_own():
     """phi_2 = c + (1 - 2 a_1)(1 - 2 a_2)(theta - c): d M / d a_i = L'(phi_2) * 2 (1 - 2 a) at a = 1/4; L'(3/4) = 21/4."""
     chosen = composed(rates("layer_and_step", 2), Unrolled())
-    meta = chosen.meta_parameters({"phi": torch.zeros(1)})
+    meta = chosen.meta_parameters(None, {"phi": torch.zeros(1)})
     gradient = chosen.meta_step(meta, Quadratic(), scalar_task()).gradient["inner/step_size/phi"]
     torch.testing.assert_close(gradient, torch.full((2,), 21 / 4), rtol=1e-14, atol=0)
     # A third step, at test, takes the last rate: phi_3 = 7/8.
@@ -351,7 +351,7 @@ def test_prototypes_are_a_linear_head():
     """S10: softmax of 2 c_k'e - |c_k|^2 is that of -|e - c_k|^2, with e and c_k computed by hand."""
     with rng.seeded_construction(0, "test"):
         module = MLP(input_shape=(3,), num_outputs=2, hidden=(4,), activation="tanh").double()
-    problem = Classification(Learner(module))
+    problem = Classification(Learner(module, head="layers.3"))
     theta = problem.learner.init(dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     inputs = torch.randn(1, 6, 3, generator=g)
@@ -371,7 +371,7 @@ def test_meta_gradient_of_prototypes_is_that_of_the_distances():
     """Autograd through the distances, written out."""
     with rng.seeded_construction(0, "test"):
         module = MLP(input_shape=(3,), num_outputs=2, hidden=(4,), activation="tanh").double()
-    problem = Classification(Learner(module))
+    problem = Classification(Learner(module, head="layers.3"))
     theta = problem.learner.init(dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     inputs, targets = torch.randn(1, 8, 3, generator=g), torch.tensor([[0, 1, 0, 1, 0, 1, 1, 0]])

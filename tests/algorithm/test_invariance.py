@@ -56,7 +56,7 @@ class Net:
     def make(hidden: int = 3) -> "Net":
         with rng.seeded_construction(0, "test"):
             module = MLP(input_shape=(1,), num_outputs=1, hidden=(hidden,), activation="tanh").double()
-        learner = Learner(module)
+        learner = Learner(module, head="layers.3")
         return Net(Regression(learner), learner.init(dtype=torch.float64), curves())
 
 

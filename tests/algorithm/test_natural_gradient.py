@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from metarun import rng
 from metarun.algorithm import Algorithm, FirstOrder, NaturalGradient, Plain, Unrolled
@@ -306,6 +307,7 @@ class Mixed:
 
     score = "loss"
     higher_is_better = False
+    lift = staticmethod(vmap)
 
     def outputs(self, params, inputs, support):
         return inputs @ (self.transform @ params["phi"])

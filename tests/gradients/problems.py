@@ -47,7 +47,8 @@ def bench_of(module: nn.Module, chosen: Algorithm, seed: int = 0) -> Bench:
     generator = torch.Generator().manual_seed(seed)
     size = module[0].in_features if isinstance(module, nn.Sequential) else 1
     tasks = TaskBatch(examples(generator, SUPPORT, size), examples(generator, QUERY, size), {})
-    learner = Learner(module).to("cpu", torch.float64)
+    head = "0" if isinstance(module, nn.Sequential) else "layers.3"
+    learner = Learner(module, head=head).to("cpu", torch.float64)
     theta = {
         name: torch.randn(leaf.shape, generator=generator, dtype=torch.float64) / 2
         for name, leaf in learner.init(dtype=torch.float64).items()

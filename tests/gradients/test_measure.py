@@ -162,7 +162,7 @@ def test_learned_rates_of_each_step_serve_more_steps_than_they_were_learned_for(
     bench = ridge(weight=0.0)
     unrolled = estimators(bench.algorithm, grid())[0]
     learning = dataclasses.replace(bench.algorithm, inner=rates, meta_gradient=unrolled.part)
-    theta = learning.meta_parameters(bench.theta)
+    theta = learning.meta_parameters(bench.problem, bench.theta)
     assert set(theta) > set(bench.theta)
     learned = dataclasses.replace(bench, algorithm=learning, theta=theta)
     for steps in (1, 2, 5):
@@ -175,7 +175,7 @@ def test_a_learned_lambda_is_the_one_in_force():
     """exp(rho) for each parameter: not yet moved it is the number itself, moved it is another."""
     fixed = smooth_net(weight=5.0, meta_gradient=implicit())
     learning = smooth_net(weight=5.0, meta_gradient=implicit(), learn_proximal_weight="parameter")
-    theta = learning.algorithm.meta_parameters(learning.theta)
+    theta = learning.algorithm.meta_parameters(learning.problem, learning.theta)
     learned = dataclasses.replace(learning, theta=theta)
     moved = {name: leaf + 1 if name.startswith("proximal_weight/") else leaf for name, leaf in theta.items()}
     exact, same, other = (

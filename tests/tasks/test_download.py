@@ -223,8 +223,23 @@ def test_too_little_room_is_found_before_a_byte_is_written(server, tmp_path, mon
 
 def test_a_data_folder_that_cannot_be_made_names_the_key(server, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DownloadError, match=r"data folder .*file/omniglot cannot be made: .*Set data\.root"):
+    with pytest.raises(DownloadError, match=r"data folder .*file/omniglot must be one that can be written: .*Set data\.root"):
         get(server, tmp_path / "file" / "omniglot", whole)
+
+
+def test_a_data_folder_that_cannot_be_written_names_the_key(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DownloadError, match=rf"data folder {tmp_path} must be .* Permission denied\. Set data\.root"):
+        get(server, tmp_path, whole)
+
+
+def test_a_disk_that_fills_up_is_named_with_the_file(server, tmp_path):
+    partial = tmp_path / "set.zip.part"
+    partial.symlink_to("/dev/full")
+    with pytest.raises(
+        DownloadError, match=rf"^{partial} cannot be written: No space left on device\..*set data\.root"
+    ):
+        get(server, tmp_path, whole)
 
 
 def test_of_two_at_once_one_downloads_and_both_have_the_file(server, tmp_path):

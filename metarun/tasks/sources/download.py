@@ -1,5 +1,6 @@
 """Downloading one file: resumed where it broke off, checked before it gets its name, one process at a time."""
 
+import errno
 import os
 import shutil
 import time
@@ -47,9 +48,12 @@ def download(
     path = folder / archive.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise DownloadError(
-            f"the data folder {folder} cannot be made: {error.strerror}. Set data.root or METARUN_DATA to a folder of yours."
+            f"the data folder {folder} must be one that can be written: {error.strerror}. "
+            "Set data.root or METARUN_DATA to a folder of yours."
         ) from error
     with exclusive(path):
         if path.is_file():
@@ -91,10 +95,17 @@ def _fetch(
             total = have + int(answer.headers.get("Content-Length") or 0)
             _check_space(partial.parent, total - have)
             return _receive(answer, partial, have, total, progress)
-    except requests.RequestException as error:
+    except requests.RequestException as error:  # an OSError too, and the one that is not the disk's
         if "Name or service not known" in str(error) or "Temporary failure in name resolution" in str(error):
             raise DownloadError(_by_hand(archive, "there is no network here")) from error
         return _words(error)
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"{partial} cannot be written: {error.strerror or error}. What has arrived is kept for the next try. "
+            "Make room there, or set data.root or METARUN_DATA to another folder."
+        ) from error
 
 
 def _receive(

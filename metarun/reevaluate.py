@@ -69,8 +69,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     del result["per_task"]
     folder.write_json(path, result)
     results(console, result)
-    require_score(result)
     console.print(f"stored in {path}", soft_wrap=True)
+    require_score(result)
 
 
 def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

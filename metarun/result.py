@@ -124,6 +124,7 @@ def flat_results(result: Mapping[str, Any]) -> dict[str, float]:
     """Numbers for a tracker's summary: test/<steps>/<metric>."""
     score, headline = result["score"], result["results"][-1]
     flat = {f"test/{score}": headline[score]["mean"], f"test/{score}_ci95": headline[score]["ci95"]}
+    flat["test/diverged"] = len(headline["diverged"])
     for row in result["results"]:
         flat[f"test/{score}_after_{row['inner_steps']}"] = row[score]["mean"]
     return flat

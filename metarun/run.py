@@ -208,7 +208,6 @@ def _train_and_test(
             score=parts.problem.score,
             total=parts.schedule.steps,
             done=resumed.step if resumed else 0,
-            is_percent=parts.problem.score == "accuracy",
         )
         trainer = make_trainer(
             config,

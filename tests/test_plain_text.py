@@ -67,7 +67,7 @@ def test_progress_on_a_terminal(monkeypatch):
     console = Console(force_terminal=True, width=120)
     with waiting(console, "looking"):
         pass
-    watcher = RunConsole(console, score="accuracy", total=2, done=0, is_percent=True)
+    watcher = RunConsole(console, score="accuracy", total=2, done=0)
     with watcher:
         watcher.stepped(1, 0.5, 4)
         watcher.validated(1, Summary(mean=0.5, ci95=0.1, std=0.2, num_tasks=4, median=0.5), True)

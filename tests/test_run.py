@@ -248,8 +248,9 @@ def test_a_test_without_a_score_is_a_failed_run(tmp_path, capsys, monkeypatch):
 
     # An evaluation is stored, in JSON that any reader reads, and told in the same words.
     assert run_here("evaluate", str(folder)) == 1
-    assert capsys.readouterr().err == err
     (path,) = (folder / "evaluations").iterdir()
+    out, again = capsys.readouterr()
+    assert again == err and f"stored in {path}" in out
     (result,) = read_strictly(path)
     assert [(row["diverged"], row["mse"]["mean"]) for row in result["results"]] == [([first.argmax().item()], None)] * 4
     assert result["not_finite"]["results.3.mse.mean"] == "nan"

@@ -13,6 +13,7 @@ from metarun.errors import ConfigurationError
 from metarun.files import write_atomically
 from metarun.report import formats
 from metarun.report.comparison import compare
+from metarun.report.console import summary_words
 from metarun.report.runs import NOT_STARTED, Run, duration, read_runs, selected
 from metarun.report.tables import short
 from metarun.report.terminal import terminal
@@ -126,11 +127,7 @@ def _score(run: Run) -> str:
     if run.result is None:
         return ""
     name, steps = run.result["score"], run.result["protocol"]["headline_inner_steps"]
-    summary = run.scores()[steps]
-    percent = name == "accuracy"
-    scale, places, unit = (100, 1, " %") if percent else (1, 3, "")
-    mean, half = summary["mean"] * scale, summary["ci95"] * scale
-    return f"{name} {mean:.{places}f} ± {half:.{places}f}{unit} after {steps}"
+    return f"{summary_words(name, run.scores()[steps])} after {steps}"
 
 
 def _console() -> Console:

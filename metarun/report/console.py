@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -46,9 +46,9 @@ class _Remaining(ProgressColumn):
 class RunConsole:
     """Implements the trainer's `Observer`; use it as a context around training."""
 
-    def __init__(self, console: Console, *, score: str, total: int, done: int, is_percent: bool) -> None:
+    def __init__(self, console: Console, *, score: str, total: int, done: int) -> None:
         self._console = console
-        self._score, self._total, self._is_percent = score, total, is_percent
+        self._score, self._total = score, total
         self._loss: float | None = None
         self._validation = ""
         self._tasks = 0
@@ -90,9 +90,7 @@ class RunConsole:
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """Remember the validation for the bar; off a terminal, print it."""
-        self._validation = f"val {self._score} {interval(score.mean, score.ci95, self._is_percent)}"
-        if score.num_diverged:
-            self._validation += f", {score.num_diverged} of {score.num_tasks} tasks diverged"
+        self._validation = f"val {summary_words(self._score, vars(score))}"
         if not self._console.is_terminal:
             self._console.print(
                 f"step {step}/{self._total}  {self._validation}{'  best' if is_best else ''}", soft_wrap=True
@@ -127,6 +125,13 @@ def interval(mean: float | None, half: float | None, is_percent: bool) -> str:
     if mean is None or not math.isfinite(mean):
         return "not finite"
     return f"{amount(mean, is_percent)} ± {amount(half, is_percent)}{' %' if is_percent else ''}"
+
+
+def summary_words(score: str, summary: Mapping[str, Any]) -> str:
+    """`accuracy 93.4 ± 0.5 %`, and how many tasks diverged if any did, from a summary as result.json has it."""
+    words = f"{score} {interval(summary['mean'], summary['ci95'], score == 'accuracy')}"
+    count = summary.get("num_diverged", 0)  # absent from those of earlier versions
+    return f"{words}, {count} of {summary['num_tasks']} tasks diverged" if count else words
 
 
 def amount(value: float | None, is_percent: bool, sign: str = "") -> str:

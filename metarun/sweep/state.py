@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import DamagedFile
-from metarun.report.console import interval
+from metarun.maths.stats import has_score
+from metarun.report.console import interval, summary_words
 from metarun.sweep.manifest import Job
 from metarun.train.status import BEAT_S, FAILED, PREEMPTED, RUNNING, read_status
 
@@ -54,7 +55,8 @@ def job_state(job: Job) -> JobState:
         result = job.run.read_result()
     except (OSError, DamagedFile) as error:
         return JobState(state=FAILED, error=str(error))
-    if result is not None and result["fingerprint"] == job.fingerprint:
+    is_ours = result is not None and result["fingerprint"] == job.fingerprint
+    if is_ours and has_score(result["results"][-1][result["score"]]):  # earlier versions took NaN for one
         return _done(result)
     status = read_status(job.run.status)
     if status is not None:
@@ -79,11 +81,10 @@ def exit_words(code: int) -> str:
 
 
 def _done(result: dict[str, Any]) -> JobState:
-    score, headline = result["score"], result["results"][-1]
-    summary = headline[score]
+    score = result["score"]
     return JobState(
         state=DONE,
-        score=f"{score} {interval(summary['mean'], summary['ci95'], score == 'accuracy')}",
+        score=summary_words(score, result["results"][-1][score]),
         value=result["validation"]["best_score"],
         seconds=result["train_s"] + result["test_s"],
     )

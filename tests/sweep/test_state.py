@@ -1,6 +1,7 @@
 """How a job stands, read from its files alone, and how its status file is kept."""
 
 import json
+import math
 import os
 import socket
 import time
@@ -77,6 +78,9 @@ def test_a_result_counts_if_it_is_of_this_configuration(job):
     (job.folder / "result.json").write_text(json.dumps(result))
     state = job_state(job)
     assert (state.state, state.score, state.value, state.seconds) == ("done", "accuracy 93.4 ± 0.5 %", 0.95, 61.0)
+    result["results"][0]["accuracy"] |= {"num_tasks": 600, "num_diverged": 12}
+    (job.folder / "result.json").write_text(json.dumps(result))
+    assert job_state(job).score == "accuracy 93.4 ± 0.5 %, 12 of 600 tasks diverged"
     (job.folder / "result.json").write_text(json.dumps(result | {"fingerprint": "f2"}))
     assert job_state(job).state == "pending"
     write(job, state="failed", error="no more coffee")
@@ -84,6 +88,9 @@ def test_a_result_counts_if_it_is_of_this_configuration(job):
     (job.folder / "result.json").write_text(json.dumps(result)[:40])
     assert job_state(job).state == "failed"
     assert job_state(job).error.startswith(f"{job.folder / 'result.json'} is damaged (Unterminated string")
+    result["results"][0]["accuracy"] |= {"mean": math.nan}  # what earlier versions took for a result
+    (job.folder / "result.json").write_text(json.dumps(result))
+    assert job_state(job).error == "no more coffee"
 
 
 def test_a_status_of_another_version_is_told_and_not_guessed(job):

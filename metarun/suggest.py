@@ -6,6 +6,7 @@ composed again, one more at a time, until one fails; that one is then explained 
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -107,10 +108,9 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
 
 def _check_choice(text: str, group: str, options: Iterable[str], *, is_required: bool) -> None:
     """Refuse a group's value that names no option, which Hydra crashes on, and a group that is needed and taken away."""
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        return  # `explain` says what cannot be read
+    if not _can_be_read(text):
+        return  # `explain` says what is wrong
+    override = OverridesParser.create().parse_override(text)
     if override.is_delete() and is_required:
         raise ConfigurationError(f"{text}: {group} must be chosen. {_options(options)}")
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP or (override.is_delete() and override.value() is None):
@@ -392,9 +392,21 @@ def _unreadable(error: OverrideParseException, available: Mapping[str, Iterable[
     unclosed = _unclosed(value)
     if unclosed:
         return f"{text}: the {unclosed} is never closed."
+    bare = re.sub(r"""([{,]\s*)(["'])([^"']*)\2(\s*:)""", r"\1\3\4", value)
+    if bare != value and _can_be_read(f"{key}={bare}"):
+        shell = shlex.quote(f"{key}={bare}")
+        return f"{text}: on the command line the keys of a mapping stand without quotes: {shell}"
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     shell = "'" + f"{key}={quoted}".replace("'", "'\\''") + "'"
     return f"{text}: the value cannot be read. If it is a text, quote it twice, for the shell and for Hydra: {shell}"
+
+
+def _can_be_read(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
 
 
 def _unclosed(value: str) -> str:

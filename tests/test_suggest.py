@@ -103,6 +103,11 @@ def answer(conf: Path, *argv: str) -> str:
                 "'seed=\"a=b\"'"
             ),
         ),
+        (
+            "steps={\"a.*\": 1, 'b': 2}",
+            "steps={\"a.*\": 1, 'b': 2}: on the command line the keys of a mapping stand without quotes: "
+            "'steps={a.*: 1, b: 2}'",
+        ),
         ("seed = 3", "'seed = 3' does not begin with a key: write KEY=VALUE, without blanks around the '='."),
         ("seed=0,1", "seed=0,1 gives several values: add -m to run each of them, or write 'seed=[0,1]' for one list."),
         ("algorithm=maml,imaml", "algorithm=maml,imaml gives several values: add -m to run each of them."),

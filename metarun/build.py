@@ -229,7 +229,7 @@ def make_trainer(
     parts: Parts,
     *,
     tracker: Tracker,
-    sync_record: Callable[[], None],
+    sync_record: Callable[[], dict[str, Any]],
     observer: Observer,
     checkpoints: Path,
     ranks: Ranks = ALONE,

@@ -1,5 +1,7 @@
 """Exceptions that are told in one line: what cannot be, and what did not work out."""
 
+from pathlib import Path
+
 
 class ConfigurationError(ValueError):
     """What the user asked for cannot be; `str()` is one clear line saying what must hold and which key to change."""
@@ -8,9 +10,9 @@ class ConfigurationError(ValueError):
 class DamagedFile(ConfigurationError):
     """A file that does not hold what metarun writes; `str()` names it, what is wrong with it, and the way out."""
 
-    def __init__(self, path: object, reason: str, way_out: str) -> None:
+    def __init__(self, path: Path, reason: str, way_out: str) -> None:
         super().__init__(f"{path} is damaged ({reason}). {way_out}")
-        self.reason = reason
+        self.path, self.reason = path, reason
 
 
 class FileError(OSError):

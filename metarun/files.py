@@ -113,6 +113,22 @@ def lock(file: IO[Any], path: Path, *, waits: bool) -> bool:
     return True
 
 
+def read_bytes(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        FileError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError:
+        with naming(path, "read"):
+            raise
+
+
 def read_json(
     path: Path,
     shape: Mapping[str, Any] | Callable[[Any], str] | type = dict,
@@ -128,13 +144,7 @@ def read_json(
         DamagedFile: it is not JSON, or not of that shape.
         FileError: it cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError:
-        with naming(path, "read"):
-            raise
+    data = read_bytes(path)
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,11 @@ from metarun.report.notes import shown
 from metarun.report.terminal import terminal
 from metarun.result import measure_test, require_score
 from metarun.suggest import closest
+from metarun.train.checkpoints import selected
 from metarun.train.data_record import check_same_data, own_pictures
-from metarun.train.folder import RunFolder, flatten, moved
-from metarun.train.state import load
+from metarun.train.folder import RunFolder, fingerprint, flatten, moved
 
+_logger = logging.getLogger("metarun")
 _OF_VALIDATION = {"dataset.val_ways", "evaluation.val_shots", "evaluation.val_queries"}
 
 
@@ -48,9 +50,18 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
         raise ConfigurationError(
             f"{run_dir} must hold a run (a config.json), and it does not. Run folders lie in outputs/."
         )
-    best = folder.checkpoints / "best.pt"
-    if not best.exists():
-        raise ConfigurationError(f"{run_dir} has no selected state yet ({best} is missing); let the run validate once.")
+    with shown(console):
+        checkpoint = selected(folder.checkpoints)
+        if checkpoint is None:
+            best = folder.checkpoints / "best.pt"
+            raise ConfigurationError(
+                f"{run_dir} has no selected state yet ({best} is missing); let the run validate once."
+            )
+        if checkpoint["fingerprint"] != fingerprint(stored):
+            _logger.warning(
+                "%s is not the configuration that the run was trained by: it was changed, or another version wrote it",
+                folder.config,
+            )
     # Published figures belong to the run's own protocol.
     config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
     with shown(console), waiting(console, "preparing data and model"):
@@ -58,7 +69,6 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     pictures = own_pictures(config)
     if pictures and pictures == own_pictures(stored):
         check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
-    checkpoint = load(best)
     theta = fitted(checkpoint["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
         result = measure_test(config, parts, theta, checkpoint["step"])

@@ -36,11 +36,12 @@ from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
-from metarun.tracking.jsonl import MetricsFile, read_metrics
+from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
+from metarun.train.checkpoints import BEST, newest, take_up
 from metarun.train.data_record import check_same_data, own_pictures, record_data
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.memory import AddedMemory, peak_mib
-from metarun.train.state import TrainState, load, load_state
+from metarun.train.state import TrainState, load
 from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
 
@@ -162,11 +163,10 @@ def _train_and_test(
     ranks: Ranks,
 ) -> dict[str, Any]:
     mark = fingerprint(config)
-    last = folder.checkpoints / "last.pt"
-    resumed = load_state(last) if last.exists() else None
+    resumed = take_up(folder.checkpoints)
     if resumed is not None and resumed.fingerprint != mark:
         raise ConfigurationError(
-            f"{last} was written by another configuration. Choose another run.folder, or run.overwrite=true to replace it."
+            f"{folder.checkpoints} is of another configuration. Choose another run.folder, or run.overwrite=true to replace it."
         )
     environment = environment_of(parts) | {"ranks": ranks.size}
     folder.write_json(folder.config, config)
@@ -185,9 +185,13 @@ def _train_and_test(
         )
 
     try:
-        record = MetricsFile(folder.metrics, resumed.step if resumed else -1)
+        reach = Reach(**resumed.record) if resumed and resumed.record else None
+        record = MetricsFile(folder.metrics, resumed.step if resumed else -1, reach)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+    if resumed and record.lost:
+        _logger.warning("%s; the run goes on without the others", record.lost)
+        resumed.lost.append(record.lost)
     run_id = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:8] + mark[:8]
     mirror = make(config, "tracker").open(
         RunInfo(
@@ -213,7 +217,7 @@ def _train_and_test(
             config,
             parts,
             tracker=tracker,
-            sync_record=record.sync,
+            sync_record=lambda: vars(record.sync()),
             observer=status.beside(watcher),
             checkpoints=folder.checkpoints,
             ranks=ranks,
@@ -246,14 +250,13 @@ def _train_and_test(
 def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Ranks) -> None:
     """What every rank but the first does: its part of each step's tasks. It writes nothing and says nothing."""
     ranks.wait()
-    last = folder.checkpoints / "last.pt"
-    resumed = load_state(last) if last.exists() else None
+    resumed = newest(folder.checkpoints)
     ranks.wait()
     trainer = make_trainer(
         config,
         parts,
         tracker=NullTracker(),
-        sync_record=lambda: None,
+        sync_record=dict,
         observer=NoObserver(),
         checkpoints=folder.checkpoints,
         ranks=ranks,
@@ -284,7 +287,9 @@ def _finish(
             "causes: inner steps too large (algorithm.inner.step_size) or too many in validation (evaluation.inner_steps), or "
             "outer steps too large (optimizer.lr)"
         )
-    best = load(folder.checkpoints / "best.pt")
+    best = {"step": state.best_step, "theta": state.best_theta}
+    if state.best_theta is None:  # taken up from a checkpoint of format 1
+        best = load(folder.checkpoints / BEST)
     theta = fitted(best["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
         test = measure_test(config, parts, theta, best["step"])
@@ -300,6 +305,8 @@ def _finish(
         "peak_memory_mib": peak_mib(parts.device),
         "training_memory_mib": training_memory_mib,
         "environment": environment,
+        "record": state.record,
+        "lost": state.lost,
     }
     choices = config["choices"]
     title = f"{choices['algorithm']} on {choices['dataset']}"
@@ -312,7 +319,7 @@ def _finish(
     except TrainingError:
         results(console, result)
         raise
-    folder.write_json(folder.result, result)
+    folder.write_result(result)
     _logger.info("finished: %s", json_text(result["results"][-1]))
     return result
 

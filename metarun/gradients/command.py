@@ -44,8 +44,8 @@ from metarun.report.notes import shown
 from metarun.report.terminal import say, terminal
 from metarun.result import device_name, environment_of
 from metarun.run import resolved
+from metarun.train.checkpoints import selected
 from metarun.train.folder import RunFolder, name
-from metarun.train.state import load
 
 _LINE_EVERY_S = 10.0
 
@@ -65,7 +65,8 @@ def compare(cfg: DictConfig) -> None:
         columns = estimators(parts.algorithm, grid)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    theta, origin = _theta(grid, parts)
+    with shown(console):
+        theta, origin = _theta(grid, parts)
     folder = _folder(config)
 
     schedule = parts.schedule
@@ -152,10 +153,11 @@ def _theta(grid: Grid, parts: Parts) -> tuple[Params, dict[str, Any]]:
             f"gradients.run must be the folder of a run (with a config.json), and {folder.path} is not. "
             "Run folders lie in outputs/."
         )
-    best = folder.checkpoints / "best.pt"
-    if not best.exists():
-        raise ConfigurationError(f"gradients.run: {best} is missing; let the run validate once.")
-    checkpoint = load(best)
+    checkpoint = selected(folder.checkpoints)
+    if checkpoint is None:
+        raise ConfigurationError(
+            f"gradients.run: {folder.checkpoints / 'best.pt'} is missing; let the run validate once."
+        )
     theta = fitted(checkpoint["theta"], parts)
     trained = {group: stored["choices"].get(group) for group in ("algorithm", "dataset", "model")}
     return theta, {"run": str(folder.path), "step": checkpoint["step"]} | trained

@@ -220,6 +220,8 @@ def report(console: Console, folder: RunFolder, result: dict[str, Any], other: s
         f"peak memory {result['peak_memory_mib']:.0f} MiB{added}",
         soft_wrap=True,
     )
+    for words in result.get("lost", ()):  # absent from results of earlier versions
+        say(console, ("lost:", "yellow"), f" {words}")
     pictures = sorted(path.name for path in folder.figures.glob("*.png"))
     say(console, ("run folder", "bold"), f"  {folder.path}")
     say(console, ("figures", "bold"), f"     {', '.join(f'figures/{picture}' for picture in pictures)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from metarun.report.cells import Grid
 from metarun.report.runs import Run
-from metarun.tracking.jsonl import read_metrics
+from metarun.tracking.jsonl import Reach, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,8 @@ def _curve(name: str, x: Sequence[float], scores: Sequence[Sequence[float]]) -> 
 def _validations(run: Run, score: str, problems: list[str]) -> dict[int, tuple[float, float]]:
     """Outer step -> (seconds spent in training steps until then, validation score), from metrics.jsonl."""
     try:
-        rows = read_metrics(run.path / "metrics.jsonl")
+        reach = (run.result or {}).get("record")  # absent from results of earlier versions
+        rows = read_metrics(run.path / "metrics.jsonl", Reach(**reach) if reach else None)
     except (OSError, ValueError) as error:
         problems.append(f"{run.path}: no curve, metrics.jsonl cannot be read ({error})")
         return {}

@@ -1,11 +1,26 @@
 """metrics.jsonl, the record of a run: one JSON object per line, `{"step": t, "<metric>": value, ...}`."""
 
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from metarun.json_text import json_text
+from metarun.files import NUMBER, mismatch, naming, read_bytes, write_atomically
+from metarun.json_text import NOT_FINITE, json_text
+
+_CHANGED = ", and they are not as they were"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a record reaches: its lines, its bytes, and their SHA-256."""
+
+    lines: int
+    bytes: int
+    sha256: str
 
 
 class MetricsFile:
@@ -15,45 +30,70 @@ class MetricsFile:
     the file system (disk full, quota) is raised, not swallowed: unlike a mirror, this file is the record.
     """
 
-    def __init__(self, path: Path, last_step: int):
+    def __init__(self, path: Path, last_step: int, reach: Reach | None = None):
         """Opens the record and drops what lies after the checkpoint: resuming then gives an uninterrupted run's file.
 
         Args:
             path: the file; created where absent, in a folder that exists.
             last_step: outer steps done in the state that the run goes on from. Lines with a later step and a torn last
                 line are removed (one atomic replacement). -1 starts an empty file.
+            reach: how far the file reached when that state was saved, where that is known: what is there no more, or is
+                not as it was, is said in `lost`.
 
         Raises:
-            ValueError: a line other than a torn last one is not a JSON object with an integer "step".
+            ValueError: a line other than a torn last one is not a JSON object with an integer "step" and numbers.
+            FileError: the file cannot be read or written.
         """
         self._path = Path(path)
-        if self._path.exists():
-            kept = b"".join(line for line, row in _rows(self._path) if row["step"] <= last_step)
-            if kept != self._path.read_bytes():
-                _replace(self._path, kept)
+        self.lost = ""
+        before = read_bytes(self._path) if self._path.exists() else b""
+        kept = before[: reach.bytes] if reach is not None else b""
+        if reach is None or _reach(kept) != reach:
+            kept = b"".join(line for line, row in _rows(self._path, before) if row["step"] <= last_step)
+            if reach is not None:
+                self.lost = (
+                    f"{path} is not what it was at step {last_step}, when the checkpoint was written: "
+                    f"{_reach(kept).lines} of {reach.lines} lines are there{_CHANGED if len(kept) >= reach.bytes else ''}"
+                )
+        if kept != before:
+            write_atomically(self._path, kept)
+        self._written = hashlib.sha256(kept)
+        self._lines, self._bytes = kept.count(b"\n"), len(kept)
         # Unbuffered: a buffer that met a full disk would try again at close, after the error had been reported.
-        self._file = self._path.open("ab", buffering=0)
+        with naming(self._path):
+            self._file = self._path.open("ab", buffering=0)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line.
 
         Raises:
             ValueError: a metric is named "step".
-            OSError: the line could not be written, or not completely.
+            FileError: the line could not be written, or not completely.
         """
         if "step" in metrics:
             raise ValueError('a metric must not be named "step": that key holds the outer step. Rename the metric.')
         line = json_text({"step": step, **metrics}).encode() + b"\n"
-        written = self._file.write(line)
-        if written != len(line):
-            raise OSError(f"{self._path}: wrote {written} of {len(line)} bytes. Free some disk space and start again.")
+        with naming(self._path):
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._written.update(line)
+        self._lines, self._bytes = self._lines + 1, self._bytes + len(line)
 
     def summarize(self, results: Mapping[str, float]) -> None:
         """Does nothing: final results have their own file, result.json."""
 
-    def sync(self) -> None:
-        """Forces the lines to the disk; to be called before a checkpoint, which must not know more than they do."""
-        os.fsync(self._file.fileno())
+    def sync(self) -> Reach:
+        """Forces the lines to the disk, and says how far they reach; to be called before a checkpoint.
+
+        A checkpoint must not know more than they do.
+
+        Raises:
+            FileError: the disk refuses.
+        """
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+        return Reach(self._lines, self._bytes, self._written.hexdigest())
 
     def close(self, exit_code: int) -> None:
         """Forces the lines to the disk and closes the file. Safe to call twice."""
@@ -64,43 +104,44 @@ class MetricsFile:
                 self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float | None]]:
+def read_metrics(path: Path, reach: Reach | None = None) -> list[dict[str, float | None]]:
     """The lines of a record in file order; None stands for a NaN or an infinity.
 
+    Args:
+        reach: how far the run that has ended says that it reaches.
     Returns:
         One dict per line, without a torn last line (that of a live or killed run).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another line is not a JSON object with an integer "step".
+        ValueError: another line is not a JSON object with an integer "step", or the file is not as the run left it.
     """
-    return [row for _, row in _rows(Path(path))]
+    data = read_bytes(Path(path))
+    if reach is not None and _reach(data) != reach:
+        raise ValueError(f"{path} is not as its run left it: {_reach(data).lines} of {reach.lines} lines")
+    return [row for _, row in _rows(Path(path), data)]
 
 
-def _rows(path: Path) -> list[tuple[bytes, dict]]:
+def _reach(data: bytes) -> Reach:
+    return Reach(data.count(b"\n"), len(data), hashlib.sha256(data).hexdigest())
+
+
+def _rows(path: Path, data: bytes) -> list[tuple[bytes, dict]]:
     """Each complete line, newline included, with what it says."""
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
         is_last_and_unfinished = not line.endswith(b"\n")
         try:
             row = json.loads(line)
-        except ValueError:  # JSONDecodeError and UnicodeDecodeError
+        except (ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             if is_last_and_unfinished:
                 break
             row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        numbers = {key: value for key, value in row.items() if key != NOT_FINITE} if isinstance(row, dict) else {}
+        if mismatch(numbers, {"step": int} | dict.fromkeys(numbers.keys() - {"step"}, NUMBER)):
             raise ValueError(  # the content of a file, not an argument's type
-                f'{path}, line {number}: expected a JSON object with an integer "step", found {line[:60]!r}. '
-                "The file was changed from outside; restore it, or start the run again in a new folder."
+                f'{path}, line {number}: expected a JSON object with an integer "step" and numbers, found {line[:60]!r}. '
+                "The file was changed from outside; restore it, or delete it: the run goes on without its lines, and says so."
             )
         rows.append((line.rstrip(b"\n") + b"\n", row))
     return rows
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

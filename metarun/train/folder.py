@@ -13,7 +13,7 @@ from typing import Any
 from metarun.errors import ConfigurationError
 from metarun.files import clear_leftovers, lock, read_json, write_atomically
 from metarun.json_text import json_text
-from metarun.train.shapes import CONFIG, result_mismatch
+from metarun.train.shapes import CHECKSUM, CONFIG, checksum, result_mismatch
 
 _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
 """Top-level keys of the configuration that change no number of a run."""
@@ -77,7 +77,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of last.pt and best.pt."""
+        """Folder of last.pt, previous.pt and best.pt."""
         return self.path / "checkpoints"
 
     @property
@@ -127,7 +127,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Take away what a run would go on from, or be answered from."""
-        for path in (*self.checkpoints.glob("*.pt"), self.metrics, self.result, self.status):
+        for path in (*self.checkpoints.glob("*.pt*"), self.metrics, self.result, self.status):
             path.unlink(missing_ok=True)
 
     @contextmanager
@@ -167,6 +167,11 @@ class RunFolder:
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file, atomically."""
         write_atomically(path, (json_text(content, indent=2) + "\n").encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json with a checksum, so that no figure in it can change unseen."""
+        stored = json.loads(json_text(result))  # what is no number is null by then
+        self.write_json(self.result, stored | {CHECKSUM: checksum(stored)})
 
     def read_config(self) -> dict[str, Any] | None:
         """The run's configuration, or None where there is none.

@@ -1,9 +1,11 @@
 """What the JSON files of a run's folder must hold for those who read them (`metarun.files.mismatch`)."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from metarun.files import NUMBER, mismatch
+from metarun.json_text import json_text
 
 CONFIG = {
     "choices": dict,
@@ -44,17 +46,29 @@ RESULT = {
     "train_s": float,
     "step_s": float,
     "test_s": float,
-    "peak_memory_mib": NUMBER,  # and training_memory_mib, not of earlier versions
+    "peak_memory_mib": float,
 }
+_LATER = {"training_memory_mib": NUMBER, "record": {"lines": int, "bytes": int, "sha256": str}, "lost": [str]}
+"""Of a result, what earlier versions did not write."""
+CHECKSUM = "checksum"
 _REFERENCE = {"source": str, "differences": str, "values": dict}
 _SUMMARY = {"mean": NUMBER, "std": NUMBER, "ci95": NUMBER, "num_tasks": int}
 
 
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object's text, but for its own checksum."""
+    return hashlib.sha256(json_text({k: v for k, v in content.items() if k != CHECKSUM}).encode()).hexdigest()
+
+
 def result_mismatch(content: Any) -> str:
     """What keeps a JSON value from being a result, in words; "" if nothing does."""
-    reason = mismatch(content, RESULT)
+    reason = mismatch(content, RESULT) or mismatch(
+        content, {key: _LATER[key] for key in _LATER.keys() & content.keys()}
+    )
     if reason:
         return reason
+    if CHECKSUM in content and content[CHECKSUM] != checksum(content):
+        return "its checksum is wrong"
     score, rows = content["score"], content["results"]
     scored = [mismatch(row, {score: _SUMMARY}, f"results[{i}]") for i, row in enumerate(rows)]
     scored += [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,9 +23,10 @@ from metarun.maths.trees import Params, norm
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
+from metarun.train.checkpoints import save_best, save_last
 from metarun.train.evaluate import Evaluator
 from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
-from metarun.train.state import TrainState, save, save_state
+from metarun.train.state import TrainState
 from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 _logger = logging.getLogger(__name__)
@@ -96,8 +97,9 @@ class Trainer:
         optimizer, lr_schedule: constructors, of (list of parameters) and of (optimizer). A schedule that watches the score
             (`watches_score`) takes a step after each validation, any other after each outer step.
         task_chunk: tasks worked on at once.
-        sync_record: makes the metrics written so far durable; called before each checkpoint, which supersedes none of them.
-        checkpoints: the folder of last.pt and best.pt.
+        sync_record: makes the metrics written so far durable and says how far they reach; called before each checkpoint,
+            which supersedes none of them.
+        checkpoints: the folder of last.pt, previous.pt and best.pt.
         ranks: the processes that share each step's tasks. The first validates and writes; the others only compute.
         estimate: of `meta_step`.
     """
@@ -114,7 +116,7 @@ class Trainer:
     dtype: torch.dtype
     task_chunk: int
     tracker: Tracker
-    sync_record: Callable[[], None]
+    sync_record: Callable[[], dict[str, Any]]
     observer: Observer
     checkpoints: Path
     ranks: Ranks = ALONE
@@ -200,8 +202,8 @@ class Trainer:
                 if is_saved:
                     state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
                     if self.ranks.is_first:
-                        self.sync_record()
-                        save_state(self.checkpoints / "last.pt", state)
+                        state.record = self.sync_record()
+                        save_last(self.checkpoints, state)
                 if stopping and not is_last:
                     raise Stopped(requests[0] if requests else signal.SIGTERM, state.step)
         return state
@@ -274,8 +276,9 @@ class Trainer:
         )
         if better:
             state.best_score, state.best_step = score.mean, state.step
-            theta = {name: leaf.detach() for name, leaf in state.theta.items()}
-            save(self.checkpoints / "best.pt", {"step": state.step, "theta": theta, "fingerprint": state.fingerprint})
+            # a copy, since the optimizer writes into theta
+            state.best_theta = {name: leaf.detach().clone() for name, leaf in state.theta.items()}
+            save_best(self.checkpoints, state)
         metrics = {f"val/{name}": measurement.summary(name).mean for name in measurement.metrics}
         metrics |= {f"val/{self.problem.score}_ci95": score.ci95, "val/diverged": score.num_diverged}
         self.tracker.log(state.step, metrics)

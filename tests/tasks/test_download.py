@@ -223,7 +223,9 @@ def test_too_little_room_is_found_before_a_byte_is_written(server, tmp_path, mon
 
 def test_a_data_folder_that_cannot_be_made_names_the_key(server, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DownloadError, match=r"data folder .*file/omniglot must be one that can be written: .*Set data\.root"):
+    with pytest.raises(
+        DownloadError, match=r"data folder .*file/omniglot must be one that can be written: .*Set data\.root"
+    ):
         get(server, tmp_path / "file" / "omniglot", whole)
 
 

@@ -33,7 +33,8 @@ GLYPHS = (
     "dataset.source.store.drawings=18",
     "dataset.test_queries=5",
 )
-TIMES = ("train_s", "step_s", "test_s", "peak_memory_mib", "training_memory_mib")
+TIMES = ("train_s", "step_s", "test_s", "peak_memory_mib", "training_memory_mib", "record", "checksum")
+"""Of a result, what the clock and the machine decide; the last two are of texts that hold such."""
 
 
 @functools.cache
@@ -58,7 +59,12 @@ def trainer_of(config: dict[str, Any], folder: Path, *, last_step: int = -1) -> 
     parts = make_parts(config)
     record = MetricsFile(folder / "metrics.jsonl", last_step)
     trainer = make_trainer(
-        config, parts, tracker=record, sync_record=record.sync, observer=NoObserver(), checkpoints=folder
+        config,
+        parts,
+        tracker=record,
+        sync_record=lambda: vars(record.sync()),
+        observer=NoObserver(),
+        checkpoints=folder,
     )
     return trainer, parts
 
@@ -121,7 +127,7 @@ def assert_same_checkpoints(a: Path, b: Path) -> None:
     for name in ("last.pt", "best.pt"):
         one, other = (torch.load(folder / name, weights_only=True) for folder in (a, b))
         for content in (one, other):
-            for key in ("train_s", "step_s"):
+            for key in ("train_s", "step_s", "record"):
                 content.pop(key, None)
             content["sums"] = {k: v for k, v in content.get("sums", {}).items() if not k.startswith("time/")}
         assert_equal_bits(one, other, name)

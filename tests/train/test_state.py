@@ -122,16 +122,17 @@ def test_a_damaged_checkpoint_is_named(kind, tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(ConfigurationError) as raised:
         load_state(path)
-    assert str(raised.value) == f"{path} is damaged; delete it and run again."
+    reason = "a checksum is wrong" if kind == "one byte changed" else "it is cut short, or no checkpoint at all"
+    assert str(raised.value) == f"{path} is damaged ({reason}). run.overwrite=true trains from the beginning."
 
 
 def test_other_content_and_other_versions_are_refused(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(torch.ones(2), path)
-    with pytest.raises(ConfigurationError, match=r"last\.pt has format None, and this metarun reads format 1"):
+    with pytest.raises(ConfigurationError, match=r"last\.pt has format None, and this metarun reads formats 1 and 2\."):
         load(path)
-    save(path, {"version": 2})
-    with pytest.raises(ConfigurationError, match=r"last\.pt has format 2, and this metarun reads format 1"):
+    save(path, {"version": 3})
+    with pytest.raises(ConfigurationError, match=r"last\.pt has format 3, and this metarun reads formats 1 and 2\."):
         load(path)
 
 

@@ -29,6 +29,7 @@ from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, results, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import shown
+from metarun.report.published import check_reference
 from metarun.report.terminal import terminal
 from metarun.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.schema import check_shape, refuse_hydra_folders
@@ -82,7 +83,7 @@ def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
         raise ConfigurationError(f"{key} must be a finite number, got {value}")
     config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
     _check_paths(config)
-    _check_reference(config["reference"])
+    check_reference(config["reference"])
     for key in ("root", "cache"):
         config["data"][key] = str(Path(config["data"][key]).expanduser())
     return _with_expanded_data(cfg, config)
@@ -371,26 +372,6 @@ def _check_paths(config: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{key} must be a path, got {value!r}")
     if not isinstance(config["run"]["overwrite"], bool):
         raise ConfigurationError(f"run.overwrite must be true or false, got {config['run']['overwrite']!r}")
-
-
-def _check_reference(reference: Any) -> None:
-    """Refuse published figures that could not be printed, which is done after all the training."""
-    texts, known = ("source", "metric", "differences"), {"source", "metric", "differences", "values"}
-    if reference is None:
-        return
-    if not isinstance(reference, Mapping) or not known <= {*reference}:
-        raise ConfigurationError(
-            f"reference must be null or have source, metric, values and differences, got {reference!r}"
-        )
-    for key in texts:
-        if not isinstance(reference[key], str):
-            raise ConfigurationError(f"reference.{key} must be a text, got {reference[key]!r}")
-    values = reference["values"]
-    for steps, value in values.items() if isinstance(values, Mapping) else [(None, None)]:
-        if not (str(steps).isdecimal() and isinstance(value, int | float) and not isinstance(value, bool)):
-            raise ConfigurationError(
-                f"reference.values must have a number for each number of inner steps, got {values!r}"
-            )
 
 
 def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, Any]:

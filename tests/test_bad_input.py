@@ -100,6 +100,10 @@ def refused(tmp_path, capsys):
         (["~seed"], "seed must be given"),
         (["~run.overwrite"], "run.overwrite must be given"),
         (["reference=5"], "reference must be null or have source, metric, values and differences, got 5"),
+        (
+            ["experiment=maml_sinusoid", "reference.settings=5"],
+            "reference.settings must be keys of this configuration, got 5",
+        ),
         # what is Hydra's
         (["hydra.run.dir=x"], "hydra.run.dir has no effect here: run.folder names this run's folder, run.root where "),
         (["hydra.sweep.dir=x"], "hydra.sweep.dir has no effect here: a sweep lies in sweeps/ of run.root."),

@@ -57,7 +57,7 @@ def test_figures_of_settings_that_are_not_stated_are_not_compared():
     del config["reference"]["settings"]
     found = compared(config["reference"], config, "mse")
     assert found["differences"] == (
-        "Not compared: choices.dataset of theirs is not stated; evaluation.shots of theirs is not stated."
+        "Not compared: reference.settings.choices.dataset is missing; reference.settings.evaluation.shots is missing."
     )
     assert compared(None, config, "mse") is None
 

@@ -139,7 +139,7 @@ def refused(tmp_path, capsys):
         (["lr_schedule=cosine", "lr_schedule.T_max=-3"], "lr_schedule: T_max must be an integer >= 1, got -3"),
         (["lr_schedule=plateau", "+lr_schedule.mode=max"], "lr_schedule.mode must be min for the score mse, got max"),
         (["model.activation=foo"], "model: activation must be one of relu, tanh, softplus, got 'foo'"),
-        (["model.num_outputs=3"], "model: the model (MLP) must give outputs of shape (3, 1), got (3, 3)"),
+        (["model.num_outputs=3"], "model: the model (MLP) must give outputs of shape (2, 1), got (2, 3)"),
         (["batch_norm=foo"], "batch_norm must be one of transductive, support, got 'foo'"),
         (["device.dtype=float16"], "device: dtype must be one of float32, float64, got 'float16'"),
         (["tracker=wandb", "tracker.mode=foo"], "tracker: mode must be one of auto, online, offline, disabled"),

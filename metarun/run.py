@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from metarun import __version__
+from metarun import __version__, checks
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.command_line import command_line, config_dirs, other_algorithm
 from metarun.errors import ConfigurationError, TrainingError
@@ -364,7 +364,7 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
 
 
 def _check_paths(config: Mapping[str, Any]) -> None:
-    """Refuse values of `data` and `run` that are no paths, or no truth values."""
+    """Refuse values of `data` and `run` that cannot be, whether the data set reads them or not."""
     for key in ("data.root", "data.cache", "run.root", "run.folder"):
         group, name = key.split(".")
         value = config[group][name]
@@ -372,6 +372,11 @@ def _check_paths(config: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{key} must be a path, got {value!r}")
     if not isinstance(config["run"]["overwrite"], bool):
         raise ConfigurationError(f"run.overwrite must be true or false, got {config['run']['overwrite']!r}")
+    try:
+        checks.one_of("data.residence", config["data"]["residence"], ("auto", "device", "host"))
+        checks.integer("data.max_pixels", config["data"]["max_pixels"], minimum=1)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, Any]:

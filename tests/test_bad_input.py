@@ -154,6 +154,8 @@ def refused(tmp_path, capsys):
             "Set dataset.source.crop_padding.",
         ),
         (["run.overwrite=maybe"], "run.overwrite must be true or false, got 'maybe'"),
+        (["data.residence=gpu"], "data.residence must be one of auto, device, host, got 'gpu'"),
+        (["data.max_pixels=1e9"], "data.max_pixels must be an integer >= 1, got 1000000000.0"),
         (["run.root=null"], "run.root must be a path, got None"),
         (["run.folder=3"], "run.folder must be a path, got 3"),
         (["data.root=null"], "data.root must be a path, got None"),

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(arguments: list[str]) -> None:
-    """`metarun evaluate RUN_DIR [KEY=VALUE ...]`.
+    """`metarun evaluate RUN_DIR [KEY=VALUE ...] [--allow CLASS]`.
 
     Raises:
         ConfigurationError: RUN_DIR is no folder, or a word after it is not KEY=VALUE.
@@ -82,7 +82,14 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument(
         "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="change what the run's configuration says"
     )
-    parsed = parser.parse_args(arguments)
+    parser.add_argument(
+        "--allow",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="a class of yours that RUN_DIR may name; repeatable",
+    )
+    parsed = parser.parse_intermixed_args(arguments)
     if not parsed.run_dir.is_dir():
         raise ConfigurationError(f"metarun evaluate needs the folder of a run, and {parsed.run_dir} is not a folder.")
     for override in parsed.overrides:
@@ -90,7 +97,7 @@ def evaluate(arguments: list[str]) -> None:
             raise ConfigurationError(f"after RUN_DIR come KEY=VALUE pairs, and {override!r} has no '='.")
     from metarun.reevaluate import evaluate_run
 
-    evaluate_run(parsed.run_dir, parsed.overrides)
+    evaluate_run(parsed.run_dir, parsed.overrides, parsed.allow)
 
 
 def submit(arguments: list[str]) -> None:
@@ -220,7 +227,11 @@ def gradients(arguments: list[str]) -> None:
 
 # name -> (usage after the name, one line for --help, function of the arguments after the name)
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
-    "evaluate": ("RUN_DIR [KEY=VALUE ...]", "judge a trained run again, on other tasks if you like", evaluate),
+    "evaluate": (
+        "RUN_DIR [KEY=VALUE ...] [--allow CLASS]",
+        "judge a trained run again, on other tasks if you like",
+        evaluate,
+    ),
     "submit": ("[--dry-run] [KEY=VALUE ...]", "put a sweep into Slurm's queue and return", submit),
     "status": ("DIR", "how a sweep stands, from its files alone", status),
     "report": (

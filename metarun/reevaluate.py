@@ -25,12 +25,13 @@ from metarun.suggest import closest
 from metarun.train.checkpoints import selected
 from metarun.train.data_record import check_same_data, own_pictures
 from metarun.train.folder import RunFolder, fingerprint, flatten, moved
+from metarun.trusted import named_in, require_resolved, require_trusted
 
 _logger = logging.getLogger("metarun")
 _OF_VALIDATION = {"dataset.val_ways", "evaluation.val_shots", "evaluation.val_queries"}
 
 
-def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
+def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str] = ()) -> None:
     """Test a run's selected parameters again, under other settings.
 
     The result is printed and stored in the run's folder under evaluations/; the run's own result stays as it is.
@@ -38,9 +39,10 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
     Args:
         run_dir: a run's folder.
         overrides: KEY=VALUE; keys of the stored configuration, or groups such as device=cpu.
+        allowed: classes beside metarun's and torch's that the stored configuration may name.
     Raises:
-        ConfigurationError: no such run, an unknown key, a model that the stored parameters do not fit, or pictures that
-            have changed although the overrides name no others.
+        ConfigurationError: no such run, a class that nobody allowed, an unknown key, a model that the stored parameters do
+            not fit, or pictures that have changed although the overrides name no others.
         TrainingError: the test gave no score; it is stored and printed even so.
     """
     console = terminal()
@@ -62,8 +64,10 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str]) -> None:
                 "%s is not the configuration that the run was trained by: it was changed, or another version wrote it",
                 folder.config,
             )
+    require_resolved(stored)
     # Published figures belong to the run's own protocol.
     config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
+    require_trusted(config, {*allowed, *(name for override in overrides for name in named_in(override))})
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
     pictures = own_pictures(config)

@@ -45,6 +45,7 @@ from metarun.train.memory import AddedMemory, peak_mib
 from metarun.train.state import TrainState, load
 from metarun.train.status import RunStatus
 from metarun.train.trainer import NoObserver, Stopped
+from metarun.trusted import untrusted_classes
 
 _logger = logging.getLogger("metarun")
 
@@ -114,7 +115,7 @@ def run_resolved(
             return result["validation"]["best_score"]
         words = f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)"
         console.print(words, soft_wrap=True)
-        report(console, folder, result, other_algorithm(config, overrides, config_dirs))
+        report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
         return result["validation"]["best_score"]
 
     with shown(console), waiting(console, "preparing data and model"):
@@ -135,7 +136,7 @@ def run_resolved(
         with status:
             command = command_line(overrides, config_dirs)
             result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
-        report(console, folder, result, other_algorithm(config, overrides, config_dirs))
+        report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
         return result["validation"]["best_score"]
 
 

@@ -215,8 +215,8 @@ def build(monkeypatch: pytest.MonkeyPatch, conf: Path, tmp_path: Path) -> Simple
         stand_in.seen.append(cfg.seed)
         return stand_in.then(cfg)
 
-    def evaluate_run(run_dir: Path, overrides: list[str]) -> None:
-        stand_in.seen.append((run_dir, overrides))
+    def evaluate_run(run_dir: Path, overrides: list[str], allowed: list[str]) -> None:
+        stand_in.seen.append((run_dir, overrides, allowed))
 
     stand_in.run, stand_in.evaluate_run = run, evaluate_run
     for name in ("metarun.run", "metarun.reevaluate"):
@@ -302,7 +302,7 @@ def test_a_failing_job_of_a_sweep_is_named_and_the_others_run(
             ["evaluate"],
             (
                 "metarun evaluate: the following arguments are required: RUN_DIR. "
-                "usage: metarun evaluate RUN_DIR [KEY=VALUE ...]"
+                "usage: metarun evaluate RUN_DIR [KEY=VALUE ...] [--allow CLASS]"
             ),
         ),
         (["evaluate", "nowhere"], "metarun evaluate needs the folder of a run, and nowhere is not a folder."),
@@ -352,7 +352,10 @@ def test_a_run_started_by_a_run_shows_no_traceback_that_nobody_asked_for(build: 
 
 def test_evaluate(build: SimpleNamespace, tmp_path: Path) -> None:
     assert cli.main(["evaluate", str(tmp_path), "seed=3", "dataset.ways=20"]) == 0
-    assert build.seen == [(tmp_path, ["seed=3", "dataset.ways=20"])]
+    assert build.seen == [(tmp_path, ["seed=3", "dataset.ways=20"], [])]
+    build.seen.clear()
+    assert cli.main(["evaluate", str(tmp_path), "--allow", "a.B", "seed=3", "--allow", "a.C"]) == 0
+    assert build.seen == [(tmp_path, ["seed=3"], ["a.B", "a.C"])]
 
 
 def test_evaluate_refuses_a_word_without_a_value(
@@ -365,4 +368,4 @@ def test_evaluate_refuses_a_word_without_a_value(
 def test_evaluate_help() -> None:
     done = metarun("evaluate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: metarun evaluate RUN_DIR [KEY=VALUE ...]\n")
+    assert done.stdout.startswith("usage: metarun evaluate RUN_DIR [KEY=VALUE ...] [--allow CLASS]\n")

@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "algorithm": 4,
     "tracking": 5,
     "train": 5,
+    "trusted": 5,
     "build": 6,
     "report": 6,
     "help": 6,

@@ -209,8 +209,14 @@ def results_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def report(console: Console, folder: RunFolder, result: dict[str, Any], other: str) -> None:
-    """The table at the end, and what to do next: evaluate this run again, or `other`, a command line."""
+def report(
+    console: Console, folder: RunFolder, result: dict[str, Any], other: str, classes: Sequence[str] = ()
+) -> None:
+    """The table at the end, and what to do next: evaluate this run again, or `other`, a command line.
+
+    Args:
+        classes: those of the user's, which `evaluate` must be told to trust.
+    """
     results(console, result)
     protocol, added = result["protocol"], result.get("training_memory_mib")
     added = "" if added is None else f", of which training added {added:.0f}"
@@ -225,7 +231,7 @@ def report(console: Console, folder: RunFolder, result: dict[str, Any], other: s
     pictures = sorted(path.name for path in folder.figures.glob("*.png"))
     say(console, ("run folder", "bold"), f"  {folder.path}")
     say(console, ("figures", "bold"), f"     {', '.join(f'figures/{picture}' for picture in pictures)}")
-    path = shlex.quote(str(folder.path))
+    words = shlex.join([str(folder.path), *(word for name in classes for word in ("--allow", name))])
     more = protocol["headline_inner_steps"] * 2
-    say(console, ("next", "bold"), f"        metarun evaluate {path} evaluation.inner_steps=[0,{more}]")
+    say(console, ("next", "bold"), f"        metarun evaluate {words} evaluation.inner_steps=[0,{more}]")
     say(console, f"            {other}")

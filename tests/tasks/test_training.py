@@ -113,6 +113,8 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
     status, out, err = answer()
     assert (status, err) == (0, "") and out.startswith(f"This configuration has been run already: {run}.")
     assert run_here("evaluate", str(run)) == 0
+    assert run_here(*arguments, "data.max_pixels=1000") == 0  # a limit of reading, and no part of what a run is
+    assert only_folder(tmp_path / "runs") == run
     assert len(list(cache.glob("*.classes"))) == 2
 
     original = (pets / "class 01" / "000.png").read_bytes()
@@ -124,11 +126,16 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
     )
     assert answer() == (2, "", f"{changed}\n")
     assert (run / "result.json").read_bytes() == result
+    configuration = (run / "config.json").read_text()
+    stored = json.loads(configuration)
+    del stored["data"]["max_pixels"], stored["dataset"]["source"]["store"]["max_pixels"]  # of a version without it
+    (run / "config.json").write_text(json.dumps(stored))
     assert run_here("evaluate", str(run)) == 2
     assert capsys.readouterr().err == (
         f"metarun: error: the examples are no longer what this run was trained on ({run / 'data.json'}). "
         "Give dataset.path the folder as it was, or name another folder to test on others.\n"
     )
+    (run / "config.json").write_text(configuration)
     shutil.copytree(pets, tmp_path / "others")
     assert run_here("evaluate", str(run), f"dataset.path={tmp_path / 'others'}") == 0
     (pets / "class 01" / "000.png").write_bytes(original)

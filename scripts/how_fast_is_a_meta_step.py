@@ -137,7 +137,10 @@ def main() -> None:
         "conv4, 32 tasks, 15 queries": (*omniglot_work(15), 1, 0.4, 2),
     }
     for title, (module, problem_kind, tasks, loss, steps, step_size, chunk) in works.items():
-        problem = problem_kind(Learner(module))
+        learner = Learner(module)
+        example = tasks.support.inputs[0]
+        learner.check(example, module(example).shape[1])
+        problem = problem_kind(learner)
         theta = problem.learner.init()
         algorithm = Algorithm(
             inner=GradientDescent(steps=steps, step_size=step_size, eval_steps=[steps]),

@@ -57,6 +57,8 @@ class Learner:
         _refuse_unsafe_layers(module)
         if not learnable(module):
             raise ValueError(f"the model ({type(module).__name__}) has no parameters to learn")
+        if head is not None:
+            parameters_of(module, head)
         self.module = module.train()
         self.one_by_one: str | None = None
         self._head = head
@@ -246,18 +248,27 @@ class Learner:
             return
         original = self._original or copy.deepcopy(self.module)
         self._original = None
+        differing = self._differing(original, self.module, inputs)
+        if differing is not None:  # by rounding alone, it may be: a channel that hardly varies is blown up by its norm
+            differing = self._differing(original.double(), copy.deepcopy(self.module).double(), inputs)
+        if differing is not None:
+            raise ValueError(
+                f"the model ({type(self.module).__name__}) gives other {differing} when its "
+                f"{' and '.join(self.exchanged)} is put into a form that may be differentiated twice; "
+                "write it as PyTorch's own layer calls it, or choose a group norm"
+            )
+
+    def _differing(self, original: nn.Module, exchanged: nn.Module, inputs: Tensor) -> str | None:
+        """What the two do not have in common; None if outputs and gradients agree."""
         pairs = zip(
             _outputs_and_gradient(original, lambda: self._plainly(original, inputs, None)),
-            _outputs_and_gradient(self.module, lambda: self._plainly(self.module, inputs, self._functions)),
+            _outputs_and_gradient(exchanged, lambda: self._plainly(exchanged, inputs, self._functions)),
             strict=True,
         )
         for what, (expected, found) in zip(("outputs", "gradients"), pairs, strict=True):
             if not bool((found - expected).norm() <= _SAME * expected.norm() + 1e-6):
-                raise ValueError(
-                    f"the model ({type(self.module).__name__}) gives other {what} when its "
-                    f"{' and '.join(self.exchanged)} is put into a form that may be differentiated twice; "
-                    "write it as PyTorch's own layer calls it, or choose a group norm"
-                )
+                return what
+        return None
 
     @contextlib.contextmanager
     def strict(self) -> Iterator[None]:

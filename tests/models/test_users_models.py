@@ -409,7 +409,7 @@ def test_a_head_is_named_by_a_key(algorithm_of):
     assert torch.equal(phi["scale"], theta["scale"].expand(NUM_TASKS))
     assert (phi["head.weight"] != theta["head.weight"]).any()
     with pytest.raises(ValueError, match="head must be a layer of the model, got 'tail'; it has head"):
-        _ = Learner(users.Temperature(WAYS), head="tail").head_parameters
+        Learner(users.Temperature(WAYS), head="tail")
 
 
 def test_prototypes_are_refused_where_the_head_has_no_vector_for_each_example(algorithm_of):

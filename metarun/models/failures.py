@@ -40,7 +40,8 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "PyTorch's own functions, or choose algorithm/meta_gradient=first_order",
     ),
     (
-        r"(same|expected scalar|the same) ?d?type|dtype mismatch|Found dtype|to have the same dtype|but found (Float|Double)",
+        r"expected scalar type|have the same dtype|dtype mismatch|Found dtype|Input type .* should be the same"
+        r"|does not match weight dtype",
         "it holds a constant of another number format than device.dtype; make it a buffer (register_buffer), or give it "
         "the dtype of an input",
     ),

@@ -232,9 +232,10 @@ def written_in_place(h: Tensor) -> Tensor:
             lambda _: Tail(lambda h: h @ torch.eye(WAYS, dtype=torch.float32)),
             r"another number format than device\.dtype",
         ),
+        (lambda _: Convolved(), r"model Convolved, .*another number format than device\.dtype"),
         (lambda _: Tail(rarely_random()), r"it draws random numbers"),
     ],
-    ids=["branch", "own function", "once differentiable", "in place", "number format", "rarely random"],
+    ids=["branch", "own function", "once differentiable", "in place", "format", "format of a kernel", "rarely random"],
 )
 def test_what_cannot_be_lifted_is_said_in_one_line(module, words, algorithm_of):
     with rng.seeded_construction(0, "test"):
@@ -243,6 +244,17 @@ def test_what_cannot_be_lifted_is_said_in_one_line(module, words, algorithm_of):
     with pytest.raises(ValueError, match=words) as caught:
         tried(learner, composed("maml", algorithm_of))
     assert "\n" not in str(caught.value)
+
+
+class Convolved(nn.Module):
+    """Its kernel is a constant in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.head = torch.ones(1, 1, 4, 4, dtype=torch.float32), nn.Linear(49, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.conv2d(x, self.kernel, stride=4).flatten(1))
 
 
 def rarely_random():

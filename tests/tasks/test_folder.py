@@ -14,6 +14,7 @@ from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sources import folder as source
 from metarun.tasks.sources.folder import folder
+from metarun.tasks.sources.pictures import Survey
 from metarun.tasks.types import SPLITS
 
 from .small_archives import noise
@@ -116,14 +117,14 @@ def test_a_store_of_the_version_before_is_kept_where_its_contents_are_the_same(t
     deep = Image.fromarray(np.full((8, 8), 4095, np.uint16))
     with monkeypatch.context() as patch:
         patch.setattr(source, "VERSION", "1")
-        patch.setattr(source, "whites_of", lambda *_: {})
+        patch.setattr(source, "surveyed", lambda *_: Survey({}, []))
         first = store_of(tmp_path / "pets", tmp_path / "cache")
         deep.save(tmp_path / "pets" / "class 0" / "100.png")
         dark = store_of(tmp_path / "pets", tmp_path / "cache")
     assert int(dark.items[int(dark.counts[0]) - 1].max()) == 16
     packed = sorted((tmp_path / "cache").glob("*.classes"))
     again = store_of(tmp_path / "pets", tmp_path / "cache")
-    assert int(again.items[int(again.counts[0]) - 1].max()) == 255 and again.provenance["whites"] == '{"16": 4095}'
+    assert int(again.items[int(again.counts[0]) - 1].max()) == 255 and "above 4,095" in again.provenance["remarks"]
     (tmp_path / "pets" / "class 0" / "100.png").unlink()
     kept = store_of(tmp_path / "pets", tmp_path / "cache")
     assert torch.equal(kept.items, first.items)
@@ -138,7 +139,19 @@ def test_greys_of_a_set_share_one_range(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         store = store_of(tmp_path / "scans", tmp_path / "cache")
     assert store.items[2, 0, 0, :2].tolist() == [0, 100] and store.items[5, 0, 0, :2].tolist() == [50, 200]
-    assert "no grey of 32 bits is above 255, which is taken for white" in caplog.text
+    assert caplog.messages == [f"{tmp_path / 'scans'}: no grey of 32 bits is above 255, which is taken for white"]
+
+
+def test_of_a_file_with_several_pictures_the_first_is_used_and_that_is_said_each_time(tmp_path, caplog):
+    write_classes(tmp_path / "pets", dict.fromkeys("abcd", 2))
+    pages = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (10, 20, 30)]
+    pages[0].save(tmp_path / "pets" / "a" / "9.tif", save_all=True, append_images=pages[1:])
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            store = store_of(tmp_path / "pets", tmp_path / "cache")
+    assert int(store.items[2].max()) == 10
+    remark = f"{tmp_path / 'pets'}: 1 files hold several pictures, of which the first is used: a/9.tif"
+    assert caplog.messages == [remark, remark]
 
 
 def test_a_picture_larger_than_the_limit(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.tasks.sources.pictures import MAX_PIXELS, decoded, resized_array, whites_of
+from metarun.tasks.sources.pictures import MAX_PIXELS, decoded, resized_array, surveyed
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -84,7 +84,7 @@ RAMP = np.arange(16).reshape(4, 4)
 def test_the_range_of_greys_is_the_smallest_usual_one_that_holds_them(dtype, top, white, tmp_path):
     values = (RAMP * top // 15).astype(dtype)
     data = encoded(Image.fromarray(values), "TIFF")
-    whites = whites_of(written(tmp_path, data))
+    whites = surveyed(written(tmp_path, data)).whites
     assert whites == ({} if white == 65_535 else {32 if dtype == "int32" else 16: white})
     found = decoded(data, "x", channels=1, size=4, whites=whites)[0]
     assert torch.equal(found, torch.from_numpy(np.floor(values.astype(np.int64) * 255 / white + 0.5)).to(torch.uint8))
@@ -94,7 +94,9 @@ def test_pictures_declared_alike_share_a_range_and_a_declared_depth_is_believed(
     dark, bright = (encoded(Image.fromarray((RAMP * step).astype(np.uint16)), "TIFF") for step in (10, 250))
     eight = encoded(Image.fromarray((RAMP * 17).astype(np.int32)), "TIFF")
     twelve = tiff_of_12_bits(RAMP * 20)
-    whites = whites_of(written(tmp_path, dark, bright, eight, twelve, encoded(Image.new("L", (4, 4))), b"damaged"))
+    whites = surveyed(
+        written(tmp_path, dark, bright, eight, twelve, encoded(Image.new("L", (4, 4))), b"damaged")
+    ).whites
     assert whites == {16: 4095, 32: 255}
     tops = [int(decoded(data, "x", channels=1, size=4, whites=whites).max()) for data in (dark, bright, eight, twelve)]
     assert tops == [9, 234, 255, 19]  # 150, 3750 and 300 of 4095; 255 of 255
@@ -109,12 +111,20 @@ def test_colours_of_16_bits_that_would_come_out_black_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"has colours of 16 bits, of which 12 at most are in use.*Save the pictures with 8"
     ):
-        whites_of(paths)
+        surveyed(paths)
     full = colour_png_of_16_bits(colours * 16)
-    assert whites_of(written(tmp_path, data, full)) == {}
+    assert surveyed(written(tmp_path, data, full)).whites == {}
     assert torch.equal(
         decoded(full, "x", channels=3, size=4), torch.from_numpy(colours * 16 >> 8).permute(2, 0, 1).to(torch.uint8)
     )
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
+def test_files_of_several_pictures_are_found_but_for_a_camera_with_its_preview(kind, tmp_path):
+    frames = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 100, 200)]
+    series, single = (encoded(frames[0], kind, save_all=True, append_images=more) for more in (frames[1:], []))
+    first, second = written(tmp_path, series, single)
+    assert surveyed([first, second]).series == ([] if kind == "MPO" else [first])
 
 
 def test_a_palette_is_looked_up():

@@ -15,7 +15,7 @@ from metarun import checks
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.packed_file import Originals, Progress, open_or_pack
 from metarun.tasks.sources.picture_files import as_text, find_pictures, some
-from metarun.tasks.sources.pictures import MAX_PIXELS, decoded, whites_of
+from metarun.tasks.sources.pictures import MAX_PIXELS, Survey, decoded, surveyed
 from metarun.tasks.types import SPLITS, Split
 
 logger = logging.getLogger(__name__)
@@ -78,21 +78,23 @@ def folder(
     members, splits, left_out = _kept(found.members, splits, min_images, root)
     if left_out:
         logger.warning("%d classes of %s are left out: %s", len(left_out), as_text(root), some(left_out))
-    pictures = [(name, file.as_posix(), *_stamp(root / file)) for name, files in members.items() for file in files]
+    stamped = [(name, file.as_posix(), *_stamp(root / file)) for name, files in members.items() for file in files]
 
     def packed(version: str) -> Path:
         settings = [version, image_size, channels, sorted((split, *names) for split, names in splits.items())]
-        mark = hashlib.sha256(json.dumps([settings, pictures]).encode()).hexdigest()[:12]
+        mark = hashlib.sha256(json.dumps([settings, stamped]).encode()).hexdigest()[:12]
         stem = "".join(letter if letter.isalnum() else "_" for letter in as_text(root.resolve().name))[:40]
         return Path(cache).expanduser() / f"folder-{stem}-{image_size}-{mark}.classes"
 
+    files = [root / file for files in members.values() for file in files]
+
     @functools.cache
-    def whites() -> dict[int, int]:
-        return whites_of((root / file for files in members.values() for file in files), max_pixels)
+    def survey() -> Survey:
+        return surveyed(files, max_pixels)
 
     def items() -> Iterator[Tensor]:
-        settings = {"channels": channels, "size": image_size, "max_pixels": max_pixels, "whites": whites()}
-        for file in (root / file for files in members.values() for file in files):
+        settings = {"channels": channels, "size": image_size, "max_pixels": max_pixels, "whites": survey().whites}
+        for file in files:
             yield decoded(file.read_bytes(), as_text(file), is_upright=True, **settings)[None]
 
     def find() -> Originals:
@@ -109,20 +111,31 @@ def folder(
                 "originals": as_text(root),
                 "left_out": json.dumps(left_out),
                 "split": "folders" if found.splits else str(split_file or by_seed),
-                "whites": json.dumps(whites()),
+                "remarks": json.dumps(_remarks(survey(), root)),
             },
         )
 
     now, before = packed(VERSION), packed(_BEFORE)
-    if before.is_file() and not now.exists() and not whites():
+    if before.is_file() and not now.exists() and not survey().whites:
         with contextlib.suppress(
             OSError
         ):  # another process did so, or this file system has no links: it is packed again
             os.link(before, now)
     store = open_or_pack(now, find, progress)
-    for bits, white in json.loads(store.provenance.get("whites", "{}")).items():
-        logger.info("%s: no grey of %s bits is above %s, which is taken for white", as_text(root), bits, white)
+    for remark in json.loads(store.provenance.get("remarks", "[]")):
+        logger.info("%s: %s", as_text(root), remark)
     return store
+
+
+def _remarks(survey: Survey, root: Path) -> list[str]:
+    """What a person should know of how the pictures were read."""
+    remarks = [
+        f"no grey of {bits} bits is above {white:,}, which is taken for white" for bits, white in survey.whites.items()
+    ]
+    if survey.series:
+        names = some([as_text(file.relative_to(root)) for file in survey.series], 3)
+        remarks.append(f"{len(survey.series):,} files hold several pictures, of which the first is used: {names}")
+    return remarks
 
 
 def _split(classes: Sequence[str], file: str | None, fractions: Sequence[float], seed: int) -> dict[Split, list[str]]:

@@ -5,6 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def decoded(
         size: pixels per side.
         is_upright: turn the picture as its camera's EXIF data say.
         max_pixels: a larger picture is refused before it is unpacked.
-        whites: the value that is white by declared bits of a grey, where it is not the largest of 16 (`whites_of`).
+        whites: the value that is white by declared bits of a grey, where it is not the largest of 16 (`Survey`).
     Raises:
         ValueError: it cannot be read.
     """
@@ -80,19 +81,33 @@ def declared_bits(picture: Image.Image) -> int:
     return 32 if picture.mode == "I" else 16
 
 
-def whites_of(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> dict[int, int]:
-    """What is white in a set's greys of more than 8 bits: declared bits -> value, where that is not the largest of 16 bits.
+@dataclass(frozen=True)
+class Survey:
+    """What a set of pictures has in common, from their headers, and from the values of greys of more than 8 bits.
+
+    Attributes:
+        whites: what is white in such greys: declared bits -> value, where that is not the largest of 16 bits.
+        series: files of several pictures, of which the first is read.
+    """
+
+    whites: dict[int, int]
+    series: list[Path]
+
+
+def surveyed(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Survey:
+    """Look at all pictures of a set before one is read; unreadable files are left to `decoded`.
 
     A file declares how many bits a pixel takes, and not how many are in use: 12 of 16 in many cameras' files, 8 of 32 in
-    those of some programs. Pictures that are declared alike have one range, so that what is darker in one of them stays
+    those of some programs. Greys that are declared alike have one range, so that what is darker in one of them stays
     darker: the smallest usual one (8, 10, 12, 14 or 16 bits) that holds every value. A declared 10, 12 or 14 is what it
-    says. Only headers are read where pictures have 8 bits; unreadable files are left to `decoded`.
+    says.
 
     Raises:
         ValueError: colours of 16 bits use 12 at most in every picture. Of colours Pillow keeps the upper 8 bits alone.
     """
     greys: dict[int, int] = {}
     colours: tuple[int, Path | None] = (0, None)
+    series = []
     for file in files:
         with contextlib.suppress(*_UNREADABLE), _limited(max_pixels), Image.open(file) as picture:
             bits = declared_bits(picture)
@@ -101,13 +116,17 @@ def whites_of(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> dict[int, 
                 greys[bits] = max(greys.get(bits, 0), int(np.asarray(picture).max()))
             elif is_deep_colour and colours[0] < 16:
                 colours = max(colours[0], int(np.asarray(picture)[..., :3].max())), file
+            if picture.format != "MPO" and getattr(
+                picture, "is_animated", False
+            ):  # a camera's MPO has its preview beside it
+                series.append(file)
     if colours[1] is not None and colours[0] < 16:
         raise ValueError(
             f"{colours[1]} has colours of 16 bits, of which 12 at most are in use in any picture: they would come out black. "
             "Save the pictures with 8 bits a channel."
         )
     whites = {bits: next((white for white in _LOWER_WHITES if white >= most), WHITE) for bits, most in greys.items()}
-    return {bits: white for bits, white in sorted(whites.items()) if white != WHITE}
+    return Survey({bits: white for bits, white in sorted(whites.items()) if white != WHITE}, series)
 
 
 @contextlib.contextmanager

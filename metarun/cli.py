@@ -10,6 +10,7 @@ exception becomes words and an exit status:
       diverged, or jobs of a sweep failed |
 | 2 | the user asked for what cannot be: `ConfigurationError`, or Hydra could not compose (one line) |
 | 130 | interrupted by Ctrl-C |
+| 128 + n | stopped by signal n: after its step and with a checkpoint, where it was training |
 
 `HYDRA_FULL_ERROR=1` shows the traceback in every case.
 """
@@ -30,6 +31,7 @@ from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError, SweepError, TrainingError
 from metarun.importing import look_in_current_folder
 from metarun.plain_text import write_every_character
+from metarun.train.stopping import StoppedOutsideTraining, answering_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,9 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     look_in_current_folder()
     write_every_character()
     try:
-        _dispatch(arguments)
+        with answering_signals():
+            _dispatch(arguments)
     except KeyboardInterrupt:
         return _report("interrupted", 130)
+    except StoppedOutsideTraining as stopped:
+        return _report(stopped.words, int(stopped.code or 1))
     except ConfigurationError as error:
         if full_error:
             traceback.print_exc()
@@ -409,7 +414,7 @@ def _parser(name: str) -> _Parser:
 def _report(message: str, status: int) -> int:
     from metarun.report.terminal import say, terminal
 
-    say(terminal(stderr=True), ("metarun: error: " if status != 130 else "metarun: ", "bold red"), message)
+    say(terminal(stderr=True), ("metarun: error: " if status < 128 else "metarun: ", "bold red"), message)
     return status
 
 

@@ -1,5 +1,6 @@
 """One run from beginning to end: `metarun [KEY=VALUE ...]`."""
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -20,7 +21,7 @@ from metarun import __version__, checks
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.command_line import command_line, config_dirs, other_algorithm
 from metarun.errors import ConfigurationError, TrainingError
-from metarun.files import write_atomically
+from metarun.files import naming, write_atomically
 from metarun.header import header_of
 from metarun.json_text import json_text, not_finite
 from metarun.maths.ranks import Ranks, ranks_from_environment
@@ -28,7 +29,7 @@ from metarun.maths.stats import has_score
 from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, results, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
-from metarun.report.notes import shown
+from metarun.report.notes import LogFile, shown
 from metarun.report.published import check_reference
 from metarun.report.terminal import terminal
 from metarun.result import environment_of, flat_results, measure_test, require_score, tasks_csv
@@ -44,6 +45,7 @@ from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.memory import AddedMemory, peak_mib
 from metarun.train.state import TrainState, load
 from metarun.train.status import RunStatus
+from metarun.train.stopping import StoppedOutsideTraining
 from metarun.train.trainer import NoObserver, Stopped
 from metarun.trusted import untrusted_classes
 
@@ -237,10 +239,15 @@ def _train_and_test(
         exit_code = 128 + stopped.signal_number
         message = f"{stopped}. A checkpoint is written; the same command goes on from there."
         _logger.info(message)
-        console.print(f"\n{message}", soft_wrap=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            console.print(f"\n{message}", soft_wrap=True)
         if stopped.signal_number == signal.SIGINT:
             raise KeyboardInterrupt from stopped
         raise SystemExit(exit_code) from stopped
+    except StoppedOutsideTraining as stopped:
+        exit_code = int(stopped.code or 1)
+        _logger.info("%s, outside training; the same command goes on from the last checkpoint", stopped.words)
+        raise
     except Exception as error:
         _logger.error("the run ended by %s: %s", type(error).__name__, error)
         raise
@@ -390,6 +397,7 @@ def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, An
 
 def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:
     """Log into the run's folder; warnings are shown to the person too."""
-    file = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
+    with naming(folder.log):
+        file = LogFile(folder.log, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return shown(console, file, level=logging.WARNING)

@@ -1,5 +1,6 @@
 """Figures of a run, as PNG files."""
 
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from metarun.algorithm import Algorithm
+from metarun.files import write_atomically
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem, outputs_of
 from metarun.tasks.types import Examples, TaskBatch
@@ -90,5 +92,7 @@ def _joined_handles(*axes: plt.Axes) -> tuple[list, list]:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png")
     plt.close(figure)
+    write_atomically(path, drawn.getvalue(), is_durable=False)

@@ -1,6 +1,8 @@
 """What the package's parts log, in the words that a person is shown."""
 
+import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +40,26 @@ def shown(console: Console, *beside: logging.Handler, level: int = logging.INFO)
         logger.propagate = before[1]
 
 
+class LogFile(logging.FileHandler):
+    """A log that a full disk costs its lines, which is said once, and the run nothing."""
+
+    _is_whole = True
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say what is wrong, in place of logging's traceback."""
+        error = sys.exc_info()[1]
+        if self._is_whole and isinstance(error, OSError):
+            self._is_whole = False
+            logging.getLogger("metarun").warning("%s cannot be written: %s", self.baseFilename, error.strerror)
+        elif not isinstance(error, OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file; what it still holds back is lost where there is no room for it."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class _ToConsole(logging.Handler):
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
@@ -47,4 +69,5 @@ class _ToConsole(logging.Handler):
         if record.levelno in _WORDS:
             # as text: a path may hold what rich takes for markup
             text = Text.assemble((f"{_WORDS[record.levelno]}:", "yellow"), f" {record.getMessage()}")
-            self._console.print(text, soft_wrap=True)
+            with contextlib.suppress(OSError):  # a terminal or a pipe that is gone costs no run
+                self._console.print(text, soft_wrap=True)

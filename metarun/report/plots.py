@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
 
+from metarun.files import naming
 from metarun.report.comparison import Comparison
 from metarun.report.curves import Figure, figures
 from metarun.report.tables import title
@@ -61,7 +62,8 @@ def _save(figure: Figure, subtitle: str, scale: float, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if len(figure.curves) <= _MAX_LEGEND:
         canvas.legend(loc="outside lower center", ncols=min(len(figure.curves), 4), frameon=False, fontsize=8)
-    canvas.savefig(path, dpi=150)
+    with naming(path):
+        canvas.savefig(path, dpi=150)
 
 
 def _plain(text: str) -> str:

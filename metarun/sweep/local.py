@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from metarun.files import naming
 from metarun.sweep.job import PARENT
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, JobState, exit_words, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
 from metarun.train.status import FAILED, PREEMPTED, RUNNING, mark_failed, stopped_by
-from metarun.train.stopping import stop_at_once
+from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 _POLL_S = 0.1
 _LOOK_S = 0.5  # how often the files of running jobs are read
@@ -112,7 +113,7 @@ def _start(job: Job, sweep: Path, slot: Slot) -> "subprocess.Popen[bytes]":
         environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, str(slot.threads))
-    with open(job.log, "ab") as log:
+    with naming(job.log), open(job.log, "ab") as log:
         log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} metarun {' '.join(job.overrides)}\n".encode())
         log.flush()
         return subprocess.Popen(
@@ -143,7 +144,7 @@ def _outcome(job: Job, code: int, started: float) -> JobState:
     if state.state == DONE and code == 0:
         return state
     seconds = time.time() - started
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR2):
+    if code - 128 in STOP_SIGNALS:
         return replace(state, state=PREEMPTED, error=stopped_by(code), seconds=seconds)
     if code < 0:
         mark_failed(job.run.status, exit_words(code))

@@ -111,10 +111,12 @@ class _Observing:
 
     def stepped(self, step: int, loss: float, tasks: int) -> None:
         self._status.at(step)
-        self._observer.stepped(step, loss, tasks)
+        with contextlib.suppress(OSError):  # a terminal or a pipe that is gone costs no run
+            self._observer.stepped(step, loss, tasks)
 
     def validated(self, step: int, score: Any, is_best: bool) -> None:
-        self._observer.validated(step, score, is_best)
+        with contextlib.suppress(OSError):
+            self._observer.validated(step, score, is_best)
 
 
 def _replace(path: Path, status: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from metarun.train.checkpoints import save_best, save_last
 from metarun.train.evaluate import Evaluator
 from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
 from metarun.train.state import TrainState
-from metarun.train.stopping import STOP_SIGNALS, stop_at_once
+from metarun.train.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
 
 _logger = logging.getLogger(__name__)
 _DRAWN_BYTES = 2**16
@@ -134,7 +134,7 @@ class Trainer:
         """Train from `state` to the end.
 
         Raises:
-            Stopped: on SIGINT, SIGTERM or SIGUSR2, after the step at hand and a checkpoint.
+            Stopped: on one of STOP_SIGNALS, after the step at hand and a checkpoint.
             TrainingError: a loss, a meta-gradient or parameters that are not finite, or the device's memory is full; the
                 last checkpoint stands.
         """
@@ -331,7 +331,7 @@ def _out_of_memory(task_chunk: int) -> str:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT, SIGTERM and SIGUSR2 append to. A second SIGINT interrupts at once.
+    """A list that STOP_SIGNALS append to. A second SIGINT interrupts at once.
 
     A second SIGTERM does not: Slurm sends it to the step and to the batch script, whose `srun` passes it on.
     Handlers that somebody else has set (a cluster's launcher) are left in place; so is everything outside the main thread.
@@ -340,6 +340,8 @@ def _stop_requests() -> Iterator[list[int]]:
 
     def request(number: int, _frame: object) -> None:
         requests.append(number)
+        if number == signal.SIGHUP:
+            leave_terminal()
         if number == signal.SIGINT:
             signal.signal(number, previous[number])
 

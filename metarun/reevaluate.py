@@ -25,6 +25,7 @@ from metarun.suggest import closest
 from metarun.train.checkpoints import selected
 from metarun.train.data_record import check_same_data, own_pictures
 from metarun.train.folder import RunFolder, fingerprint, flatten, moved
+from metarun.train.source_record import changed_sources
 from metarun.trusted import named_in, require_resolved, require_trusted
 
 _logger = logging.getLogger("metarun")
@@ -70,6 +71,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
     require_trusted(config, {*allowed, *(name for override in overrides for name in named_in(override))})
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
+        for file in changed_sources(folder):
+            _logger.warning("%s has changed since this run was made: what is tested here is the new one", file)
     pictures = own_pictures(config)
     if pictures and pictures == own_pictures(stored):
         check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")

@@ -43,6 +43,7 @@ from metarun.train.checkpoints import BEST, newest, take_up
 from metarun.train.data_record import check_same_data, own_pictures, record_data
 from metarun.train.folder import RunFolder, differences, fingerprint, name
 from metarun.train.memory import AddedMemory, peak_mib
+from metarun.train.source_record import changed_sources, record_sources
 from metarun.train.state import TrainState, load
 from metarun.train.status import RunStatus
 from metarun.train.stopping import StoppedOutsideTraining
@@ -178,6 +179,14 @@ def _train_and_test(
     folder.write_json(folder.path / "environment.json", environment)
     if isinstance(parts.source, Episodes):
         record_data(folder, parts.source.store)
+    programs = record_sources(folder, config, resumed.step if resumed else None)
+    if len(programs) > 1 and resumed is not None and programs[-1]["step"] == resumed.step:
+        _logger.warning(
+            "the user's own classes have changed since this run began (%s): it goes on from step %d with what they are now, "
+            "and its result says so. run.overwrite=true begins anew",
+            folder.sources,
+            resumed.step,
+        )
     _logger.info("metarun %s, %s", __version__, command)
     header(console, header_of(folder, config, parts, resumed, ranks))
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
@@ -232,7 +241,9 @@ def _train_and_test(
         with watcher:
             state = trainer.run(state)
         added = memory.mib() if state.step > first else None  # trained in an earlier sitting
-        result = _finish(console, folder, config, parts, state, environment, added)
+        result = _finish(
+            console, folder, config, parts, state, environment | ({"sources": programs} if programs else {}), added
+        )
         tracker.summarize(flat_results(result))
         exit_code = 0
     except Stopped as stopped:
@@ -364,6 +375,12 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
     result = folder.read_result()
     if result is not None and not has_score(result["results"][-1][result["score"]]):
         return None  # of a version that took it for a result
+    changed_files = changed_sources(folder) if result is not None else []
+    if changed_files:
+        raise ConfigurationError(
+            f"{', '.join(map(str, changed_files[:5]))} changed since this finished run was made with it: {folder.path}. Give it "
+            "back as it was, choose another run.folder to keep this result, or replace it with run.overwrite=true."
+        )
     store = own_pictures(config)
     if result is not None and store and Path(store["path"]).expanduser().is_dir():
         again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"

@@ -228,6 +228,8 @@ def report(
     )
     for words in result.get("lost", ()):  # absent from results of earlier versions
         say(console, ("lost:", "yellow"), f" {words}")
+    for program in result["environment"].get("sources", [])[1:]:
+        say(console, ("note", "bold"), f": the classes of your own changed after step {program['step']}")
     pictures = sorted(path.name for path in folder.figures.glob("*.png"))
     say(console, ("run folder", "bold"), f"  {folder.path}")
     say(console, ("figures", "bold"), f"     {', '.join(f'figures/{picture}' for picture in pictures)}")

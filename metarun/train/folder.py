@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def sources(self) -> Path:
+        """Of parts that are the user's own: what their source files were."""
+        return self.path / "sources.json"
+
+    @property
     def result(self) -> Path:
         """Written once, at the end."""
         return self.path / "result.json"

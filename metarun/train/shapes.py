@@ -14,6 +14,7 @@ CONFIG = {
     "seed": int,
 }
 DATA = {"provenance": {"sha256": str, "split_sha256": str}, "splits": dict}
+SOURCES = {"programs": [{"step": int, "files": dict}]}
 STATUS = {
     "state": str,
     "pid": int,

@@ -50,6 +50,18 @@ def tiff_of_12_bits(values: np.ndarray) -> bytes:
     return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
+def test_what_pillow_warns_of_is_said_with_the_name_of_the_file(tmp_path, caplog):
+    data = tiff_of_12_bits(RAMP)
+    place = data.index(
+        struct.pack("<HHI", 277, 4, 1)
+    )  # the tag of samples a pixel becomes one whose text lies beyond the end
+    data = data[:place] + struct.pack("<HHII", 305, 2, 100, 10**6) + data[place + 12 :]
+    decoded(data, "cats/tom.tif", channels=1, size=4)
+    surveyed(written(tmp_path, data))
+    (message,) = caplog.messages
+    assert message.startswith("cats/tom.tif was read, with doubts: ") and "Skipping tag 305" in message
+
+
 def colour_png_of_16_bits(values: np.ndarray) -> bytes:
     height, width, _ = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -176,6 +188,10 @@ def test_a_camera_held_upright_is_turned():
     assert int(decoded(data, "x", channels=1, size=4, is_upright=True)[0, 0, 3]) == 255
 
 
+_DDS = encoded(Image.new("RGB", (4, 4)), "DDS")
+WITHOUT_FLAGS = _DDS[:80] + bytes(4) + _DDS[84:]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -184,6 +200,7 @@ def test_a_camera_held_upright_is_turned():
         (encoded(Image.new("RGB", (50, 50), "red"))[:60], "cannot be read as a picture"),
         (encoded(Image.effect_noise((60, 60), 50), "JPEG")[:400], "cannot be read as a picture"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F, whose range is not known"),
+        (WITHOUT_FLAGS, r"cannot be read as a picture \(Unknown pixel format flags 0\)"),  # a NotImplementedError
     ],
 )
 def test_what_cannot_be_read_is_named(data, words):

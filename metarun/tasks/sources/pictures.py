@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,8 @@ WHITE = 65535
 
 _LOWER_WHITES = (255, 1023, 4095, 16383)  # of the lower depths that cameras and scanners have
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, *_TOO_LARGE)
+
+logger = logging.getLogger(__name__)
 
 
 def decoded(
@@ -51,24 +53,27 @@ def decoded(
         ValueError: it cannot be read.
     """
     try:
-        with _limited(max_pixels):
+        with _limited(max_pixels) as warned:
             picture = Image.open(io.BytesIO(data))
             picture.load()
+            bits = declared_bits(picture)
+            if is_upright:
+                picture = ImageOps.exif_transpose(picture)
     except _TOO_LARGE as error:
         number = int(re.findall(r"\d+", str(error))[0])
         raise ValueError(
             f"{where} has {number:,} pixels, and {max_pixels:,} are allowed, as it takes their memory to read it. "
             "Replace it or take it away, or, for dataset=folder, raise data.max_pixels."
         ) from error
-    except _UNREADABLE as error:
-        is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "its bytes are of no format that Pillow knows" if is_unknown else error
+    except Exception as error:  # a damaged file raises whatever its format's reader stumbles over
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its bytes are of no format that Pillow knows"
         words = f"cannot be read as a picture ({reason})" if data else "is empty"
         raise ValueError(f"{where} {words}. Replace it or take it away.") from error
-    bits = declared_bits(picture)
+    if said := dict.fromkeys(" ".join(str(warning.message).split()) for warning in warned):
+        logger.warning("%s was read, with doubts: %s", where, "; ".join(said))
     white = (whites or {}).get(bits, WHITE if bits in (16, 32) else 2**bits - 1)
-    if is_upright:
-        picture = ImageOps.exif_transpose(picture)
     return resized(as_mode(picture, channels, where, white), size)
 
 
@@ -109,7 +114,7 @@ def surveyed(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Survey:
     colours: tuple[int, Path | None] = (0, None)
     series = []
     for file in files:
-        with contextlib.suppress(*_UNREADABLE), _limited(max_pixels), Image.open(file) as picture:
+        with contextlib.suppress(Exception), _limited(max_pixels), Image.open(file) as picture:
             bits = declared_bits(picture)
             is_deep_colour = bits == 8 and any(";16" in str(tile[3]) for tile in picture.tile)
             if bits in (16, 32) and greys.get(bits, 0) <= _LOWER_WHITES[-1]:
@@ -130,13 +135,17 @@ def surveyed(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Survey:
 
 
 @contextlib.contextmanager
-def _limited(max_pixels: int) -> Iterator[None]:
-    """Let Pillow refuse larger pictures when it has read their headers. Its limit is a global, put back afterwards."""
+def _limited(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
+    """Let Pillow refuse larger pictures when it has read their headers; gives what it warns of.
+
+    Its limit is a global, put back afterwards.
+    """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+            yield warned
     finally:
         Image.MAX_IMAGE_PIXELS = before
 

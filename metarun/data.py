@@ -149,6 +149,11 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
 
 
 def _entry(name: str) -> DataSet:
+    if name == _OWN:
+        raise ConfigurationError(
+            f"no data set with files is called {name!r}: your own pictures are checked when they are packed. "
+            "Run: metarun data prepare folder dataset.path=FOLDER"
+        )
     if name not in CATALOGUE:
         near = closest(name, list(CATALOGUE))
         hint = f"; did you mean {near}?" if near else "."

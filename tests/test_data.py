@@ -207,7 +207,7 @@ def test_prepare_refuses_wrong_bytes_and_a_missing_file_in_one_line(data, server
         (["prepare"], "metarun data prepare needs the name of a data set"),
         (["list", "cub"], "metarun data list takes no name"),
         (["prepare", "miniimagnet"], "did you mean miniimagenet?"),
-        (["check", "folder"], "no data set with files is called 'folder'"),
+        (["check", "folder"], "no data set with files is called 'folder': your own pictures are checked when they"),
         (["prepare", "cub", "birds"], "'birds' is neither"),
         (["prepare", "cub", "dataset.size=3"], "dataset.size=3"),
     ],

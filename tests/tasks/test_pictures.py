@@ -208,6 +208,26 @@ def test_what_cannot_be_read_is_named(data, words):
     assert str(caught.value).startswith("cats/tom.png ") and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "DDS", "TGA", "ICO", "JPEG2000"])
+def test_files_damaged_at_random_are_read_or_told_in_one_line(kind, tmp_path):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {kind}")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    original = encoded(Image.fromarray(pixels), kind)
+    for seed in range(25):
+        draw = np.random.default_rng(seed)
+        data = bytearray(original)
+        for place in draw.integers(0, min(len(data), draw.choice([60, 10**6])), 3):
+            data[place] = draw.integers(0, 256)
+        data = bytes(data[: draw.integers(1, len(data))] if draw.random() < 0.2 else data)
+        surveyed(written(tmp_path, data), 10**6)
+        try:
+            assert decoded(data, "a.b", channels=3, size=4, is_upright=True, max_pixels=10**6).shape == (3, 4, 4)
+        except ValueError as error:
+            assert str(error).startswith("a.b ") and "\n" not in str(error), seed
+
+
 def test_a_picture_that_would_fill_the_memory_is_refused():
     limit = Image.MAX_IMAGE_PIXELS
     large = encoded(Image.new("1", (10_000, 10_000), 1))

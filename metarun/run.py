@@ -30,7 +30,7 @@ from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, results, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import LogFile, shown
-from metarun.report.published import check_reference
+from metarun.report.published import check_reference, compared
 from metarun.report.terminal import terminal
 from metarun.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.schema import check_shape, refuse_hydra_folders
@@ -373,16 +373,18 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
             "Choose another run.folder, or run.overwrite=true to replace it."
         )
     result = folder.read_result()
-    if result is not None and not has_score(result["results"][-1][result["score"]]):
-        return None  # of a version that took it for a result
-    changed_files = changed_sources(folder) if result is not None else []
+    if result is None or not has_score(result["results"][-1][result["score"]]):
+        return None  # earlier versions took NaN for a score
+    changed_files = changed_sources(folder)
     if changed_files:
         raise ConfigurationError(
             f"{', '.join(map(str, changed_files[:5]))} changed since this finished run was made with it: {folder.path}. Give it "
             "back as it was, choose another run.folder to keep this result, or replace it with run.overwrite=true."
         )
+    # Published figures are no setting of the run's: those that are named now.
+    result["reference"] = compared(config["reference"], config, result["score"])
     store = own_pictures(config)
-    if result is not None and store and Path(store["path"]).expanduser().is_dir():
+    if store and Path(store["path"]).expanduser().is_dir():
         again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
         check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
     return result

@@ -187,6 +187,18 @@ def test_a_finished_run_is_answered_from_its_folder(finished, capsys):
     assert times_and_bytes(folder) == before
 
 
+def test_published_figures_are_those_that_are_named_now(finished, capsys):
+    command, folder = finished
+    before = times_and_bytes(folder)
+    settings = "settings: {choices: {dataset: sinusoid}, evaluation: {shots: 5, tasks: 600}}"
+    told = f"reference={{source: A paper, metric: mse, values: {{10: 0.35}}, differences: Theirs is tall., {settings}}}"
+    assert run_here(*command, told) == 0
+    out = capsys.readouterr().out
+    assert "published: A paper. Not the same: evaluation.tasks is 20 here and 600 there. Theirs is tall." in out
+    assert " 0.350 " in out
+    assert times_and_bytes(folder) == before
+
+
 def read_strictly(path: Path) -> list[dict]:
     """The objects of a file of JSON, or of one on each line; a bare NaN is none."""
 

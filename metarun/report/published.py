@@ -35,7 +35,7 @@ def compared(reference: Mapping[str, Any] | None, config: Mapping[str, Any], sco
     if apart:
         values, said = {}, [f"Not compared: {'; '.join(apart)}."]
     else:
-        values, said = dict(reference["values"]), []
+        values, said = {str(steps): value for steps, value in reference["values"].items()}, []
         told = [_apart(key, ours, differing) for key in differing]
         more = f"; and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
         said += [f"Not the same: {'; '.join(told[:_MAX_TOLD])}{more}."] if told else []

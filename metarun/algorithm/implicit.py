@@ -11,6 +11,7 @@ from metarun.algorithm.first_order import adapt_and_differentiate
 from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
 from metarun.algorithm.linear_solver import LinearSolver, System
 from metarun.algorithm.parts import Episode, Jacobian, TaskGradients
+from metarun.maths.cg import Status
 from metarun.maths.operators import LinearOperator
 from metarun.maths.trees import Params, axpy, detached, ravel, unravel
 
@@ -62,10 +63,12 @@ class Implicit:
         stats = adapted.solution.stats | {
             "system/steps": result.steps,
             "system/residual": result.residual_norm,
+            "system/not_finite": result.status == Status.NOT_FINITE,
         }
         if self.solver.sees_curvature:
             stats["system/min_curvature"] = result.min_curvature
-            stats["system/negative_curvature"] = result.min_curvature <= 0
+            negative = (result.min_curvature <= 0) | (result.status == Status.NEGATIVE_CURVATURE)
+            stats["system/negative_curvature"] = negative
         gradient = unravel(solution, slope)
         if inner.frozen or isinstance(inner.proximal_weight, dict):
             # z = L^-1 g: what the frozen leaves and lambda see of the query loss through phi.

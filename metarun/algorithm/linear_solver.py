@@ -1,5 +1,6 @@
 """How the implicit system is solved: a part of the implicit meta-gradient, to be swapped by itself."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.errors import TrainingError
-from metarun.maths.cg import CGResult, Status, conjugate_gradient
+from metarun.maths.cg import CGResult, Status, conjugate_gradient, finished, relative_residual
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator, dense
 from metarun.maths.richardson import richardson
@@ -30,7 +31,10 @@ class System:
 
 
 class LinearSolver(Protocol):
-    """From systems to solutions [B, D] with statistics. `sees_curvature`: it measures the smallest curvature it meets."""
+    """From systems to solutions [B, D] with statistics. `sees_curvature`: it measures the smallest curvature it meets.
+
+    `residual_norm` is the true one, |b - A x| / |b|, at the price of one product.
+    """
 
     sees_curvature: ClassVar[bool]
 
@@ -85,7 +89,7 @@ class ConjugateGradient:
                 "algorithm.proximal_weight, or another algorithm.meta_gradient.solver.negative_curvature."
             )
         if self.negative_curvature == "minres":
-            return _instead(result, failed, minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol))
+            return _instead(result, failed, Minres(steps=self.steps, rtol=self.rtol).solve(system))
         if self.negative_curvature == "gauss_newton":
             return _instead(result, failed, self._cg(system.positive(), system.rhs))
         damping = 0.0
@@ -100,7 +104,7 @@ class ConjugateGradient:
         return result
 
     def _cg(self, operator: LinearOperator, rhs: Tensor) -> CGResult:
-        return conjugate_gradient(
+        result = conjugate_gradient(
             operator,
             rhs,
             max_steps=self.steps,
@@ -108,6 +112,12 @@ class ConjugateGradient:
             atol=self.atol,
             absolute_curvature=self.negative_curvature == "abs",
         )
+        return _measured(operator, rhs, result)
+
+
+def _measured(operator: LinearOperator, rhs: Tensor, result: CGResult) -> CGResult:
+    """The result with the true residual in place of the recurrence's."""
+    return finished(dataclasses.replace(result, residual_norm=relative_residual(operator, rhs, result.solution)))
 
 
 def _instead(first: CGResult, tried: Tensor, other: CGResult, good: Tensor | None = None) -> CGResult:
@@ -141,7 +151,8 @@ class Minres:
 
     def solve(self, system: System) -> CGResult:
         """Solve."""
-        return minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol)
+        result = minres(system.operator, system.rhs, max_steps=self.steps, rtol=self.rtol)
+        return _measured(system.operator, system.rhs, result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +200,12 @@ class Dense:
                 "Choose algorithm/meta_gradient/solver=cg."
             )
         matrix = dense(system.operator, num_tasks, size, like=system.rhs)
-        solution = torch.linalg.solve(matrix, system.rhs)
-        norm = torch.linalg.vector_norm(system.rhs, dim=1)
-        residual = torch.linalg.vector_norm(system.rhs - system.operator.apply(solution), dim=1)
+        # Factorising an infinity or NaN is an error for the whole batch; such a task shall have the status alone.
+        finite = matrix.isfinite().all(dim=2).all(dim=1)
+        matrix = torch.where(finite[:, None, None], matrix, torch.eye(size, dtype=matrix.dtype, device=matrix.device))
+        solution, singular = torch.linalg.solve_ex(matrix, system.rhs)
+        relative = relative_residual(system.operator, system.rhs, solution)
         steps = torch.full((num_tasks,), size, device=system.rhs.device)
-        converged = torch.full_like(steps, Status.CONVERGED)
+        status = torch.where(finite & (singular == 0), Status.CONVERGED, Status.NOT_FINITE)
         lowest = torch.linalg.eigvalsh(matrix)[:, 0]
-        return CGResult(solution, steps, residual / torch.where(norm > 0, norm, 1), lowest, converged)
+        return finished(CGResult(solution, steps, relative, lowest, status))

@@ -93,7 +93,7 @@ class NewtonCG:
         negative = torch.zeros_like(running)
         asked = self.steps if steps is None else steps
         for _ in range(asked):
-            running = running & (norm > self.tolerance * first.clamp_min(1))
+            running = running & ~((norm <= self.tolerance * first.clamp_min(1)) & norm.isfinite())
             if not running.any():
                 break
             model = inner.curvature(point.params, self.curvature).shifted(weight)
@@ -108,8 +108,9 @@ class NewtonCG:
             )
             direction = result.solution
             descent = (slope * direction).sum(1)
-            direction = torch.where((descent >= 0)[:, None], -slope, direction)
-            descent = torch.where(descent >= 0, -(norm**2), descent)
+            descends = descent < 0  # false, too, of a direction that is not finite
+            direction = torch.where(descends[:, None], direction, -slope)
+            descent = torch.where(descends, descent, -(norm**2))
 
             def move(length: Tensor, phi: Params = point.params, direction: Tensor = direction) -> Point:
                 return inner.at(unravel(ravel(phi) + length[:, None] * direction, phi))

@@ -9,19 +9,28 @@ from torch import Tensor
 from metarun.maths.course import may_ask
 from metarun.maths.operators import LinearOperator
 
+REFRESH = 50
+"""Steps after which rounding may have parted a recurrence's residual from the true one: it is computed anew."""
+
 
 class Status(IntEnum):
-    """How a system ended."""
+    """How a system ended.
+
+    NEGATIVE_CURVATURE: or none, up to rounding. NOT_FINITE: an infinity or no number was met on the way, or the solution is
+    too large for the number format; it is returned as NaN, so that nothing made of it passes for a number.
+    """
 
     MAX_STEPS = 0
     CONVERGED = 1
     NEGATIVE_CURVATURE = 2
+    NOT_FINITE = 3
 
 
 @dataclass(frozen=True)
 class CGResult:
     """`solution` [B, D]; `steps` [B]; `residual_norm` [B], relative to the right-hand side; `min_curvature` [B]; `status` [B].
 
+    `residual_norm` is what the solver's recurrence makes of it, which costs nothing; `relative_residual` is the true one.
     `min_curvature` is the smallest Rayleigh quotient p'Ap / p'p met; a value <= 0 proves that the matrix is not positive definite.
     """
 
@@ -46,10 +55,12 @@ def conjugate_gradient(
 ) -> CGResult:
     """Solve A x = rhs, from x = 0 or `start`, with each system stopping on its own.
 
-    A system that has converged, or whose search direction has curvature <= 0, is frozen while the others go on. At
-    negative curvature the present x is returned, or the right-hand side itself where there is none yet (Steihaug 1983);
+    A system that has converged, or whose search direction has curvature <= 0, is frozen while the others go on. Curvature
+    below four times the machine's precision, relative to |Ap| / |p|, the largest met, is rounding: A is singular to the number
+    format. At negative curvature the present x is returned, or the right-hand side itself where there is none yet (Steihaug 1983);
     zero steps return the right-hand side too, so that a truncated implicit gradient falls back on the first-order one.
-    The convergence test comes before the division, so a zero right-hand side gives zero.
+    The convergence test comes before the division, so a zero right-hand side gives zero. Right-hand sides are brought to
+    size one by powers of two, which rounds nothing: every finite one is solved, however large or small.
 
     Args:
         operator: A, symmetric; its rows must be independent.
@@ -61,27 +72,31 @@ def conjugate_gradient(
         progress_rtol: or when the last max(10, k/10) of k steps together lowered x'Ax/2 - x'rhs by less than this fraction,
             for each of them, of what all k did (0: never).
         absolute_curvature: go on at negative curvature with its absolute value, as saddle-free methods do; a curvature of
-            exactly zero still stops.
+            zero still stops.
         early_exit: leave the loop when all systems have stopped, which changes no bit; None: where the question is free
             (`may_ask`).
     Returns:
-        CGResult; finite wherever the operator's products are.
+        CGResult; finite but for systems with the status NOT_FINITE, as where |Ap| squared overflows. In long solves a system
+        whose recurrence rounding has parted from the true residual goes on from that.
     Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; progress test: Martens 2010, section 4.4.
     """
     early_exit = may_ask(rhs) if early_exit is None else early_exit
+    scale = binary_scale(rhs)
+    rhs = rhs / scale[:, None]
     rhs_squared = _dot(rhs, rhs)
     steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
-    status = torch.full_like(steps, Status.MAX_STEPS)
+    status = torch.where(rhs_squared.isfinite(), Status.MAX_STEPS, Status.NOT_FINITE)
     min_curvature = torch.full_like(rhs_squared, torch.inf)
     if max_steps == 0:
-        return CGResult(rhs, steps, torch.ones_like(rhs_squared), min_curvature, status)
-    solution = torch.zeros_like(rhs) if start is None else start
-    residual = rhs.clone() if start is None else rhs - operator.apply(start)
+        return CGResult(scale[:, None] * rhs, steps, torch.ones_like(rhs_squared), min_curvature, status)
+    solution = torch.zeros_like(rhs) if start is None else start / scale[:, None]
+    residual = rhs.clone() if start is None else rhs - operator.apply(solution)
     direction = residual.clone()
     squared = _dot(residual, residual)
     # A residual whose square underflows is zero: p'Ap would be zero too, and look like negative curvature.
-    floor = max(atol**2, torch.finfo(rhs.dtype).tiny)
-    threshold = torch.maximum(rtol**2 * rhs_squared, torch.full_like(rhs_squared, floor))
+    floor = (atol / scale).square().clamp_min(torch.finfo(rhs.dtype).tiny)
+    threshold = torch.maximum(rtol**2 * rhs_squared, floor)
+    rounding, size = 4 * torch.finfo(rhs.dtype).eps, torch.zeros_like(squared)
     lowered = torch.zeros_like(squared)  # by how much the steps so far lowered the quadratic
     history = [lowered]
 
@@ -99,11 +114,15 @@ def conjugate_gradient(
         product = operator.apply(direction)
         curvature = _dot(direction, product)
         length = _dot(direction, direction)
+        size = torch.maximum(size, (_dot(product, product) / torch.where(length > 0, length, 1)).sqrt())
+        broken = running & ~(curvature.isfinite() & size.isfinite())
+        status = torch.where(broken, Status.NOT_FINITE, status)
+        running = running & ~broken
         rayleigh = curvature / torch.where(length > 0, length, 1)
         min_curvature = torch.where(running, torch.minimum(min_curvature, rayleigh), min_curvature)
         if absolute_curvature:
             curvature = curvature.abs()
-        negative = running & (curvature <= 0)
+        negative = running & (curvature <= rounding * size * length)
         status = torch.where(negative, Status.NEGATIVE_CURVATURE, status)
         if start is None:
             solution = torch.where((negative & (steps == 0))[:, None], rhs, solution)
@@ -112,6 +131,11 @@ def conjugate_gradient(
         rate = torch.where(running, squared / torch.where(running, curvature, 1), 0)
         solution = torch.addcmul(solution, rate[:, None], direction)
         residual = torch.addcmul(residual, rate[:, None], product, value=-1)
+        if (step + 1) % REFRESH == 0:
+            left = rhs - operator.apply(solution)
+            drift = left - residual
+            parted = running & (_dot(drift, drift) > 0.25 * _dot(residual, residual))
+            residual = torch.where(parted[:, None], left, residual)
         lowered = lowered + 0.5 * rate * squared
         history.append(lowered)
         new_squared = torch.where(running, _dot(residual, residual), squared)
@@ -123,7 +147,35 @@ def conjugate_gradient(
     converged = (status == Status.MAX_STEPS) & (squared <= threshold)
     status = torch.where(converged, Status.CONVERGED, status)
     relative = (squared / torch.where(rhs_squared > 0, rhs_squared, 1)).sqrt()
-    return CGResult(solution, steps, relative, min_curvature, status)
+    return finished(CGResult(scale[:, None] * solution, steps, relative, min_curvature, status))
+
+
+def binary_scale(vectors: Tensor) -> Tensor:
+    """For each row the power of two that brings its largest entry to [1, 2): dividing by it is exact; 1 for 0, inf and NaN."""
+    largest = vectors.abs().amax(dim=1)
+    mantissa = torch.frexp(largest).mantissa
+    return torch.where((largest > 0) & largest.isfinite(), largest / (2 * mantissa), 1)
+
+
+def relative_residual(operator: LinearOperator, rhs: Tensor, solution: Tensor) -> Tensor:
+    """|rhs - A x| / |rhs| of each system, [B], by one product; 0 where both are."""
+    scale = binary_scale(rhs)[:, None]
+    left = torch.linalg.vector_norm(rhs / scale - operator.apply(solution / scale), dim=1)
+    norm = torch.linalg.vector_norm(rhs / scale, dim=1)
+    return left / torch.where(norm > 0, norm, 1)
+
+
+def finished(result: CGResult) -> CGResult:
+    """The result, with NOT_FINITE and NaN for every system whose solution or residual is not finite."""
+    finite = result.solution.isfinite().all(dim=1) & result.residual_norm.isfinite()
+    finite = finite & (result.status != Status.NOT_FINITE)
+    return CGResult(
+        solution=torch.where(finite[:, None], result.solution, torch.nan),
+        steps=result.steps,
+        residual_norm=torch.where(finite, result.residual_norm, torch.nan),
+        min_curvature=result.min_curvature,
+        status=torch.where(finite, result.status, Status.NOT_FINITE),
+    )
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

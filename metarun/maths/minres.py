@@ -3,47 +3,56 @@
 import torch
 from torch import Tensor
 
-from metarun.maths.cg import CGResult, Status
+from metarun.maths.cg import REFRESH, CGResult, Status, binary_scale, finished
 from metarun.maths.course import may_ask
 from metarun.maths.operators import LinearOperator
+
+_SINGULAR = 0.75
+"""The power of the machine's precision below which a diagonal entry, relative to the operator's size, is rounding: Lanczos
+vectors lose their orthogonality, and at the end of the Krylov space some ten to a hundred units are left of a zero."""
 
 
 def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float = 0.0) -> CGResult:
     """Solve A x = rhs from x = 0 by minimising the residual's norm over the Krylov space; A may be indefinite.
 
     Lanczos' recurrence with Givens rotations. A system is frozen when it has converged, or when the Krylov space is
-    exhausted (then x is exact).
+    exhausted: then x is exact, or A is singular to the number format and x the least-squares solution, with the status
+    NEGATIVE_CURVATURE. In long solves a system whose recurrence rounding has parted from the true residual begins anew, with
+    that residual on the right.
 
     Args:
         operator: A, symmetric; its rows must be independent.
-        rhs: right-hand sides [B, D].
+        rhs: right-hand sides [B, D]; every finite one is solved, as by `conjugate_gradient`.
         max_steps: largest number of products, >= 0; zero steps return the right-hand side, as `conjugate_gradient` does.
         rtol: stop when the residual's norm is <= rtol times the right-hand side's.
     Returns:
         CGResult; `min_curvature` is the smallest v'Av over the Lanczos vectors v.
     Source: Paige and Saunders 1975, section 6.
     """
+    scale = binary_scale(rhs)[:, None]
+    rhs = rhs / scale
     norm = torch.linalg.vector_norm(rhs, dim=1)
     steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
-    status = torch.full_like(steps, Status.MAX_STEPS)
+    status = torch.where(norm.isfinite(), Status.MAX_STEPS, Status.NOT_FINITE)
     min_curvature = torch.full_like(norm, torch.inf)
     if max_steps == 0:
-        return CGResult(rhs, steps, torch.ones_like(norm), min_curvature, status)
-    zero, tiny = torch.zeros_like(norm), torch.finfo(norm.dtype).eps * norm
-    solution, residual = torch.zeros_like(rhs), norm.clone()
-    before, now = torch.zeros_like(rhs), rhs / torch.where(norm > 0, norm, 1)[:, None]
-    beta = zero
-    # Givens rotations of the last two steps, and the last two search directions.
-    cos, sin, cos_before, sin_before = zero - 1, zero, zero - 1, zero
-    way, way_before = torch.zeros_like(rhs), torch.zeros_like(rhs)
-    for _ in range(max_steps):
-        running = (status == Status.MAX_STEPS) & (residual > torch.maximum(rtol * norm, tiny))
-        status = torch.where((status == Status.MAX_STEPS) & ~running, Status.CONVERGED, status)
+        return CGResult(scale * rhs, steps, torch.ones_like(norm), min_curvature, status)
+    eps = torch.finfo(norm.dtype).eps
+    threshold = max(rtol, eps) * norm
+    solution, size = torch.zeros_like(rhs), torch.zeros_like(norm)
+    state = _start(rhs, norm)
+    for step in range(max_steps):
+        residual, beta, cos, sin, cos_before, sin_before, now, before, way, way_before = state
+        converged = (status == Status.MAX_STEPS) & (residual <= threshold)
+        status = torch.where(converged, Status.CONVERGED, status)
+        running = status == Status.MAX_STEPS
         if may_ask(rhs) and not running.any():
             break
         product = operator.apply(now)
         alpha = (now * product).sum(1)
         min_curvature = torch.where(running, torch.minimum(min_curvature, alpha), min_curvature)
+        size = torch.maximum(size, torch.linalg.vector_norm(product, dim=1))
+        status = torch.where(running & ~(alpha.isfinite() & size.isfinite()), Status.NOT_FINITE, status)
         ahead = product - alpha[:, None] * now - beta[:, None] * before
         beta_ahead = torch.linalg.vector_norm(ahead, dim=1)
         # One column of the tridiagonal matrix, turned by the two rotations before and by its own.
@@ -52,18 +61,35 @@ def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float
         middle = cos * inner + sin * alpha
         lower = sin * inner - cos * alpha
         diagonal = torch.hypot(lower, beta_ahead)
-        solvable = diagonal > tiny / torch.where(norm > 0, norm, 1)
+        solvable = diagonal > eps**_SINGULAR * size
+        status = torch.where((status == Status.MAX_STEPS) & ~solvable, Status.NEGATIVE_CURVATURE, status)
+        moved = status == Status.MAX_STEPS
         safe = torch.where(solvable, diagonal, 1)
-        cos_before, sin_before = cos, sin
-        cos, sin = lower / safe, beta_ahead / safe
+        cos_ahead, sin_ahead = lower / safe, beta_ahead / safe
         new_way = (now - middle[:, None] * way - upper[:, None] * way_before) / safe[:, None]
-        moved = running & solvable
-        length = torch.where(moved, residual * cos, 0)
+        length = torch.where(moved, residual * cos_ahead, 0)
         solution = solution + length[:, None] * torch.where(moved[:, None], new_way, 0)
-        residual = torch.where(moved, residual * sin, residual)
-        way_before, way = way, new_way
-        before, now, beta = now, ahead / torch.where(beta_ahead > 0, beta_ahead, 1)[:, None], beta_ahead
+        residual = torch.where(moved, residual * sin_ahead, residual)
+        new = ahead / torch.where(beta_ahead > 0, beta_ahead, 1)[:, None]
+        state = (residual, beta_ahead, cos_ahead, sin_ahead, cos, sin, new, now, new_way, way)
         steps = steps + moved
-    converged = (status == Status.MAX_STEPS) & (residual <= torch.maximum(rtol * norm, tiny))
+        if (step + 1) % REFRESH == 0:
+            left = rhs - operator.apply(solution)
+            left_norm = torch.linalg.vector_norm(left, dim=1)
+            parted = moved & (left_norm > 2 * residual)
+            state = tuple(
+                torch.where(parted.view(-1, *[1] * (old.dim() - 1)), fresh, old)
+                for fresh, old in zip(_start(left, left_norm), state, strict=True)
+            )
+    residual = state[0]
+    converged = (status == Status.MAX_STEPS) & (residual <= threshold)
     status = torch.where(converged, Status.CONVERGED, status)
-    return CGResult(solution, steps, residual / torch.where(norm > 0, norm, 1), min_curvature, status)
+    relative = residual / torch.where(norm > 0, norm, 1)
+    return finished(CGResult(scale * solution, steps, relative, min_curvature, status))
+
+
+def _start(residual: Tensor, norm: Tensor) -> tuple[Tensor, ...]:
+    """The recurrence's state before its first step: see the loop for the names."""
+    zero, nothing = torch.zeros_like(norm), torch.zeros_like(residual)
+    first = residual / torch.where(norm > 0, norm, 1)[:, None]
+    return norm.clone(), zero, zero - 1, zero, zero - 1, zero, first, nothing, nothing, nothing

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metarun.maths.cg import CGResult, Status
+from metarun.maths.cg import CGResult, Status, finished, relative_residual
 from metarun.maths.operators import LinearOperator
 
 
@@ -19,16 +19,13 @@ def richardson(operator: LinearOperator, rhs: Tensor, *, max_steps: int, step_si
         max_steps: number of products, >= 0.
         step_size: > 0.
     Returns:
-        CGResult; `residual_norm` is that of the last iterate but one, and no status is ever CONVERGED.
+        CGResult; `residual_norm` is the true one, by one product more, and no status is ever CONVERGED.
     Source: Lorraine, Vicol and Duvenaud 2020, section 3 (Neumann); Grazzi et al. 2020, section 3 (fixed point).
     """
-    norm = torch.linalg.vector_norm(rhs, dim=1)
-    solution, relative = rhs, torch.ones_like(norm)
+    solution = rhs
     for _ in range(max_steps):
-        residual = rhs - operator.apply(solution)
-        relative = torch.linalg.vector_norm(residual, dim=1) / torch.where(norm > 0, norm, 1)
-        solution = solution + step_size * residual
+        solution = solution + step_size * (rhs - operator.apply(solution))
+    relative = relative_residual(operator, rhs, solution)
     steps = torch.full((len(rhs),), max_steps, device=rhs.device)
-    return CGResult(
-        solution, steps, relative, torch.full_like(norm, torch.inf), torch.full_like(steps, Status.MAX_STEPS)
-    )
+    unknown, status = torch.full_like(relative, torch.inf), torch.full_like(steps, Status.MAX_STEPS)
+    return finished(CGResult(solution, steps, relative, unknown, status))

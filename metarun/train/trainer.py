@@ -291,8 +291,9 @@ class Trainer:
 
 
 def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: TaskBatch) -> str:
-    """What went wrong, with the worst task named."""
-    bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    """What went wrong, with the first task named whose loss is not finite, or a statistic NaN (a system not solved)."""
+    unknown = [torch.isnan(value) for value in stats.values() if value.dim()]
+    bad = torch.stack([~torch.isfinite(losses), *unknown]).any(0).nonzero().flatten().tolist()
     words = [f"after step {step} the query loss or the meta-gradient is not finite"]
     if bad:
         latent = {name: value[bad[0]].tolist() for name, value in tasks.latent.items() if value[bad[0]].numel() <= 20}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun.maths.cg import Status, conjugate_gradient
+from metarun.maths.cg import Status, conjugate_gradient, relative_residual
+from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -252,3 +253,81 @@ def test_a_product_that_is_not_a_number_stays_in_its_task():
     result = conjugate_gradient(operator(matrices), rhs, max_steps=3)
     torch.testing.assert_close(result.solution[0], torch.linalg.solve(matrices[0], rhs[0]), rtol=1e-12, atol=0)
     assert result.solution[1].isnan().all()
+    assert result.status.tolist() == [Status.MAX_STEPS, Status.NOT_FINITE]
+
+
+SOLVERS = {"cg": conjugate_gradient, "minres": minres}
+
+
+@pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("exponent", [-120, -63, 63, 64, 120])
+def test_a_right_hand_side_of_any_size_is_solved(solve, exponent):
+    """A (2^k x) = 2^k b, bit for bit, where the squares of 2^k b over- or underflow in float32 (beyond 2^64 and below 2^-63)."""
+    matrices, rhs = with_spectrum([1, 10, 100]).float(), vectors(1, 3).float()
+    one = solve(operator(matrices), rhs, max_steps=3, rtol=1e-6)
+    other = solve(operator(matrices), 2.0**exponent * rhs, max_steps=3, rtol=1e-6)
+    assert torch.equal(other.solution, 2.0**exponent * one.solution)
+    for name in ("steps", "status", "residual_norm", "min_curvature"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    torch.testing.assert_close(one.solution[0], torch.linalg.solve(matrices[0], rhs[0]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+def test_an_operator_of_any_size_is_inverted(solve):
+    """(2^k A)^-1 b = 2^-k A^-1 b, bit for bit: no threshold asks for a curvature of size one."""
+    matrices, rhs = with_spectrum([1, 10, 100]), vectors(1, 3)
+    one = solve(operator(matrices), rhs, max_steps=3)
+    for exponent in (-200, 200):
+        other = solve(operator(2.0**exponent * matrices), rhs, max_steps=3)
+        assert torch.equal(other.solution, 2.0**-exponent * one.solution)
+        assert torch.equal(other.status, one.status)
+
+
+@pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+def test_what_is_not_finite_has_a_status_of_its_own(solve):
+    """float32: inf and NaN on the right, p'Ap beyond 3.4e38, and a solution of 1e50, beside a system that is solved."""
+    rhs = torch.tensor([1.0, torch.inf, torch.nan, 1.0, 1e20], dtype=torch.float32)[:, None].expand(5, 3)
+    sizes = torch.tensor([2.0, 1.0, 1.0, 3e38, 1e-30], dtype=torch.float32)
+    result = solve(operator(sizes[:, None, None] * torch.eye(3, dtype=torch.float32)), rhs, max_steps=5, rtol=1e-6)
+    assert result.status.tolist() == [Status.CONVERGED] + 4 * [Status.NOT_FINITE]
+    torch.testing.assert_close(result.solution[0], torch.full((3,), 0.5, dtype=torch.float32), rtol=1e-6, atol=0)
+    assert result.solution[1:].isnan().all()
+    assert result.residual_norm.isnan().tolist() == [False] + 4 * [True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_singular_system_without_a_solution_is_no_positive_one(dtype):
+    """F F' of integers, exactly singular: each of 500 ends at curvature zero to rounding, where the steps would lead to 1e133."""
+    generator = torch.Generator().manual_seed(3)
+    for size, rank in ((3, 1), (10, 3), (30, 29)):
+        factor = torch.randint(-3, 4, (500, size, rank), generator=generator).to(dtype)
+        rhs = torch.randn(500, size, generator=generator).to(dtype)
+        result = conjugate_gradient(operator(factor @ factor.mT), rhs, max_steps=100)
+        assert (result.status == Status.NEGATIVE_CURVATURE).all()
+        assert result.solution.isfinite().all()
+
+
+def test_minres_of_a_singular_system_is_the_least_squares_solution():
+    """v v' x = b has no solution; of all that come nearest the smallest is v (v'b) / |v|^4."""
+    v, rhs = vectors(20, 4), vectors(20, 4, seed=2)
+    result = minres(operator(v[:, :, None] * v[:, None]), rhs, max_steps=10)
+    assert result.status.tolist() == [Status.NEGATIVE_CURVATURE] * 20
+    product = v * ((v * rhs).sum(1) / (v * v).sum(1))[:, None]
+    torch.testing.assert_close((v * result.solution).sum(1)[:, None] * v, product, rtol=1e-12, atol=1e-13)
+
+
+def test_the_true_residual_is_not_the_recurrences():
+    """float32, condition 1e4, 400 steps: MINRES' recurrence came to 6e-5 where 3e-3 was true; begun anew it comes to 5e-4."""
+    matrices = with_spectrum(torch.logspace(0, 4, 200).tolist())
+    rhs = vectors(1, 200)
+    for solve in SOLVERS.values():
+        result = solve(operator(matrices.float()), rhs.float(), max_steps=400)
+        true = ((rhs - result.solution.double() @ matrices[0]).norm() / rhs.norm()).item()
+        measured = relative_residual(operator(matrices.float()), rhs.float(), result.solution).item()
+        assert measured == pytest.approx(true, rel=0.2)  # one product in float32
+        assert true < 5e-4
+        assert true < 2.5 * result.residual_norm.item()
+
+
+def test_a_residual_of_zero_over_zero_is_zero():
+    assert relative_residual(operator(torch.eye(3)[None]), torch.zeros(1, 3), torch.zeros(1, 3)).tolist() == [0.0]

@@ -236,7 +236,7 @@ def test_a_crash_at_any_operation_on_a_file_changes_nothing(tmp_path, monkeypatc
         assert metrics_of(whole) == metrics_of(folder), f"crash at operation {at}"
 
 
-@pytest.mark.parametrize("culprit", ["loss", "gradient"])
+@pytest.mark.parametrize("culprit", ["loss", "gradient", "system"])
 def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path, monkeypatch):
     trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
     algorithm = type(trainer.algorithm)
@@ -250,6 +250,8 @@ def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path,
             if culprit == "loss":
                 estimate.query_loss[1] = math.nan
             else:
+                if culprit == "system":  # of a linear system that was not solved
+                    estimate.stats["system/residual"] = torch.tensor([0.1, math.nan, 0.2])
                 next(iter(estimate.gradient.values())).fill_(math.inf)
         return estimate
 
@@ -261,7 +263,7 @@ def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path,
     assert message.startswith("after step 5 the query loss or the meta-gradient is not finite")
     for key in ("algorithm.inner.step_size", "optimizer.lr", "algorithm.proximal_weight"):
         assert key in message
-    if culprit == "loss":  # the task is named, by what defines it
+    if culprit != "gradient":  # the task is named, by what defines it
         latent = trainer.source.sample(0, "train", torch.arange(15, 18), 10, 10).latent
         assert f"1 of 3 tasks, the first: {{'amplitude': {latent['amplitude'][1].item()}" in message
     assert "\n" not in message

@@ -53,7 +53,8 @@ class BacktrackingDescent:
     def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
         """Adapt every task, with a graph where the anchor has one.
 
-        `inner/residual` [B] is the last gradient's norm over the first's; `inner/backtracks` [B] the mean over the steps.
+        `inner/residual` [B] is the norm of the objective's gradient at phi over that at theta, for a backward pass more;
+        `inner/backtracks` [B] the mean over the steps.
         """
         asked = self.steps if steps is None else steps
         if asked == 0:
@@ -69,5 +70,5 @@ class BacktrackingDescent:
 
             length, point, _ = search(point, move, -self.step_size * norms[-1] ** 2, self.max_backtracks)
             halvings = halvings - torch.where(length > 0, length.log2(), -float(self.max_backtracks))
-        stats = {"inner/residual": relative_norm(norms[-1], norms[0]), "inner/backtracks": halvings / asked}
-        return InnerSolution(point.params, stats)
+        left = relative_norm(norm_per_task(detached(point.gradient())), norms[0])
+        return InnerSolution(point.params, {"inner/residual": left, "inner/backtracks": halvings / asked}, norms[0])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner_problem import InnerProblem
@@ -60,11 +59,14 @@ class GradientDescent:
             yield phi
 
     def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
-        """Adapt every task. `inner/residual` [B] is the last gradient's norm over the first's: 0 at a stationary point."""
+        """Adapt every task. `inner/last_step` [B]: the norm of the gradient of the last step over that of the first.
+
+        It costs nothing and is not the gradient at phi, which no step has asked for; with one step it is 1.
+        """
         return last_of(self._steps(inner, self.steps if steps is None else steps), inner.anchor)
 
     def _steps(self, inner: InnerProblem, steps: int) -> Iterator[tuple[Params, Params]]:
-        """Each phi with the gradient that led to it; a pull-back comes last, with the gradient where it ended."""
+        """Each phi with the gradient that led to it; a pull-back comes last, with that of the proximal term."""
         phi = inner.anchor
         pulls_back = self.proximal == "pull_back" and steps > 0
         for _ in range(steps):
@@ -72,20 +74,18 @@ class GradientDescent:
             phi = axpy(-self.step_size, slope, phi)
             yield phi, slope
         if pulls_back:
-            phi = axpy(-self.step_size, inner.pull(phi), phi)
-            yield phi, inner.gradient(phi)
+            slope = inner.pull(phi)
+            yield axpy(-self.step_size, slope, phi), slope
 
 
 def last_of(path: Iterable[tuple[Params, Params]], anchor: Params) -> InnerSolution:
-    """The end of a path of (phi, the gradient that led there), with its `inner/residual`; the anchor if there are no steps."""
+    """The end of a path of (phi, the gradient that led there), with its `inner/last_step`; the anchor if there are no steps."""
     phi, first, last = anchor, None, None
     for step in path:
         phi, last = step
         first = last if first is None else first
-    return InnerSolution(phi, {} if first is None else {"inner/residual": residual(first, last)})
-
-
-def residual(first: Params, last: Params) -> Tensor:
-    """Norm of the last gradient over that of the first, for each task: [B]."""
+    if first is None:
+        return InnerSolution(phi, {})
     with torch.no_grad():
-        return relative_norm(norm_per_task(last), norm_per_task(first))
+        norm = norm_per_task(first)
+        return InnerSolution(phi, {"inner/last_step": relative_norm(norm_per_task(last), norm)}, norm)

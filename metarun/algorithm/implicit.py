@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.first_order import adapt_and_differentiate
-from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
+from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, kinks, kinks_in_words
 from metarun.algorithm.linear_solver import LinearSolver, System
 from metarun.algorithm.parts import Episode, Jacobian, TaskGradients
 from metarun.maths.cg import Status
@@ -24,7 +24,8 @@ class Implicit:
     """Solve (I + (C + damping I) / lambda) g = query gradient at phi, for each task.
 
     Only phi matters and not the way there, so memory does not grow with inner steps and any inner solver will do. Exact where
-    phi is a stationary point of the inner objective (`inner/residual` says how far it is) and C the Hessian.
+    phi is a stationary point of the inner objective (`inner/residual` says how far it is, measured at phi: one gradient more,
+    unless the solver has it) and C the Hessian.
 
     Where each parameter has a lambda of its own, d phi / d theta = (C + L)^-1 L with L = diag(lambda) is not symmetric. The
     system solved is then I + L^-1/2 C L^-1/2, which is, with L^-1/2 (query gradient) on the right; g = L^1/2 times its solution.
@@ -57,10 +58,14 @@ class Implicit:
         adapted = adapt_and_differentiate(theta, episode)
         inner, phi = adapted.inner, adapted.solution.params
         slope = {name: adapted.slope[name] for name in phi}
-        system, root = self._system(inner, phi)
+        disagreements: list[Tensor] = []
+        system, root = self._system(inner, phi, disagreements)
         result = self.solver.solve(system(ravel(slope) / root))
         solution = root * result.solution
-        stats = adapted.solution.stats | {
+        stats = dict(adapted.solution.stats)
+        if "inner/residual" not in stats:
+            stats["inner/residual"] = inner.residual(phi, adapted.solution.first_norm)
+        stats |= {
             "system/steps": result.steps,
             "system/residual": result.residual_norm,
             "system/not_finite": result.status == Status.NOT_FINITE,
@@ -69,6 +74,7 @@ class Implicit:
             stats["system/min_curvature"] = result.min_curvature
             negative = (result.min_curvature <= 0) | (result.status == Status.NEGATIVE_CURVATURE)
             stats["system/negative_curvature"] = negative
+        stats |= kinks(disagreements)
         gradient = unravel(solution, slope)
         if inner.frozen or isinstance(inner.proximal_weight, dict):
             # z = L^-1 g: what the frozen leaves and lambda see of the query loss through phi.
@@ -89,9 +95,8 @@ class Implicit:
         )
 
     def advice(self, means: Mapping[str, float]) -> str | None:
-        """Where phi is far from stationary, or the Hessian indefinite in most tasks."""
-        # Only a solver that took no step at all leaves its residual out.
-        left = means.get("train/inner/residual", 1.0)
+        """Where phi is far from stationary, the Hessian indefinite in most tasks, or its differences mostly error."""
+        left = means["train/inner/residual"]
         if left > _FAR_FROM_STATIONARY:
             searched = "train/inner/backtracks" in means
             causes = (
@@ -112,16 +117,18 @@ class Implicit:
                 "what is solved there is another one (algorithm.meta_gradient.solver.negative_curvature). "
                 "algorithm.meta_gradient.curvature=gauss_newton never is, and a larger algorithm.proximal_weight helps."
             )
-        return None
+        return kinks_in_words(means)
 
-    def _system(self, inner: InnerProblem, phi: Params) -> tuple[Callable[[Tensor], System], float | Tensor]:
+    def _system(
+        self, inner: InnerProblem, phi: Params, disagreements: list[Tensor] | None = None
+    ) -> tuple[Callable[[Tensor], System], float | Tensor]:
         """The systems for given right-hand sides, and the square root of lambda that scales them; 1 where it is one number."""
         weight = inner.weights(phi) + self.weight_offset
         is_number = isinstance(weight, float | int)
         root = 1.0 if is_number else weight.sqrt()
 
         def operator(curvature: Curvature) -> LinearOperator:
-            damped = inner.curvature(phi, curvature)
+            damped = inner.curvature(phi, curvature, disagreements)
             damped = damped.shifted(self.damping) if self.damping else damped
             scaled = damped.scaled(1 / weight) if is_number else damped.between(1 / root)
             return scaled.shifted(self.identity)

@@ -1,6 +1,6 @@
 """What a task asks of its parameters: minimise  loss(phi; support) + lambda/2 ||phi - theta||^2."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +10,8 @@ from torch.func import grad, vmap
 
 from metarun.maths.line_search import backtrack
 from metarun.maths.operators import (
+    DISAGREEMENT,
+    RADII,
     LinearOperator,
     differences,
     finite_difference,
@@ -17,7 +19,19 @@ from metarun.maths.operators import (
     hessian,
     hessian_by_jvp,
 )
-from metarun.maths.trees import Params, axpy, gradient, ravel, ravel_like, rows, unravel, value_and_gradient
+from metarun.maths.trees import (
+    Params,
+    axpy,
+    detached,
+    gradient,
+    norm_per_task,
+    ravel,
+    ravel_like,
+    relative_norm,
+    rows,
+    unravel,
+    value_and_gradient,
+)
 from metarun.problems.base import Problem, losses_of, of_its_classes, outputs_of
 from metarun.tasks.types import Examples
 
@@ -89,6 +103,16 @@ class InnerProblem:
         """Gradient of the objective, leaves [B, ...]; differentiable when `params` are."""
         return self._pulled(params, self.loss_gradient(params))
 
+    def residual(self, params: Params, first: Tensor | None = None) -> Tensor:
+        """Norm of the objective's gradient at `params` over that at theta, [B]: 0 at a stationary point.
+
+        Args:
+            first: the latter, [B], where it is known already.
+        """
+        if first is None:
+            first = norm_per_task(self.gradient(detached(self.anchor)))
+        return relative_norm(norm_per_task(self.gradient(detached(params))), first)
+
     def at(self, params: Params) -> Point:
         """The objective and its gradient together, by one forward pass."""
         value, slope = value_and_gradient(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
@@ -96,19 +120,22 @@ class InnerProblem:
             value = self._with_proximal(params, value)
         return Point(params, value, lambda: self._pulled(params, slope()))
 
-    def curvature(self, params: Params, kind: Curvature) -> LinearOperator:
+    def curvature(self, params: Params, kind: Curvature, disagreements: list[Tensor] | None = None) -> LinearOperator:
         """Second derivatives of the support loss alone (never of the proximal term) in the adapted parameters, at `params`.
 
         "hessian" is exact and may be indefinite; "hessian_forward" is the same by forward over reverse mode, with a forward
         pass in each product and no graph between them; "finite_difference" takes no second derivative. "gauss_newton", for
         softmax the Fisher matrix, is never indefinite.
+
+        Args:
+            disagreements: where "finite_difference" tells of each product how far to trust it (`operators.differences`).
         """
         if kind == "hessian":
             return hessian(self.loss_gradient, params)
         if kind == "hessian_forward":
             return hessian_by_jvp(self._functional_gradient, params)
         if kind == "finite_difference":
-            return finite_difference(self.loss_gradient, params, _radius(params))
+            return finite_difference(self.loss_gradient, params, disagreements)
         return gauss_newton(
             lambda p: outputs_of(self.problem, p | self.frozen, self.support), vmap(self.problem.divergence), params
         )
@@ -125,7 +152,8 @@ class InnerProblem:
             def slope(phi: Params) -> Params:
                 return gradient(lambda frozen: losses_of(self.problem, phi | frozen, self.support), self.frozen)
 
-            return unravel(differences(slope, params, _radius(params))(ravel(vectors)), self.frozen)
+            radii = RADII[next(iter(params.values())).dtype]
+            return unravel(differences(slope, params, radii)(ravel(vectors)), self.frozen)
         frozen = {name: leaf.detach().requires_grad_() for name, leaf in self.frozen.items()}
         with torch.enable_grad():
             leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
@@ -168,9 +196,22 @@ class InnerProblem:
         return problem.lift(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)
 
 
-def _radius(params: Params) -> float:
-    """The relative step of central differences."""
-    return torch.finfo(next(iter(params.values())).dtype).eps ** (1 / 3)
+def kinks(disagreements: list[Tensor]) -> dict[str, Tensor]:
+    """As a statistic, [B]: the largest disagreement of the products by differences; none where there were no such."""
+    return {"curvature/disagreement": torch.stack(disagreements).amax(0)} if disagreements else {}
+
+
+def kinks_in_words(means: Mapping[str, float]) -> str | None:
+    """A warning where the means of a run's statistics say that products by differences are mostly error."""
+    apart = means.get("train/curvature/disagreement", 0.0)
+    if apart <= DISAGREEMENT:
+        return None
+    return (
+        f"curvature by differences of gradients is off by some {100 * apart:.0f} %: the differences ahead of and behind the "
+        "parameters disagree. Likely causes: the loss has kinks in every step's way (ReLU, max-pool; many images in a support "
+        "set; no norm and biases of zero), or rounding (device.dtype=float64). algorithm.meta_gradient.curvature=hessian "
+        "takes second derivatives, and model.activation=tanh, where the model has it, has no kinks."
+    )
 
 
 def search(

@@ -60,7 +60,7 @@ class LearnedRates:
             yield phi
 
     def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
-        """Adapt every task; `inner/residual` as in `GradientDescent`."""
+        """Adapt every task; `inner/last_step` as in `GradientDescent`."""
         return last_of(self._steps(inner, learned, self.steps if steps is None else steps), inner.anchor)
 
     def _steps(self, inner: InnerProblem, learned: Params, steps: int) -> Iterator[tuple[Params, Params]]:

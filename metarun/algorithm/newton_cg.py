@@ -79,8 +79,9 @@ class NewtonCG:
     ) -> InnerSolution:
         """Adapt every task, without graph, from `start` in place of theta where it is given.
 
-        `inner/residual` [B] is the final gradient's norm over the first's; `inner/cg_steps` and `inner/backtracks` are means
-        over the Newton steps; `inner/negative_curvature` says whether any was met.
+        `inner/residual` [B] is the final gradient's norm over the first's, 0 where both are within `tolerance`;
+        `inner/cg_steps` and `inner/backtracks` are means over the Newton steps; `inner/negative_curvature` says whether any
+        was met.
         """
         point = inner.at(detached(inner.anchor if start is None else start))
         weight = inner.weights(point.params)
@@ -130,9 +131,9 @@ class NewtonCG:
         if asked == 0:
             return InnerSolution(point.params, {})
         stats = {
-            "inner/residual": relative_norm(norm, first),
+            "inner/residual": relative_norm(norm, first, self.tolerance),
             "inner/cg_steps": cg_steps / asked,
             "inner/backtracks": backtracks / asked,
             "inner/negative_curvature": negative,
         }
-        return InnerSolution(point.params, stats)
+        return InnerSolution(point.params, stats, first)

@@ -15,10 +15,14 @@ from metarun.tasks.types import TaskBatch
 
 @dataclass(frozen=True)
 class InnerSolution:
-    """`params`, the adapted leaves [B, ...]; `stats` per task, [B], detached."""
+    """`params`, the adapted leaves [B, ...]; `stats` per task, [B], detached.
+
+    `first_norm` [B] is the norm of the objective's gradient at the start, where the solver has taken it.
+    """
 
     params: Params
     stats: dict[str, Tensor]
+    first_norm: Tensor | None = None
 
 
 class InnerSolver(Protocol):

@@ -12,7 +12,7 @@ from metarun.algorithm import Algorithm, ConjugateGradient, Dense, Implicit, Min
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.linear_solver import LinearSolver
 from metarun.algorithm.parts import InnerSolution, TaskGradients
-from metarun.maths.trees import Params, detached, expand, norm_per_task, relative_norm
+from metarun.maths.trees import Params, detached, expand
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
 
@@ -125,12 +125,6 @@ def solved_to_the_end(estimate: Callable[[LinearSolver], TaskGradients]) -> tupl
     return dataclasses.replace(end, stats=end.stats | {"system/min_curvature": lowest}), "minres"
 
 
-def relative_gradient(inner: InnerProblem, params: Params) -> Tensor:
-    """The inner objective's gradient at `params` over that at theta: [B], 0 at a stationary point."""
-    first = norm_per_task(inner.gradient(detached(inner.anchor)))
-    return relative_norm(norm_per_task(inner.gradient(detached(params))), first)
-
-
 def _minimiser(
     algorithm: Algorithm, inner: InnerProblem, learned: Params, solver_steps: int, newton_steps: int
 ) -> tuple[Params, Tensor]:
@@ -156,7 +150,7 @@ def _minimiser(
         tolerance=10 * torch.finfo(next(iter(start.values())).dtype).eps,
     )
     end = newton.solve(inner, {}, start=start).params
-    before, after = relative_gradient(inner, start), relative_gradient(inner, end)
+    before, after = inner.residual(start), inner.residual(end)
     better = after < before
     return _chosen(better, end, start), torch.where(better, after, before)
 

@@ -24,7 +24,8 @@ from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
 from metarun.algorithm.parts import InnerSolution, InnerSolver, MetaGradient, TaskGradients
 from metarun.algorithm.proximal import ProximalWeight
 from metarun.gradients.cost import median_s, peak_bytes
-from metarun.gradients.exact import Exact, exact_gradient, relative_gradient, solved_to_the_end
+from metarun.gradients.exact import Exact, exact_gradient, solved_to_the_end
+from metarun.maths.operators import DISAGREEMENT
 from metarun.maths.trees import Params, axpy, detached, expand, norm_per_task
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem
@@ -231,6 +232,8 @@ def measure_errors(
                 end = _errors(found.gradient, ends[column.curvature].gradient, names)
                 cell |= {"system_error": end["error"], "system_errors": end["errors"]}
                 cell["tasks_with_negative_curvature"] = int(found.stats["system/negative_curvature"].sum())
+            if "curvature/disagreement" in found.stats:
+                cell["tasks_with_kinks"] = int((found.stats["curvature/disagreement"] > DISAGREEMENT).sum())
             yield cell
 
 
@@ -243,7 +246,7 @@ def measure_inner(bench: Bench, grid: Grid, exact: Exact | None) -> list[dict[st
             expand(detached(bench.theta), len(bench.tasks))
         )
         phi = {name: params[name] for name in inner.anchor}
-        row = {"inner_steps": steps, "relative_gradient": _finite(relative_gradient(inner, phi).quantile(0.5))}
+        row = {"inner_steps": steps, "relative_gradient": _finite(inner.residual(phi).quantile(0.5))}
         if exact is not None:
             away = norm_per_task(axpy(-1.0, exact.params, phi))
             row["distance"] = _finite((away / norm_per_task(axpy(-1.0, exact.params, inner.anchor))).quantile(0.5))

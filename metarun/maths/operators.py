@@ -4,13 +4,14 @@ Vectors are rows of a matrix [B, D] (`trees.ravel`), and row b of a product depe
 matrices, never formed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
+from metarun.maths.course import may_ask
 from metarun.maths.trees import Params, detached, ravel, unravel
 
 
@@ -76,39 +77,77 @@ def hessian_by_jvp(gradient: Callable[[Params], Params], params: Params) -> Line
     return LinearOperator(apply)
 
 
-def finite_difference(gradient: Callable[[Params], Params], params: Params, radius: float) -> LinearOperator:
+RADII = {torch.float32: (1e-6, 1e-7), torch.float64: (1e-7, 1e-9)}
+"""Relative step lengths of differences, the first to be tried first: short, since kinks (ReLU, max-pool) within a step spoil
+the difference altogether, and rounding costs no more than a few per cent in float32."""
+DISAGREEMENT = 0.1
+"""Of the differences ahead of and behind a point, beyond which a kink lies between them, or rounding is as large."""
+
+
+def finite_difference(
+    gradient: Callable[[Params], Params], params: Params, disagreements: list[Tensor] | None = None
+) -> LinearOperator:
     """Hessians at `params` by central differences of the gradient; symmetric up to O(d^2) (`differences`).
 
     Args:
         gradient: maps leaves [B, ...] to the gradient of each task's loss.
         params: where, leaves [B, ...].
-        radius: relative step length.
+        disagreements: as of `differences`.
     Source: Fallah, Mokhtari and Ozdaglar 2020 (HF-MAML), equation 5, whose d is 1 / (6 rho alpha |v|).
     """
-    return LinearOperator(differences(gradient, params, radius))
+    radii = RADII[next(iter(params.values())).dtype]
+    return LinearOperator(differences(gradient, params, radii, disagreements))
 
 
-def differences(function: Callable[[Params], Params], params: Params, radius: float) -> Callable[[Tensor], Tensor]:
+def differences(
+    function: Callable[[Params], Params],
+    params: Params,
+    radii: Sequence[float],
+    disagreements: list[Tensor] | None = None,
+) -> Callable[[Tensor], Tensor]:
     """The derivative of `function` at x = `params` along v, [B, D], by central differences: [f(x + d v) - f(x - d v)] / 2d.
 
     Nothing is differentiated. One d for all parameters of a task: `d = radius * (1 + |x|) / |v|`, so that the step has
     the same length whatever v; with one for each tensor, the blocks off a Hessian's diagonal would be scaled against each
-    other. Exact for quadratic functions but for rounding.
+    other. Exact for quadratic functions but for rounding, which is some 1e-6 / radius of f in float32, 1e-15 / radius in float64.
+
+    A kink within d v on either side makes the two one-sided differences, [f(x + d v) - f(x)] / d and [f(x) - f(x - d v)] / d,
+    disagree; so does rounding, by sqrt(3) times what it costs the central one. Where they do by more than `DISAGREEMENT`, the
+    next, shorter radius is tried, and the one that agrees better is taken. A point that lies on a kink itself has no radius.
 
     Args:
         function: maps leaves [B, ...] to leaves, each task's of its own parameters alone; its values are raveled.
         params: where, leaves [B, ...].
-        radius: relative step length; the cube root of the machine's precision balances truncation and rounding.
+        radii: relative step lengths, falling.
+        disagreements: for each product the difference of the one-sided differences over their sum, of what was taken, [B],
+            is appended here: 0 where they agree, 1 where one of them is zero. An estimate of the product's relative error.
     """
     point = ravel(detached(params))
-    length = radius * (1 + torch.linalg.vector_norm(point, dim=1, keepdim=True))
+    length = 1 + torch.linalg.vector_norm(point, dim=1, keepdim=True)
+    centre = ravel(function(detached(params)))
 
-    def along(vectors: Tensor) -> Tensor:
+    def central(vectors: Tensor, radius: float) -> tuple[Tensor, Tensor]:
         norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        step = length / torch.where(norm > 0, norm, 1)
+        step = radius * length / torch.where(norm > 0, norm, 1)
         ahead = ravel(function(unravel(point + step * vectors, params)))
         behind = ravel(function(unravel(point - step * vectors, params)))
-        return (ahead - behind) / (2 * step)
+        both = torch.linalg.vector_norm(ahead - behind, dim=1)
+        apart = torch.linalg.vector_norm((ahead - centre) - (centre - behind), dim=1)
+        return (ahead - behind) / (2 * step), apart / both.clamp_min(torch.finfo(both.dtype).tiny)
+
+    def along(vectors: Tensor) -> Tensor:
+        product, apart = central(vectors, radii[0])
+        for radius in radii[1:]:
+            poor = apart > DISAGREEMENT
+            if may_ask(vectors) and not poor.any():
+                break
+            shorter, shorter_apart = central(vectors, radius)
+            better = poor & (shorter_apart < apart)
+            product = torch.where(better[:, None], shorter, product)
+            apart = torch.where(better, shorter_apart, apart)
+        if disagreements is not None:
+            disagreements.append(apart)
+        return product
 
     return along
 

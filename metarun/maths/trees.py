@@ -72,9 +72,11 @@ def norm_per_task(params: Params) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
-def relative_norm(norm: Tensor, first: Tensor) -> Tensor:
-    """`norm` relative to `first`, both [B]; 0 where both are."""
-    return norm / first.clamp_min(torch.finfo(first.dtype).tiny)
+def relative_norm(norm: Tensor, first: Tensor, negligible: float | None = None) -> Tensor:
+    """`norm` relative to `first`, both [B]; 0 where both are at most `negligible`, by default the machine's precision."""
+    limit = torch.finfo(first.dtype).eps if negligible is None else negligible
+    is_nothing = (norm <= limit) & (first <= limit)
+    return torch.where(is_nothing, 0, norm / first.clamp_min(torch.finfo(first.dtype).tiny))
 
 
 def gradient(function: Callable[[Params], Tensor], params: Params) -> Params:

@@ -18,7 +18,7 @@ LABELS = {
     "gauss_newton": "Gauss-N.",
     "finite_difference": "differences",
 }
-ENOUGH, NEGATIVE = "✓", "!"
+ENOUGH, NEGATIVE, KINKS = "✓", "!", "~"
 
 
 def tables(console: Console, result: dict[str, Any]) -> None:
@@ -69,6 +69,11 @@ def legend(result: dict[str, Any]) -> list[str]:
     if any(cell.get("tasks_with_negative_curvature") for cell in result["cells"]):
         policy = f" (solver.negative_curvature={result['negative_curvature']})" if result["negative_curvature"] else ""
         lines.append(f"{NEGATIVE} negative curvature met, so for at least one task another system was solved{policy}")
+    if any(cell.get("tasks_with_kinks") for cell in result["cells"]):
+        lines.append(
+            f"{KINKS} differences of gradients ahead of and behind phi disagree for at least one task: kinks (ReLU, max-pool) or "
+            "rounding are most of its curvature"
+        )
     if any(cell["error"] is None for cell in result["cells"]):
         lines.append("- not a finite number (the inner steps diverge), or out of memory")
     return lines
@@ -169,7 +174,8 @@ def _count(number_of: int, noun: str) -> str:
 
 
 def _sign(cell: dict[str, Any]) -> str:
-    return NEGATIVE if cell.get("tasks_with_negative_curvature") else ""
+    negative = NEGATIVE if cell.get("tasks_with_negative_curvature") else ""
+    return negative + (KINKS if cell.get("tasks_with_kinks") else "")
 
 
 def _curvatures(result: dict[str, Any]) -> list[str]:

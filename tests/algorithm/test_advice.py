@@ -18,12 +18,16 @@ def advice_for(inner, curvature: float, centre: float = 0.0) -> str | None:
     return algorithm.advice({f"train/{name}": values.double().mean().item() for name, values in stats.items()})
 
 
+def searched(steps: int) -> BacktrackingDescent:
+    return BacktrackingDescent(steps=steps, step_size=0.1, eval_steps=[steps], max_backtracks=20)
+
+
 @pytest.mark.parametrize(
     ("inner", "residual"),
     [
         (descent(0, 0.1), "1.00"),
-        (descent(2, 0.1), "0.80"),  # |1 - 0.1 (1 + 1)|
-        (descent(4, 1.1), "1.73"),  # |1 - 1.1 (1 + 1)|^3
+        (descent(2, 0.1), "0.64"),  # |1 - 0.1 (1 + 1)|^2
+        (descent(4, 1.1), "2.07"),  # |1 - 1.1 (1 + 1)|^4
     ],
 )
 def test_far_from_stationary_by_steps_of_one_size(inner, residual):
@@ -34,13 +38,19 @@ def test_far_from_stationary_by_steps_of_one_size(inner, residual):
 
 
 def test_searched_steps_are_never_too_large():
-    text = advice_for(BacktrackingDescent(steps=3, step_size=0.1, eval_steps=[3], max_backtracks=20), 1.0)
-    assert "is still 0.64 times that at the start. Likely causes: too few inner steps (algorithm.inner.steps)" in text
+    text = advice_for(searched(3), 1.0)
+    assert "is still 0.51 times that at the start. Likely causes: too few inner steps (algorithm.inner.steps)" in text
     assert "step_size" not in text
 
 
 def test_near_enough():
-    assert advice_for(descent(7, 0.1), 1.0) is None  # 0.8^6 = 0.26
+    assert advice_for(descent(6, 0.1), 1.0) is None  # 0.8^6 = 0.26
+
+
+def test_at_the_solution_already():
+    """Support loss and proximal term are stationary at theta: nothing is left, of nothing."""
+    for inner in (descent(1, 0.1), searched(1)):
+        assert advice_for(inner, 1.0, centre=1.0) is None
 
 
 def test_an_indefinite_system():

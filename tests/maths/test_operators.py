@@ -1,13 +1,16 @@
 """Hessian and Gauss-Newton products against matrices that are formed explicitly, task by task."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
+from metarun.maths import operators
 from metarun.maths.cg import Status, conjugate_gradient
-from metarun.maths.operators import LinearOperator, dense, gauss_newton, hessian, hessian_by_jvp
+from metarun.maths.operators import LinearOperator, dense, differences, gauss_newton, hessian, hessian_by_jvp
 from metarun.maths.trees import Params, expand, gradient, ravel
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -211,3 +214,43 @@ def test_forward_mode_takes_parameters_that_the_tasks_share():
     reverse = hessian(lambda p: gradient(lambda q: vmap(losses)(q, inputs(), targets()), p), shared)
     vectors = random(B, SIZE, seed=5)
     torch.testing.assert_close(forward.apply(vectors), reverse.apply(vectors), rtol=1e-12, atol=1e-14)
+
+
+def test_differences_of_a_cube():
+    """(1 + s)^3 - (1 - s)^3 = 2 s (3 + s^2), and the one-sided ones disagree by 6 s of 2 (3 + s^2); s = radius (1 + |x|)."""
+    apart: list[Tensor] = []
+    along = differences(lambda p: {"x": p["x"] ** 3}, {"x": torch.ones(1, 1)}, [0.01], apart)
+    vector, s = torch.tensor([[0.9]]), 0.02
+    assert along(vector).item() == pytest.approx(0.9 * (3 + s**2), rel=1e-12)
+    assert apart[0].item() == pytest.approx(3 * s / (3 + s**2), rel=1e-12)
+
+
+def bent(at: list[float]) -> tuple[Callable[[Params], Params], Params]:
+    """max(x - c, 0) for kinks c, at x = 1: each task's step of radius r is 2 r long."""
+    kinks = torch.tensor(at)[:, None]
+    return lambda p: {"x": (p["x"] - kinks).relu()}, {"x": torch.ones(len(at), 1)}
+
+
+def test_a_kink_within_the_step_asks_for_a_shorter_one(monkeypatch):
+    """Steps of 2e-7 and 2e-9. Kinks: none near; 1e-7 behind (ahead 2, behind 1 of 3 parts); 1e-9 behind; at the point itself."""
+    function, point = bent([0.0, 1 - 1e-7, 1 - 1e-9, 1.0])
+    found = {}
+    for asks in (True, False):
+        monkeypatch.setattr(operators, "may_ask", lambda like, asks=asks: asks)
+        apart: list[Tensor] = []
+        along = differences(function, point, [1e-7, 1e-9], apart)
+        found[asks] = along(torch.ones(4, 1)), apart[0]
+    assert torch.equal(found[True][0], found[False][0])
+    assert torch.equal(found[True][1], found[False][1])
+    products, apart = found[True]
+    torch.testing.assert_close(products[:, 0], torch.tensor([1.0, 1.0, 0.75, 0.5]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(apart, torch.tensor([0.0, 0.0, 1 / 3, 1.0]), rtol=0, atol=1e-6)
+    alone = differences(function, point, [1e-7])(torch.ones(4, 1))[:, 0]
+    torch.testing.assert_close(alone, torch.tensor([1.0, 0.75, (2 + 0.01) / 4, 0.5]), rtol=0, atol=1e-6)
+
+
+def test_differences_along_nothing_are_nothing():
+    apart: list[Tensor] = []
+    function, point = bent([0.0, 1.0])
+    assert differences(function, point, [1e-7, 1e-9], apart)(torch.zeros(2, 1)).tolist() == [[0.0], [0.0]]
+    assert apart[0].tolist() == [0.0, 0.0]

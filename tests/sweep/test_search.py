@@ -80,7 +80,7 @@ def test_a_trial_that_cannot_be_counts_as_failed(scores, tmp_path, capsys):
     assert 0 < len(rates) < 8 and min(rates) >= 0
     assert f"{8 - len(rates)} of 8 jobs gave no result" in capsys.readouterr().err
     assert run_here(*SEARCH, *arguments, "optimizer.lr=interval(-2.0,-1.0)") == 2
-    assert "optimizer: Invalid learning rate" in capsys.readouterr().err
+    assert "optimizer: lr must be a number > 0, got -" in capsys.readouterr().err
 
 
 @needs_optuna

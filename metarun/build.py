@@ -1,6 +1,7 @@
 """From a resolved configuration to objects: the only place that instantiates."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from metarun.importing import class_of
 from metarun.kinds import check_kinds
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
+from metarun.memory import require_bytes
 from metarun.models.learner import Learner
-from metarun.problems.base import Problem, losses_of
+from metarun.problems.base import Problem
 from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train import trial
 from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
+from metarun.train.footprint import Footprint
 from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
 from metarun.train.trainer import Observer, Schedule, Trainer
 
@@ -137,6 +140,17 @@ def _lr_schedule(config: Mapping[str, Any], problem: Problem) -> MakeSchedule:
     return make(config, "lr_schedule", mode=mode)
 
 
+def _require_room(config: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Refuse a model of ours that is larger than memory, from its shapes alone; others might do more than they say."""
+    if str(config["model"].get("_target_")).startswith("metarun."):
+        with torch.device("meta"):
+            model = make(config, "model")
+        count = sum(leaf.numel() for leaf in model.parameters())
+        with _named("model", {}):
+            what = f"a model of {count:,} parameters, with theta, its gradient and a copy for the optimizer,"
+            require_bytes(4 * count * dtype.itemsize, what, "Take a smaller one.")
+
+
 def _is_part(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
@@ -161,6 +175,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         source.check("test", *evaluation.examples("test"))
         source.check("val", *evaluation.examples("val"))
     with rng.seeded_construction(config["seed"], "init"):
+        _require_room(config, dtype)
         module = make(config, "model")
     if not isinstance(module, torch.nn.Module):
         raise ConfigurationError(
@@ -191,17 +206,24 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         check_ranges(config["lr_schedule"], is_schedule=True)
         try_schedule(make_lr_schedule, optimizer, schedule.steps)
 
-    def chunk(num_tasks: int, split: Split, shots: int, queries: int) -> int:
-        def forward() -> torch.Tensor:
-            task = source.sample(0, split, torch.arange(1), shots, queries).to("cpu", device_settings.torch_dtype)
-            phi = {name: leaf[None].requires_grad_() for name, leaf in model.items()}
-            return losses_of(problem, phi, task.support) + losses_of(problem, phi, task.query, task.support)
+    def chunk(num_tasks: int, num_drawn: int, split: Split, shots: int, queries: int) -> int:
+        def work(tasks: TaskBatch) -> object:
+            if split == "train":
+                return algorithm.estimate(theta, problem, tasks)
+            return algorithm.adapt(theta, problem, tasks.support, max(evaluation.measured_steps(algorithm.inner.steps)))
 
-        return device_settings.chunk(num_tasks, forward)
+        settings = {"split": split, "shots": shots, "queries": queries, "work": work}
+        each = Footprint(source=source, problem=problem, model=model, dtype=dtype, **settings)
+        size = device_settings.chunk(num_tasks, lambda: each.saved)
+        with _named("schedule" if split == "train" else "evaluation", {}):
+            # A compiled program may hold less than what is measured here.
+            each.require(min(num_drawn, num_tasks), 0 if device_settings.compile else min(num_drawn, size), device)
+        return size
 
-    task_chunk = chunk(schedule.tasks_per_step, "train", schedule.shots, schedule.queries)
+    of_rank = -(-schedule.tasks_per_step // int(os.environ.get("WORLD_SIZE", 1)))
+    task_chunk = chunk(schedule.tasks_per_step, of_rank, "train", schedule.shots, schedule.queries)
     judged: tuple[Split, ...] = ("val", "test")
-    evaluation_chunk = min(100, *(chunk(evaluation.tasks, split, *evaluation.examples(split)) for split in judged))
+    evaluation_chunk = min(100, *(chunk(evaluation.tasks, 100, split, *evaluation.examples(split)) for split in judged))
     learner.to(device, dtype)
     source = source.to(device)
     evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)

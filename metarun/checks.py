@@ -8,6 +8,8 @@ def integer(name: str, value: object, *, minimum: int) -> None:
     """Raise `ValueError` unless `value` is an integer >= minimum (`True` is not an integer here)."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    if value >= 2**63:
+        raise ValueError(f"{name} must be an integer of at most 64 bits, got one of {value.bit_length()}")
 
 
 def number(name: str, value: object, *, minimum: float, exclusive: bool = False, below: float = math.inf) -> None:

@@ -140,6 +140,29 @@ def refused(tmp_path, capsys):
         (["lr_schedule=plateau", "+lr_schedule.mode=max"], "lr_schedule.mode must be min for the score mse, got max"),
         (["model.activation=foo"], "model: activation must be one of relu, tanh, softplus, got 'foo'"),
         (["model.num_outputs=3"], "model: the model (MLP) must give outputs of shape (2, 1), got (2, 3)"),
+        (["seed=1208925819614629174706176"], "seed: the seed must be an integer of at most 64 bits, got one of 81"),
+        # more memory than any machine has
+        (
+            ["dataset.queries=1000000000000"],
+            "schedule: drawing 25 task(s) of 10 shots and 1000000000000 queries takes at least ",
+        ),
+        (
+            ["evaluation.val_queries=1000000000000"],
+            "Lower evaluation.val_tasks, evaluation.val_shots or evaluation.val_",
+        ),
+        (
+            ["schedule.tasks_per_step=10000000000", "device.task_chunk=null"],
+            "Lower schedule.tasks_per_step, dataset.shots or dataset.queries.",
+        ),
+        (
+            ["model.hidden=[1000000,1000000]"],
+            "model: a model of 1,000,004,000,001 parameters, with theta, its gradient and",
+        ),
+        (
+            [*GLYPHS, "dataset.source.store.num_classes.train=1000000000000"],
+            "dataset.source.store: drawing the glyphs takes at least ",
+        ),
+        (["device.threads=100000"], "device: threads must be at most "),
         (["batch_norm=foo"], "batch_norm must be one of transductive, support, got 'foo'"),
         (["device.dtype=float16"], "device: dtype must be one of float32, float64, got 'float16'"),
         (["tracker=wandb", "tracker.mode=foo"], "tracker: mode must be one of auto, online, offline, disabled"),

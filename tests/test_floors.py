@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "json_text": 0,
     "checks": 0,
     "kinds": 0,
+    "memory": 0,
     "files": 0,
     "config_folder": 0,
     "importing": 1,

@@ -1,5 +1,6 @@
 """Where the numbers are computed, and how many tasks at once."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,8 @@ from metarun import checks
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CPU_CHUNK_BYTES = 24 * 2**20
 """What the graphs of one chunk's tasks may hold on a CPU: past the cache the same work takes up to three times as long."""
+_MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
+"""More are never faster, and a process that cannot have as many as it asks for ends by a segmentation fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,10 @@ class Device:
         checks.boolean("compile", self.compile)
         if self.threads is not None:
             checks.integer("threads", self.threads, minimum=1)
+            if self.threads > _MOST_THREADS:
+                raise ValueError(
+                    f"threads must be at most {_MOST_THREADS} on this machine of {os.cpu_count()} cores, got {self.threads}"
+                )
         if self.task_chunk is not None and self.task_chunk != "auto":
             checks.integer("task_chunk", self.task_chunk, minimum=1)
         if self.kind == "cuda" and not torch.cuda.is_available():
@@ -64,11 +71,11 @@ class Device:
         """`dtype` as PyTorch names it."""
         return _DTYPES[self.dtype]
 
-    def chunk(self, num_tasks: int, forward: Callable[[], Tensor]) -> int:
+    def chunk(self, num_tasks: int, task_bytes: Callable[[], int]) -> int:
         """Tasks to work on at once, out of `num_tasks`: a function of shapes alone, so that a resumed run chooses the same.
 
         Args:
-            forward: one task's forward passes; what they save for backward measures a task.
+            task_bytes: what one task's forward passes save for backward; asked for "auto" on a CPU alone.
         """
         if self.task_chunk is None:
             return num_tasks
@@ -76,7 +83,7 @@ class Device:
             return min(self.task_chunk, num_tasks)
         if self.open().type == "cuda":
             return num_tasks
-        return max(1, min(num_tasks, _CPU_CHUNK_BYTES // max(1, saved_bytes(forward))))
+        return max(1, min(num_tasks, _CPU_CHUNK_BYTES // max(1, task_bytes())))
 
 
 def saved_bytes(function: Callable[[], Tensor]) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from metarun.algorithm import ConjugateGradient, Dense, Implicit, LearnedRates, NewtonCG
-from metarun.gradients.cost import LiveBytes, median_s, peak_bytes
+from metarun.gradients.cost import median_s, peak_bytes
 from metarun.gradients.measure import (
     Bench,
     enough,
@@ -19,6 +19,7 @@ from metarun.gradients.measure import (
     solve,
 )
 from metarun.maths.trees import norm_per_task
+from metarun.memory import LiveBytes
 
 from .problems import NUM_TASKS, SIZE, WEIGHT, algorithm, bench_of, closed_form, flat, grid, hessians, ridge, smooth_net
 

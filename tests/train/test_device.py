@@ -77,10 +77,10 @@ def test_saved_bytes_counts_each_storage_once():
 
 def test_auto_gives_what_fits_24_mib_and_at_least_one():
     x = torch.ones(2**18, requires_grad=True)  # 1 MiB
-    assert device().chunk(100, lambda: x * x) == 24
-    assert device().chunk(7, lambda: x * x) == 7
+    assert device().chunk(100, lambda: saved_bytes(lambda: x * x)) == 24
+    assert device().chunk(7, lambda: saved_bytes(lambda: x * x)) == 7
     y = torch.ones(2**23, requires_grad=True)  # 32 MiB
-    assert device().chunk(7, lambda: y * y) == 1
+    assert device().chunk(7, lambda: saved_bytes(lambda: y * y)) == 1
 
 
 def test_auto_is_a_function_of_shapes_alone(tmp_path):

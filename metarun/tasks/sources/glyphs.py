@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun import checks, rng
+from metarun.memory import require_bytes
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.types import SPLITS, Split
 
@@ -21,6 +22,7 @@ _SHEAR = 0.15
 _STRETCH = 0.15
 _SHIFT = 0.05
 _HALF_WIDTH = (0.022, 0.036)  # of the pen, in the unit square
+_NOISE = _MAX_STROKES * 6 + 8  # numbers by which a drawing differs from others of its class
 _FAR = 1e3  # where absent strokes are put: beyond every pixel
 
 
@@ -43,6 +45,8 @@ def glyphs(num_classes: Mapping[Split, int], drawings: int, image_size: int, see
         raise ValueError(f"num_classes must be >= 1 for train, val and test, got {dict(num_classes)}")
     for name, value in (("drawings", drawings), ("image_size", image_size)):
         checks.integer(name, value, minimum=1)
+    size = sum(num_classes.values()) * drawings * (image_size**2 + 4 * _NOISE)
+    require_bytes(size, "drawing the glyphs", "Lower num_classes, drawings or image_size.")
     splits: dict[Split, list[str]] = {
         split: [f"{split}/{i:06d}" for i in range(num_classes[split])] for split in SPLITS
     }
@@ -59,7 +63,7 @@ def _drawn(seed: int, split: Split, num_classes: int, drawings: int, image_size:
     # Key by drawing, index by class: a drawing does not depend on how many there are.
     jitter = torch.stack(
         [
-            rng.uniform(rng.key(seed, "glyphs", split, "drawing", j), classes, _MAX_STROKES * 6 + 8).to(torch.float32)
+            rng.uniform(rng.key(seed, "glyphs", split, "drawing", j), classes, _NOISE).to(torch.float32)
             for j in range(drawings)
         ],
         dim=1,

@@ -150,7 +150,7 @@ def test_of_a_file_with_several_pictures_the_first_is_used_and_that_is_said_each
         for _ in range(2):
             store = store_of(tmp_path / "pets", tmp_path / "cache")
     assert int(store.items[2].max()) == 10
-    remark = f"{tmp_path / 'pets'}: 1 files hold several pictures, of which the first is used: a/9.tif"
+    remark = f"{tmp_path / 'pets'}: of files with several pictures the first is used (1): a/9.tif"
     assert caplog.messages == [remark, remark]
 
 
@@ -178,7 +178,7 @@ def test_what_is_found_and_not_used_is_told_in_one_line(tmp_path, caplog):
         store = store_of(tmp_path / "pets", tmp_path / "cache")
     assert len(store.items) == sum(COUNTS.values()) + 2
     assert caplog.messages == [
-        f"{tmp_path / 'pets'}: 2 pictures are in subfolders of their class and belong to it. "
+        f"{tmp_path / 'pets'}: pictures in subfolders belong to their class (2). "
         "not used: hidden (1): class 1/.DS_Store; no picture (1): class 1/notes.txt"
     ]
 

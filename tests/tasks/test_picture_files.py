@@ -22,7 +22,7 @@ def files_of(root: Path) -> dict[str, list[str]]:
 def test_pictures_at_any_depth_belong_to_the_class(tmp_path):
     write(tmp_path, "b/2.png", "b/1.JPG", "a/x/y/3.tif", "a/4.webp", "a/x/5.bmp")
     assert files_of(tmp_path) == {"a": ["a/4.webp", "a/x/5.bmp", "a/x/y/3.tif"], "b": ["b/1.JPG", "b/2.png"]}
-    assert find_pictures(tmp_path).in_words() == "2 pictures are in subfolders of their class and belong to it"
+    assert find_pictures(tmp_path).in_words() == "pictures in subfolders belong to their class (2)"
 
 
 def test_all_that_is_not_used_is_counted_and_named(tmp_path):
@@ -85,7 +85,7 @@ def test_folders_of_splits_go_by_several_names(names, tmp_path):
         "d",
     ]
     assert found.unused["folder beside the splits"] == ["extra"]
-    assert found.in_words().startswith("1 pictures are in subfolders of their class and belong to it. not used: ")
+    assert found.in_words().startswith("pictures in subfolders belong to their class (1). not used: ")
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -134,7 +134,7 @@ def _remarks(survey: Survey, root: Path) -> list[str]:
     ]
     if survey.series:
         names = some([as_text(file.relative_to(root)) for file in survey.series], 3)
-        remarks.append(f"{len(survey.series):,} files hold several pictures, of which the first is used: {names}")
+        remarks.append(f"of files with several pictures the first is used ({len(survey.series):,}): {names}")
     return remarks
 
 

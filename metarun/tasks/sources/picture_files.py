@@ -44,7 +44,7 @@ class Found:
         """What is not used and why, and how many pictures lie deeper than their class; empty where all is plain."""
         depth = 3 if self.splits else 2
         deeper = sum(len(file.parts) > depth for files in self.members.values() for file in files)
-        parts = [f"{deeper:,} pictures are in subfolders of their class and belong to it"] if deeper else []
+        parts = [f"pictures in subfolders belong to their class ({deeper:,})"] if deeper else []
         if self.unused:
             reasons = [f"{reason} ({len(names):,}): {some(sorted(names), 3)}" for reason, names in self.unused.items()]
             parts.append(f"not used: {'; '.join(reasons)}")

@@ -20,7 +20,7 @@ from rich.console import Console
 from metarun import __version__, checks
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.command_line import command_line, config_dirs, other_algorithm
-from metarun.errors import ConfigurationError, TrainingError
+from metarun.errors import ConfigurationError, DamagedFile, TrainingError
 from metarun.files import naming, write_atomically
 from metarun.header import header_of
 from metarun.json_text import json_text, not_finite
@@ -205,7 +205,7 @@ def _train_and_test(
     if resumed and record.lost:
         _logger.warning("%s; the run goes on without the others", record.lost)
         resumed.lost.append(record.lost)
-    run_id = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:8] + mark[:8]
+    run_id = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:8] + mark[:8]
     mirror = make(config, "tracker").open(
         RunInfo(
             folder=folder.path,
@@ -362,11 +362,16 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
     The pictures of dataset=folder are no part of the configuration: where they are there still, they must be the same. Only
     what changed by name, size or time since it was packed is read.
     """
+    if config["run"]["overwrite"]:
+        return None
     stored = folder.read_config()
-    if stored is None or config["run"]["overwrite"]:
+    if stored is None:
         return None
     changed = differences(stored, config)
     if changed:
+        if _made_by(folder) == fingerprint(config):
+            reason = f"it has {changed[0]}, and what lies beside it was made by the latter"
+            raise DamagedFile(folder.config, reason, "Delete it and run again.")
         raise ConfigurationError(
             f"{folder.path} holds a run of another configuration ({'; '.join(changed[:5])}"
             f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). "
@@ -388,6 +393,19 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
         again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
         check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
     return result
+
+
+def _made_by(folder: RunFolder) -> str | None:
+    """The fingerprint of the configuration that a folder's result or checkpoints were made by; None where nothing says."""
+    with contextlib.suppress(ConfigurationError, OSError):
+        result = folder.read_result()
+        if result is not None:
+            return result["fingerprint"]
+    with contextlib.suppress(ConfigurationError, OSError):
+        state = newest(folder.checkpoints)
+        if state is not None:
+            return state.fingerprint
+    return None
 
 
 def _check_paths(config: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ def report(
         from metarun.report.page import page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(html, page(comparison, html.parent, command).encode())
+        write_atomically(html, page(comparison, html.parent, command).encode(errors="backslashreplace"))
         written.append(html)
     # What is redirected into a file stays what that file is to hold.
     said = console if form == "terminal" else terminal(stderr=True)

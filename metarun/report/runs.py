@@ -190,7 +190,8 @@ def _runs_and_sweeps(root: Path) -> Iterator[tuple[Path, bool]]:
     """The folders of runs (True) and of sweeps in or below `root`, by name; what lies inside a run is not searched."""
     for place, folders, files in os.walk(root):
         here = {*folders, *files}
-        is_run = ("config.json" in here and bool(here & _OF_A_RUN)) or "result.json" in here
+        is_run = "result.json" in here or {"status.json", "checkpoints"} <= here
+        is_run = is_run or ("config.json" in here and bool(here & _OF_A_RUN))
         if is_run:
             folders.clear()
         if is_run or MANIFEST in here:

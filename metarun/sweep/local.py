@@ -114,7 +114,11 @@ def _start(job: Job, sweep: Path, slot: Slot) -> "subprocess.Popen[bytes]":
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, str(slot.threads))
     with naming(job.log), open(job.log, "ab") as log:
-        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} metarun {' '.join(job.overrides)}\n".encode())
+        log.write(
+            f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} metarun {' '.join(job.overrides)}\n".encode(
+                errors="surrogateescape"
+            )
+        )
         log.flush()
         return subprocess.Popen(
             job_command(sweep, job.index),

@@ -9,7 +9,7 @@ from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigurationError
-from metarun.files import read_json, write_atomically
+from metarun.files import mismatch, read_json, write_atomically
 from metarun.json_text import json_text
 from metarun.train.folder import RunFolder
 
@@ -136,7 +136,7 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / NAME
     try:
-        content = read_json(path, _SHAPE, "Delete it and give the sweep's command again.")
+        content = read_json(path, _mismatch, "Delete it and give the sweep's command again.")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(
             f"{folder} must hold a sweep (a {NAME}), and it does not. Sweeps lie in outputs/sweeps/."
@@ -153,8 +153,13 @@ def read(folder: Path) -> Manifest:
         )
         for job in content["jobs"]
     )
-    dirs = tuple(map(str, content.get("config_dirs", ())))  # absent from those of earlier versions
+    dirs = tuple(content.get("config_dirs", ()))
     return Manifest(folder=folder, command=content["command"], config_dirs=dirs, jobs=jobs, git=content["git"])
+
+
+def _mismatch(content: Any) -> str:
+    """What keeps a JSON value from being a manifest; config_dirs is absent from those of earlier versions."""
+    return mismatch(content, _SHAPE) or mismatch(content.get("config_dirs", []), [str], "config_dirs")
 
 
 def git_state(code: Path) -> dict[str, Any] | None:

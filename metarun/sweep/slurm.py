@@ -152,7 +152,7 @@ def submit(settings: SlurmSettings, jobs: Sequence[Job], sweep: Path) -> str:
     for job in jobs:  # what an earlier attempt left would be taken for news
         job.run.status.unlink(missing_ok=True)
     path = sweep / "sbatch.sh"
-    write_atomically(path, script(settings, jobs, sweep).encode())
+    write_atomically(path, script(settings, jobs, sweep).encode(errors="surrogateescape"))
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
         raise ConfigurationError(f"Slurm refused the jobs: {' '.join(done.stderr.split())} The script is {path}.")

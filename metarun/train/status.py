@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from metarun.errors import ConfigurationError, DamagedFile, TrainingError
+from metarun.errors import ConfigurationError, DamagedFile, FileError, TrainingError
 from metarun.files import read_json, write_atomically
 from metarun.json_text import json_text
 from metarun.train.shapes import STATUS
@@ -76,7 +76,9 @@ class RunStatus:
         if error is None:
             self._status["state"] = FINISHED
         elif isinstance(error, Exception):
-            words = "" if isinstance(error, ConfigurationError | TrainingError) else f"{type(error).__name__}: "
+            words = (
+                "" if isinstance(error, ConfigurationError | FileError | TrainingError) else f"{type(error).__name__}: "
+            )
             self._status |= {"state": FAILED, "error": " ".join(f"{words}{error}".split())}
         else:  # KeyboardInterrupt and SystemExit: a signal
             stopped = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "code", None)

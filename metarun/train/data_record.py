@@ -50,8 +50,18 @@ def check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do
     except FileNotFoundError:
         _logger.warning("%s is missing: nothing says whether the examples are those that %s", folder.data, what_was)
         return
+    versions = [provenance.get("version") for provenance in (before["provenance"], store.provenance)]
+    otherwise = (
+        ""
+        if versions[0] == versions[1]
+        else (
+            f" Files that did not change may be read otherwise: version {versions[0]} of the preparation read them then, and "
+            f"{versions[1]} now."
+        )
+    )
     for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
         if before["provenance"][key] != store.provenance[key]:
             raise ConfigurationError(
                 f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
+                f"{otherwise}"
             )

@@ -202,6 +202,12 @@ def refused(tmp_path, capsys):
             ["algorithm=imaml", "algorithm.meta_gradient.solver.steps=-1"],
             "algorithm.meta_gradient.solver: steps must be",
         ),
+        (
+            [*GLYPHS, "algorithm=pretrain"],
+            "algorithm: a classification needs inner steps in training, got steps=0: labels are shuffled in every task, so a "
+            "model that does not adapt learns chance. Set algorithm.inner.steps, or choose algorithm=protonet (class means) or "
+            "algorithm=scratch as a baseline; algorithm=pretrain is for regression.",
+        ),
         # tasks that cannot be filled
         ([*GLYPHS, "dataset.ways=1"], "dataset.source: ways must be >= 2 to classify, got 1. Set dataset.ways."),
         (

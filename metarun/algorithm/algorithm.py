@@ -67,8 +67,15 @@ class Algorithm:
         """Refuse what does not fit the model or the problem; `theta` are the model's parameters.
 
         Raises:
-            ValueError: `adapted` or `proximal_weight` name parameters that are not there, or the inner solver cannot work here.
+            ValueError: `adapted` or `proximal_weight` name parameters that are not there, or the inner solver cannot work here;
+                or nothing tells which label is which: it is drawn anew for each task, and only adapting to it finds it out.
         """
+        if self.inner.steps == 0 and problem.score == "accuracy":
+            raise ValueError(
+                "a classification needs inner steps in training, got steps=0: labels are shuffled in every task, so a model "
+                "that does not adapt learns chance. Set algorithm.inner.steps, or choose algorithm=protonet (class means) or "
+                "algorithm=scratch as a baseline; algorithm=pretrain is for regression."
+            )
         taken = sorted(name for name in theta if name.startswith((_INNER, _PROXIMAL)))
         if taken:
             raise ValueError(f"the model's parameter {taken[0]} has a name that the algorithm uses itself; rename it")

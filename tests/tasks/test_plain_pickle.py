@@ -1,6 +1,7 @@
 """metarun.tasks.sources.plain_pickle: reads what NumPy would, runs nothing, and follows no pointer out of a file."""
 
 import pickle
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
@@ -81,13 +82,22 @@ POINTER = "AAAAAAAA"  # 0x4141414141414141, followed by NumPy if it believes tha
         (pickle.dumps({1: {2, 3}}, 2), "it wants to load __builtin__.set"),
         (pickle.dumps(np.array([1, "a"], dtype=object)), "array of object"),
         (pickle.dumps(list(range(50)))[:-20], "truncated"),
-        (b"", "Ran out of input"),
+        (b"", "truncated, or not such a file (EOFError)"),
+        (b"\x80\x02_.", "it is no whole pickle (KeyError: 95)"),
+        (b"\x80\x02r\xff.", "it is no whole pickle (error: unpack requires a buffer of 4 bytes)"),
+        (b"\x80\x02X\xff\xff\xff\x7fabc.", "truncated, or not such a file (EOFError)"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(data, words):
     with pytest.raises(ValueError) as caught:
         read(data)
     assert str(caught.value).startswith("set.pkl (") and words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_large_index_takes_no_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read(b"\x80\x02]r\xff\xff\xff\x07.") == []  # C's unpickler: 2 GiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
 
 
 def test_depth_does_not_matter():

@@ -7,6 +7,7 @@ pointers. So none of them is called with what the file says. Stand-ins take thei
 import io
 import math
 import pickle
+import struct
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,10 @@ from metarun.tasks.sources.archives import reading
 _KINDS = "biufcSU"
 """Of dtypes whose bytes are values: truth, integers, numbers, bytes, text."""
 _ATOMS = (str, bytes, bytearray, int, float, complex, type(None), np.generic)
+_NO_PICKLE = (
+    *(KeyError, IndexError, TypeError, AttributeError, AssertionError, struct.error),  # by what damaged bytes spell
+    *(MemoryError, OverflowError, RecursionError),
+)
 _ARRAY = object()  # what `numpy.ndarray` becomes: good for naming it to `_reconstruct`, and for nothing else
 
 
@@ -33,8 +38,10 @@ def unpickled(file: BinaryIO | bytes, where: Path, what: str) -> Any:
     with reading(where, what):
         try:
             value = _PlainUnpickler(stream, encoding="latin1").load()
-        except (pickle.UnpicklingError, MemoryError, OverflowError, RecursionError) as error:
-            raise ValueError(str(error) or repr(error)) from error
+        except pickle.UnpicklingError as error:
+            raise ValueError(str(error)) from error
+        except _NO_PICKLE as error:
+            raise ValueError(f"it is no whole pickle ({type(error).__name__}: {error})") from error
         _check_plain(value)
         return value
 
@@ -120,7 +127,12 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):
+    """The one in Python, which a few wrong bytes cannot make fill the memory: C's keeps a table up to the largest index.
+
+    It takes 0.04 ms more for an array: 30 s for the 779,165 pictures of tiered-ImageNet.
+    """
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
             raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which no data file needs")

@@ -282,7 +282,7 @@ def test_bad_input_is_one_line(arguments, message, refused):
 
 def test_a_run_without_a_selected_state(refused, tmp_path):
     (tmp_path / "young").mkdir()
-    (tmp_path / "young" / "config.json").write_text("{}")
+    (tmp_path / "young" / "config.json").write_text(json.dumps(configuration(*SMALL)))
     assert "best.pt is missing; let the run validate once." in refused(f"gradients.run={tmp_path / 'young'}")
 
 

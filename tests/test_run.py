@@ -342,6 +342,30 @@ def test_damage_in_a_run_folder_is_named_in_one_line(tmp_path, capsys):
     assert refused().startswith(f"metarun: error: {metrics}, line 1: expected a JSON object")
 
 
+def test_a_config_json_that_was_changed_is_not_taken_for_another_run(tmp_path, capsys):
+    command = (*SIX_STEPS, f"run.root={tmp_path}")
+    assert run_here(*command) == 0
+    folder = only_folder(tmp_path)
+    path, numbers = folder / "config.json", json.loads((folder / "result.json").read_text())["results"]
+    config = json.loads(path.read_text())
+    config["algorithm"]["inner"]["step_size"] = 0.02
+    for has_result in (True, False):  # the result says whose it is, and so does a checkpoint
+        path.write_text(json.dumps(config))
+        capsys.readouterr()
+        assert run_here(*command) == 2
+        assert capsys.readouterr().err == (
+            f"metarun: error: {path} is damaged (it has algorithm.inner.step_size: 0.02 -> 0.01, and what lies beside it was "
+            "made by the latter). Delete it and run again.\n"
+        )
+        if has_result:
+            (folder / "result.json").unlink()
+    path.unlink()
+    assert run_here(*command) == 0
+    assert json.loads((folder / "result.json").read_text())["results"] == numbers
+    path.write_text("[]")
+    assert run_here(*command, "run.overwrite=true") == 0
+
+
 @pytest.mark.scenario
 def test_the_command_in_another_process(tmp_path):
     """`python -m metarun`: exit status, both streams, and nothing but the run in the folder it was called from."""

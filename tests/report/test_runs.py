@@ -64,6 +64,13 @@ def test_runs_are_found_at_any_depth_once_and_newest_first(tmp_path):
     assert [run.seed for run in read_runs([tmp_path / "maml-seed2"])] == [2]
 
 
+def test_a_run_without_its_configuration_is_listed(tmp_path):
+    folder = write_run(tmp_path, {})
+    (folder / "status.json").write_text(json.dumps({"state": "running", "updated": 0}))
+    (folder / "config.json").unlink()
+    assert (only(tmp_path).state, only(tmp_path).detail) == ("damaged", "config.json is missing")
+
+
 def test_a_folder_that_is_none(tmp_path):
     assert read_runs([tmp_path]) == []
     with pytest.raises(ConfigurationError, match=r"nowhere must be a folder"):

@@ -1,46 +1,44 @@
-"""metarun.train.data_record: whether a run's examples are still those that it began with."""
+"""metarun.train.data_record: what the examples of a run were, and what is said where nothing says so any more."""
 
 import json
+import logging
 from types import SimpleNamespace
 
 import pytest
 
-from metarun.errors import ConfigurationError
-from metarun.train.data_record import check_same_data, own_pictures
+from metarun.errors import ConfigurationError, DamagedFile
+from metarun.train.data_record import check_same_data
 from metarun.train.folder import RunFolder
 
-BEFORE = {"sha256": "a", "split_sha256": "b", "version": "1"}
+STORE = SimpleNamespace(provenance={"sha256": "a", "split_sha256": "b"})
+RECORD = {"provenance": STORE.provenance, "splits": {}}
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("text", "words"),
     [
-        ({}, None),
-        ({"version": "2"}, None),
-        ({"sha256": "c"}, "the examples are no longer what it saw ({data}). Give dataset.path the folder as it was, or stop."),
-        ({"split_sha256": "c"}, "the split of the classes is no longer what it saw ({data}). Give dataset.path the folder as "
-         "it was, or stop."),
-        ({"sha256": "c", "version": "2"}, "the examples are no longer what it saw ({data}). Give dataset.path the folder as it "
-         "was, or stop. Files that did not change may be read otherwise: version 1 of the preparation read them then, and 2 "
-         "now."),
+        ("[]", "is damaged (it must be an object, and is a list). Delete it and run again"),
+        ('{"provenance": {"sha256": "a"}, "splits": {}}', "is damaged (provenance has no split_sha256). Delete it"),
+        (json.dumps(RECORD)[:-1], "is damaged (Expecting"),
     ],
-)  # fmt: skip
-def test_other_examples_are_refused_and_another_preparation_is_named(changes, words, tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.data.write_text(json.dumps({"provenance": BEFORE, "splits": {}}))
-    store = SimpleNamespace(provenance=BEFORE | changes)
-    if words is None:
-        check_same_data(folder, store, "it saw", "stop")
-        return
-    with pytest.raises(ConfigurationError) as caught:
-        check_same_data(folder, store, "it saw", "stop")
-    assert str(caught.value) == words.format(data=folder.data)
+)
+def test_a_damaged_record_is_one_line(tmp_path, text, words):
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(DamagedFile) as raised:
+        check_same_data(RunFolder(tmp_path), STORE, "this run began with", "")
+    assert str(raised.value).startswith(f"{tmp_path / 'data.json'} {words}")
 
 
-def test_what_changes_no_picture_is_no_part_of_own_pictures():
-    store = {"_target_": "metarun.tasks.sources.folder.folder", "path": "pets", "cache": "x", "max_pixels": 5}
-    found = own_pictures({"dataset": {"source": {"store": store}}})
-    assert found == {"_target_": store["_target_"], "path": "pets"}
-    assert (
-        own_pictures({"dataset": {"source": {"store": {"_target_": "metarun.tasks.sources.named.named_set"}}}}) is None
-    )
+def test_other_examples_are_refused_and_a_missing_record_is_said(tmp_path, caplog):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(RECORD))
+    check_same_data(RunFolder(tmp_path), STORE, "this run began with", "")
+    other = SimpleNamespace(provenance=STORE.provenance | {"sha256": "c"})
+    with pytest.raises(ConfigurationError, match="the examples are no longer what this run began with"):
+        check_same_data(RunFolder(tmp_path), other, "this run began with", "")
+    path.unlink()
+    with caplog.at_level(logging.WARNING, "metarun"):
+        check_same_data(RunFolder(tmp_path), other, "this run began with", "")
+    assert caplog.messages == [
+        f"{path} is missing: nothing says whether the examples are those that this run began with"
+    ]

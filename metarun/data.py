@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -20,7 +18,8 @@ from metarun.config_folder import config_folder
 from metarun.errors import ConfigurationError
 from metarun.report.notes import shown
 from metarun.report.terminal import say, terminal
-from metarun.suggest import closest
+from metarun.schema import check_places, check_shape
+from metarun.suggest import COMPOSITION_ERRORS, check, closest, explain, parse
 from metarun.tasks.sources.catalogue import (
     CATALOGUE,
     DataSet,
@@ -164,11 +163,19 @@ def _entry(name: str) -> DataSet:
 def _composed(name: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration as a run would have it."""
     words = [*([f"dataset={name}"] if name else []), *overrides]
+    check(parse(words), config_folder())
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return OmegaConf.to_container(compose("config", words), resolve=True)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(f"{' '.join(overrides)} cannot be: {str(error).splitlines()[0]}") from error
+            composed = compose("config", words, return_hydra_config=True)
+        choices = composed.hydra.runtime.choices
+        OmegaConf.set_struct(composed, False)
+        del composed["hydra"]
+        check_shape(composed, choices)
+        config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    except COMPOSITION_ERRORS as error:
+        raise ConfigurationError(explain(error, words, config_folder())) from error
+    check_places(config)
+    return config
 
 
 def _places(config: dict[str, Any]) -> tuple[Path, Path]:

@@ -21,6 +21,7 @@ from metarun.report.console import results, waiting
 from metarun.report.notes import shown
 from metarun.report.terminal import terminal
 from metarun.result import measure_test, require_score
+from metarun.schema import check_value
 from metarun.suggest import closest
 from metarun.train.checkpoints import selected
 from metarun.train.data_record import check_same_data, own_pictures
@@ -67,6 +68,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
             )
     require_resolved(stored)
     # Published figures belong to the run's own protocol.
+    stored = {"head": None} | stored  # absent from runs of earlier versions
     config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
     require_trusted(config, {*allowed, *(name for override in overrides for name in named_in(override))})
     with shown(console), waiting(console, "preparing data and model"):
@@ -115,18 +117,32 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
                 OmegaConf.update(config, group, OmegaConf.select(compose("config", [override]), group), merge=False)
             config.choices[key] = value
             continue
+        if not key:
+            raise ConfigurationError(f"{override!r} has no key before its '=': write KEY=VALUE.")
+        if key.partition(".")[0] in ("choices", "reference"):
+            raise ConfigurationError(f"{key} says what the run was, and an evaluation does not change it.")
         if OmegaConf.select(config, key, default=...) is ...:
             near = closest(key, known)
             raise ConfigurationError(
                 f"the run's configuration has no key {key}{f'; did you mean {near}?' if near else '.'}"
             )
         try:
-            new = OverridesParser.create().parse_override(override).value()
+            parsed = OverridesParser.create().parse_override(override)
+            if parsed.is_sweep_override():
+                raise ConfigurationError(f"{override} gives several values; write '{key}=[{value}]' for one list.")
+            check_value(
+                key,
+                parsed.value(),
+                OmegaConf.to_container(OmegaConf.create({"is": OmegaConf.select(config, key)}))["is"],
+            )
             for changed in _with_followers(key, followers, given):
-                OmegaConf.update(config, changed, new)
+                OmegaConf.update(config, changed, parsed.value())
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigurationError(f"{override!r} cannot be read: {str(error).splitlines()[0]}") from error
-    resolved = OmegaConf.to_container(config, resolve=True)
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(str(error).splitlines()[0]) from error
     return moved(resolved, stored["data"], resolved["data"])
 
 

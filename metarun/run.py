@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from metarun import __version__, checks
+from metarun import __version__
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.command_line import command_line, config_dirs, other_algorithm
 from metarun.errors import ConfigurationError, DamagedFile, TrainingError
@@ -33,7 +33,7 @@ from metarun.report.notes import LogFile, shown
 from metarun.report.published import check_reference, compared
 from metarun.report.terminal import terminal
 from metarun.result import environment_of, flat_results, measure_test, require_score, tasks_csv
-from metarun.schema import check_shape, refuse_hydra_folders
+from metarun.schema import check_places, check_shape, refuse_hydra_folders
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
@@ -86,8 +86,9 @@ def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     for key, value in not_finite(config).items():
         raise ConfigurationError(f"{key} must be a finite number, got {value}")
     config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
-    _check_paths(config)
+    check_places(config)
     check_reference(config["reference"])
+    make(config, "gradients")  # which a run does not read
     for key in ("root", "cache"):
         config["data"][key] = str(Path(config["data"][key]).expanduser())
     return _with_expanded_data(cfg, config)
@@ -406,22 +407,6 @@ def _made_by(folder: RunFolder) -> str | None:
         if state is not None:
             return state.fingerprint
     return None
-
-
-def _check_paths(config: Mapping[str, Any]) -> None:
-    """Refuse values of `data` and `run` that cannot be, whether the data set reads them or not."""
-    for key in ("data.root", "data.cache", "run.root", "run.folder"):
-        group, name = key.split(".")
-        value = config[group][name]
-        if not (isinstance(value, str) or (value is None and key == "run.folder")):
-            raise ConfigurationError(f"{key} must be a path, got {value!r}")
-    if not isinstance(config["run"]["overwrite"], bool):
-        raise ConfigurationError(f"run.overwrite must be true or false, got {config['run']['overwrite']!r}")
-    try:
-        checks.one_of("data.residence", config["data"]["residence"], ("auto", "device", "host"))
-        checks.integer("data.max_pixels", config["data"]["max_pixels"], minimum=1)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, Any]:

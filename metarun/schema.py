@@ -15,6 +15,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from metarun import checks
 from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError
 from metarun.help import default_choices
@@ -48,6 +49,35 @@ def check_shape(cfg: DictConfig, choices: Mapping[str, str | None], folders: Seq
             raise ConfigurationError(f"{key} {problem}")
         if not any(name == key or name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in referred):
             raise ConfigurationError(_unknown(key, schema, chosen, available, folders))
+
+
+def check_value(key: str, value: Any, before: Any) -> None:
+    """Refuse a value of another kind than the one before it: a mapping or none, with keys that are not there.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    for name, problem in _compared(value, before, key, {}, is_whole=False):
+        raise ConfigurationError(f"{name} {problem}" if problem else f"there is no key {name}.")
+
+
+def check_places(config: Mapping[str, Any]) -> None:
+    """Refuse values of `data` and `run` that cannot be, whether the data set reads them or not.
+
+    Raises:
+        ConfigurationError: one that is no path, no truth value, or of another kind.
+    """
+    for key in ("data.root", "data.cache", "run.root", "run.folder"):
+        value = _at(config, key)
+        if not (isinstance(value, str) or (value is None and key == "run.folder")):
+            raise ConfigurationError(f"{key} must be a path, got {value!r}")
+    if not isinstance(config["run"]["overwrite"], bool):
+        raise ConfigurationError(f"run.overwrite must be true or false, got {config['run']['overwrite']!r}")
+    try:
+        checks.one_of("data.residence", config["data"]["residence"], ("auto", "device", "host"))
+        checks.integer("data.max_pixels", config["data"]["max_pixels"], minimum=1)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def refuse_hydra_folders(hydra: DictConfig) -> None:
@@ -87,13 +117,20 @@ def _composed(chosen: tuple[tuple[str, str], ...], folders: tuple[str, ...]) -> 
 
 
 def _compared(
-    given: Any, schema: Any, key: str, available: Mapping[str, Iterable[str]], target: str | None = None
+    given: Any,
+    schema: Any,
+    key: str,
+    available: Mapping[str, Iterable[str]],
+    target: str | None = None,
+    *,
+    is_whole: bool = True,
 ) -> Iterator[tuple[str, str | None]]:
     """What is wrong, as (key, words): None in place of words for a key that the files do not have.
 
     `target` is the class of the part that `key` is inside, if it is inside one: the class refuses names and values itself.
+    Without `is_whole`, `given` is merged into what is there, and may leave keys out.
     """
-    if _is_interpolation(given) or _is_interpolation(schema):
+    if _is_interpolation(schema) or (_is_interpolation(given) and not (isinstance(schema, Mapping) and target is None)):
         return
     if isinstance(schema, Mapping):
         inner = schema.get("_target_", target)
@@ -101,14 +138,14 @@ def _compared(
             return
         if not isinstance(given, Mapping):
             yield key, f"{_needs_keys(key, schema, available)}, got {_shown(given)}"
-        elif "_target_" in schema and "_target_" not in given:
+        elif "_target_" in schema and "_target_" not in given and is_whole:
             yield f"{key}._target_", "must name a class, and is missing"
-        elif given.get("_target_") == schema.get("_target_"):
+        elif given.get("_target_", schema.get("_target_")) == schema.get("_target_"):
             for name in schema:
                 inside = f"{key}.{name}".lstrip(".")
                 if name in given:
-                    yield from _compared(given[name], schema[name], inside, available, inner)
-                elif inner is None:
+                    yield from _compared(given[name], schema[name], inside, available, inner, is_whole=is_whole)
+                elif inner is None and is_whole:
                     yield inside, f"must be given{_options(inside, available)}"
             for name in given:
                 if name not in schema and inner is None:
@@ -119,6 +156,14 @@ def _compared(
         yield key, f"is Hydra's own and must stay {_shown(schema)}, got {_shown(given)}"
     elif isinstance(schema, list) and target is None and not (isinstance(given, list) or given is None):
         yield key, f"must be a list, such as {_shown(schema)}, got {_shown(given)}"
+    elif (
+        key.startswith("dataset.")
+        and target is None
+        and _is_number(schema)
+        and not (given is None or _is_number(given))
+    ):
+        # What a data set says is read only where nothing else was said; other keys are read in every run.
+        yield key, f"must be a number, got {_shown(given)}"
     elif schema is not None and target is None and isinstance(given, Mapping | list) and not isinstance(schema, list):
         yield key, f"must be a single value, such as {_shown(schema)}, got {_shown(given)}"
 
@@ -177,6 +222,10 @@ def _at(node: Any, name: str) -> Any:
 
 def _is_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:

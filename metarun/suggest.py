@@ -88,6 +88,8 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
     for override in parsed.overrides:
         key, equals, value = override.partition("=")
         name = key.lstrip("+~")
+        if name.startswith("hydra.") and (key.startswith("~") or (name.count(".") == 1 and value == "null")):
+            raise ConfigurationError(f"{override}: Hydra needs {name}; give it another value, or leave it as it is.")
         if not equals:
             continue
         if not name:
@@ -98,12 +100,26 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
             raise ConfigurationError(f"{name}= has no value: write {name}=VALUE, or {name}=null for none.")
         if name in HYDRA_FOLDERS:
             raise ConfigurationError(f"{name} has no effect here: {HYDRA_FOLDERS[name]}.")
+        _check_sweep(override)
         group = name.partition("@")[0]
         if group in available or group.partition("/")[0] == "hydra":
             _check_choice(override, group, available.get(group, ()), is_required=defaults.get(group, "null") != "null")
         group = name.replace(".", "/")
         if "." in name and value in available.get(group, ()):
             raise ConfigurationError(f"{name} is a group, chosen with a slash: write {group}={value}.")
+
+
+def _check_sweep(text: str) -> None:
+    """Refuse a sweep that gives no value: `seed=range(0,0)`."""
+    override = OverridesParser.create().parse_override(text) if "range" in text and _can_be_read(text) else None
+    if override is None or not override.is_range_sweep():
+        return
+    try:
+        is_empty = next(override.sweep_iterator(), None) is None
+    except ValueError as error:
+        raise ConfigurationError(f"{text}: {error}.") from error
+    if is_empty:
+        raise ConfigurationError(f"{text} gives no value: the end of a range is not part of it.")
 
 
 def _check_choice(text: str, group: str, options: Iterable[str], *, is_required: bool) -> None:
@@ -146,7 +162,10 @@ def explain(error: Exception, argv: Sequence[str], conf: Path) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error, available)
     if not isinstance(error, OmegaConfBaseException) and not parsed.config_path:
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+        try:
+            overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+        except OverrideParseException as unreadable:
+            return _unreadable(unreadable, available)
         is_sweep = parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides
         for override in overrides:
             if override.is_sweep_override() and not is_sweep:
@@ -242,7 +261,9 @@ def _single_values(override: Override) -> Iterator[str]:
     """The override as plain assignments: itself, or one for each of the first values of a sweep."""
     if not override.is_sweep_override():
         yield str(override.input_line)
-    elif override.is_interval_sweep() or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+    elif override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return  # whatever it finds is there
+    elif override.is_interval_sweep():
         yield f"{override.get_key_element()}=null"  # what it may become is the sweeper's; that the key exists is not
     else:
         for value in islice(override.sweep_string_iterator(), SWEEP_VALUES_TRIED):

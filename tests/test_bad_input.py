@@ -106,6 +106,11 @@ def refused(tmp_path, capsys):
         ),
         # what is Hydra's
         (["hydra.run.dir=x"], "hydra.run.dir has no effect here: run.folder names this run's folder, run.root where "),
+        (["~hydra.launcher.jobs"], "~hydra.launcher.jobs: Hydra needs hydra.launcher.jobs; give it another value"),
+        (["hydra.sweeper=null"], "hydra.sweeper=null: Hydra needs hydra.sweeper; give it another value"),
+        (["-m", "seed=range(0,3,0)"], "seed=range(0,3,0): range() arg 3 must not be zero."),
+        (["-m", "seed=range(0,0)"], "seed=range(0,0) gives no value: the end of a range is not part of it."),
+        (["run=${seed}"], "run must have keys of its own (root, folder, overwrite), got '${seed}'"),
         (["hydra.sweep.dir=x"], "hydra.sweep.dir has no effect here: a sweep lies in sweeps/ of run.root."),
         (["+model._partial_=true"], "model._partial_ is Hydra's own and has no place here"),
         (["optimizer._partial_=false"], "optimizer._partial_ is Hydra's own and must stay true, got false"),

@@ -209,7 +209,10 @@ def test_prepare_refuses_wrong_bytes_and_a_missing_file_in_one_line(data, server
         (["prepare", "miniimagnet"], "did you mean miniimagenet?"),
         (["check", "folder"], "no data set with files is called 'folder': your own pictures are checked when they"),
         (["prepare", "cub", "birds"], "'birds' is neither"),
-        (["prepare", "cub", "dataset.size=3"], "dataset.size=3"),
+        (["prepare", "cub", "dataset.size=3"], "there is no key dataset.size; "),
+        (["list", "data.root=null"], "data.root must be a path, got None"),
+        (["check", "cub", "data=3"], "data must have keys of its own ("),
+        (["check", "cub", "model=null"], "model has no option 'null'."),
     ],
 )
 def test_words_that_make_no_sense(words, message, data, capsys, places):

@@ -66,7 +66,7 @@ def test_evaluate_reads_a_run_from_before_validation_could_differ(folder, tmp_pa
     old = tmp_path / "old"
     shutil.copytree(folder, old)
     config = json.loads((old / "config.json").read_text())
-    del config["evaluation"]["val_shots"], config["evaluation"]["val_queries"]
+    del config["evaluation"]["val_shots"], config["evaluation"]["val_queries"], config["head"]
     (old / "config.json").write_text(json.dumps(config))
     assert run_here("evaluate", str(old), "device=cpu") == 0
     (path,) = {*(old / "evaluations").iterdir()} - {
@@ -99,7 +99,19 @@ def test_evaluate_changes_what_took_its_value_from_a_changed_key(folder):
         (["evaluation.tasks=[1"], "'evaluation.tasks=[1' cannot be read"),
         (["device=tpu"], "device has no option 'tpu'; did you mean cpu?"),
         (["foo"], "after RUN_DIR come KEY=VALUE pairs, and 'foo' has no '='."),
-        (["=3"], "'=3' cannot be read"),
+        (["=3"], "'=3' has no key before its '=': write KEY=VALUE."),
+        (["data=cuda"], "data must have keys of its own (root, cache, residence, max_pixels), got 'cuda'"),
+        (
+            ["algorithm.inner=0"],
+            "algorithm.inner must have keys of its own (steps, step_size, eval_steps, proximal), got 0",
+        ),
+        (["seed={a: 1}"], "seed must be a single value, such as 0, got {'a': 1}"),
+        (
+            ["evaluation.tasks=1,2"],
+            "evaluation.tasks=1,2 gives several values; write 'evaluation.tasks=[1,2]' for one list.",
+        ),
+        (["evaluation.tasks=${nowhere}"], "Interpolation key 'nowhere' not found"),
+        (["choices.algorithm=3"], "choices.algorithm says what the run was, and an evaluation does not change it."),
         (["model.hidden=[10]"], "the model must be the one that was trained"),
     ],
 )

@@ -1,6 +1,7 @@
 """Jobs as tasks of a Slurm array: the batch script, its submission, and waiting for it without hanging."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -70,6 +71,8 @@ class SlurmSettings:
         for name in ("cpus", "at_once"):
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), minimum=1)
+        if self.time is not None and not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", str(self.time)):
+            raise ValueError(f"time must be minutes, H:MM:SS or D-HH:MM:SS, got {self.time!r}")
         for name in ("ranks", "nodes", "warn_s"):
             checks.integer(name, getattr(self, name), minimum=1)
         if self.nodes > self.ranks:

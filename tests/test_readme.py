@@ -82,13 +82,17 @@ def test_a_command_that_trains(command, users_folder):
         OmegaConf.set_struct(composed, False)
         del composed["hydra"]
         config = resolved(composed, hydra)
-        learner = Learner(make(config, "model"), config["batch_norm"])
+        learner = Learner(make(config, "model"), config["batch_norm"], config["head"])
+        inputs = torch.rand(2, *config["dataset"]["input_shape"])
+        learner.check(inputs, config["dataset"]["output_size"])
         theta = learner.init()
-        algorithm = make(config, "algorithm")
-        algorithm.check(make(config, "dataset.problem", learner=learner), theta)
+        algorithm, problem = make(config, "algorithm"), make(config, "dataset.problem", learner=learner)
+        algorithm.check(problem, theta)
         make(config, "schedule"), make(config, "evaluation"), make(config, "gradients")
-        make(config, "optimizer")([leaf.requires_grad_() for leaf in algorithm.meta_parameters(theta).values()])
-        outputs = learner(theta, torch.zeros(2, *config["dataset"]["input_shape"]))
+        make(config, "optimizer")(
+            [leaf.requires_grad_() for leaf in algorithm.meta_parameters(problem, theta).values()]
+        )
+        outputs = learner(theta, inputs)
         assert outputs.shape == (2, config["dataset"]["output_size"])
 
 

@@ -220,6 +220,7 @@ def search(
     descent: Tensor,
     max_backtracks: int,
     running: Tensor | None = None,
+    sufficient_decrease: float = 1e-4,
 ) -> tuple[Tensor, Point, Tensor]:
     """Move as far as the inner objective falls enough (`backtrack`).
 
@@ -227,6 +228,7 @@ def search(
         move: the point at step lengths [B]; 1 is tried first.
         descent: the objective's slope at the start, along the way, [B].
         running: which tasks move at all, [B]; all without it.
+        sufficient_decrease: Armijo's constant.
     Returns:
         Step lengths [B], 0 where none was accepted; the point there; by how much a whole step would change the objective, [B].
     """
@@ -241,7 +243,9 @@ def search(
         return torch.where(moving, point.value, start.value).nan_to_num(nan=torch.inf)
 
     slope = torch.where(moving, descent, 0)
-    length, at_one = backtrack(value, start.value, slope, max_backtracks=max_backtracks)
+    length, at_one = backtrack(
+        value, start.value, slope, max_backtracks=max_backtracks, sufficient_decrease=sufficient_decrease
+    )
     length = torch.where(moving, length, 0)
     if not torch.equal(length, tried):
         point = move(length)

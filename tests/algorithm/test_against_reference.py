@@ -115,7 +115,7 @@ class Case:
         problem, theta = self.problem(learner), learner.init(device, torch.float64)
         tasks = self.tasks.to(device, torch.float64)
         choice, implicit = ALGORITHMS[name]
-        inner = {"steps": steps, "step_size": 0.05 if choice != "imaml" else 0.4 / self.weight}
+        inner = {"steps": steps, "step_size": 0.05 if choice != "imaml" else 0.2 / self.weight}  # none is halved
         if choice == "imaml":
             rtol = 1e-13 if implicit["cg_steps"] == CONVERGED else 0.0
             solver = {"steps": implicit["cg_steps"], "rtol": rtol, "negative_curvature": "raise"}

@@ -74,3 +74,11 @@ def test_a_forward_pass_serves_the_search_and_the_next_gradient(step_size):
 def test_a_step_size_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"step_size must be a number > 0, got 0"):
         searched(1, 0)
+
+
+def test_a_step_that_jumps_across_the_valley_is_too_long():
+    """lambda 1e4 and h = 1, 4, 1/4: a step of 1.75 / (h + lambda), which 1e-4 would accept and which leaves 3/4, is halved: 1/8."""
+    solution = searched(3, 1.75e-4).solve(inner(1e4), {})
+    left = (1 - 1.75e-4 / 2 * (1e4 + torch.tensor([1.0, 4.0, 0.25]))).abs() ** 3
+    torch.testing.assert_close(inner(1e4).residual(solution.params), left, rtol=1e-7, atol=0)  # 1e4 times the rounding of phi
+    assert solution.stats["inner/backtracks"].tolist() == [1.0, 1.0, 1.0]

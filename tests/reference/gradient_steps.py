@@ -1,7 +1,7 @@
 """Inner solvers that take gradient steps, written down naively for one task, with a graph back to theta.
 
     every step:  phi <- phi - rate * (d loss(phi) / d phi + weight * (phi - theta))
-    searched:    rate is halved until the objective falls by 1e-4 of what its slope promises
+    searched:    rate is halved until the objective falls by 0.3 of what its slope promises
     pull-back:   the steps descend the loss alone; at the end  phi <- phi - rate * weight * (phi - theta)
 
 Source: Finn, Abbeel, Levine 2017, equation 1; Rajeswaran et al. 2019, section 3, and their released code (pull-back); Li et al.
@@ -44,7 +44,7 @@ def searched_rates(objective, phi, *, step_size, steps, max_backtracks):
         (slope,) = torch.autograd.grad(before, leaf)
         before, rounding = before.item(), 4 * torch.finfo(phi.dtype).eps * abs(before.item())
         tried = [step_size * 0.5**halvings for halvings in range(max_backtracks + 1)]
-        promised = 1e-4 * (slope @ slope).item()
+        promised = 0.3 * (slope @ slope).item()
         good = (a for a in tried if objective(phi - a * slope).item() <= before - a * promised + rounding)
         rates.append(next(good, 0.0))
         phi = (phi - rates[-1] * slope).detach()

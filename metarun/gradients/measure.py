@@ -231,7 +231,8 @@ def measure_errors(
                     ends[column.curvature] = _end(bench, column.part, steps)
                 end = _errors(found.gradient, ends[column.curvature].gradient, names)
                 cell |= {"system_error": end["error"], "system_errors": end["errors"]}
-                cell["tasks_with_negative_curvature"] = int(found.stats["system/negative_curvature"].sum())
+                if column.part.solver.sees_curvature:
+                    cell["tasks_with_negative_curvature"] = int(found.stats["system/negative_curvature"].sum())
             if "curvature/disagreement" in found.stats:
                 cell["tasks_with_kinks"] = int((found.stats["curvature/disagreement"] > DISAGREEMENT).sum())
             yield cell

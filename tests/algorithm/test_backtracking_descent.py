@@ -80,5 +80,7 @@ def test_a_step_that_jumps_across_the_valley_is_too_long():
     """lambda 1e4 and h = 1, 4, 1/4: a step of 1.75 / (h + lambda), which 1e-4 would accept and which leaves 3/4, is halved: 1/8."""
     solution = searched(3, 1.75e-4).solve(inner(1e4), {})
     left = (1 - 1.75e-4 / 2 * (1e4 + torch.tensor([1.0, 4.0, 0.25]))).abs() ** 3
-    torch.testing.assert_close(inner(1e4).residual(solution.params), left, rtol=1e-7, atol=0)  # 1e4 times the rounding of phi
+    torch.testing.assert_close(
+        inner(1e4).residual(solution.params), left, rtol=1e-7, atol=0
+    )  # 1e4 times the rounding of phi
     assert solution.stats["inner/backtracks"].tolist() == [1.0, 1.0, 1.0]

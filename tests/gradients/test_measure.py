@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from metarun.algorithm import ConjugateGradient, Dense, Implicit, LearnedRates, NewtonCG
+from metarun.algorithm import ConjugateGradient, Dense, Implicit, LearnedRates, NewtonCG, Richardson
 from metarun.gradients.cost import median_s, peak_bytes
 from metarun.gradients.measure import (
     Bench,
@@ -20,6 +20,7 @@ from metarun.gradients.measure import (
 )
 from metarun.maths.trees import norm_per_task
 from metarun.memory import LiveBytes
+from metarun.report.gradient_tables import legend
 
 from .problems import NUM_TASKS, SIZE, WEIGHT, algorithm, bench_of, closed_form, flat, grid, hessians, ridge, smooth_net
 
@@ -309,3 +310,26 @@ def test_benches_change_their_number_format_and_nothing_else():
     back = bench.to(CPU, torch.float64).estimate(columns[0].part, 2).gradient
     difference = norm_per_task({n: small[n].double() - back[n] for n in back}) / norm_per_task(back)
     assert (difference < 1e-6).all()
+
+
+def test_tasks_whose_differences_meet_a_kink_are_counted_and_told():
+    """One task of three has inputs of zero, and every unit without a bias of its own lies on ReLU's kink there."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    for weight, name in ((0.0, "recursion"), (WEIGHT, "implicit")):
+        bench = bench_of(net, algorithm(weight=weight))
+        bench.theta["0.bias"].zero_()
+        bench.tasks.support.inputs[1] = 0
+        changes = {"inner_steps": [1], "curvatures": ["finite_difference"], "cg_steps": [2], "solver_steps": 1}
+        cells = cells_of(bench, **changes, newton_steps=0)
+        told = [c for c in cells.values() if c["name"] == name and c["curvature"] == "finite_difference"]
+        assert [c["tasks_with_kinks"] for c in told] == [1]
+        assert not any(c.get("tasks_with_kinks") for c in cells.values() if c["curvature"] != "finite_difference")
+        lines = legend({"enough": [], "cells": list(cells.values()), "negative_curvature": None})
+        assert sum(line.startswith("~ differences of gradients ahead of and behind") for line in lines) == 1
+
+
+def test_a_solver_that_does_not_see_the_curvature_is_measured_too():
+    bench = ridge(meta_gradient=implicit(solver=Richardson(steps=1, step_size=0.1)))
+    cells = cells_of(bench, inner_steps=[1], cg_steps=[3], curvatures=["hessian"])
+    assert cells[1, "implicit", "hessian", 3]["system_error"] > 0
+    assert "tasks_with_negative_curvature" not in cells[1, "implicit", "hessian", 3]

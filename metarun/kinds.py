@@ -97,7 +97,9 @@ def _words(annotation: Any, several: bool = False) -> str:
     if origin is Annotated:
         return _words(inside[0], several)
     if origin in (Union, types.UnionType):
-        choices = [_words(each, several) for each in inside if _is_of_yaml(each)]
+        choices = (
+            ", ".join(_words(each, several) for each in inside if _is_of_yaml(each)).replace(" or ", ", ").split(", ")
+        )
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     if origin is Literal:
         return f"{'' if len(inside) == 1 else 'one of '}{', '.join(map(str, inside))}"

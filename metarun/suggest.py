@@ -166,6 +166,8 @@ def explain(error: Exception, argv: Sequence[str], conf: Path) -> str:
             overrides = OverridesParser.create().parse_overrides(parsed.overrides)
         except OverrideParseException as unreadable:
             return _unreadable(unreadable, available)
+        except ValueError:
+            return "an integer on the command line has thousands of digits; integers must have at most 64 bits."
         is_sweep = parsed.multirun or "hydra.mode=MULTIRUN" in parsed.overrides
         for override in overrides:
             if override.is_sweep_override() and not is_sweep:

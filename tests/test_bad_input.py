@@ -55,6 +55,10 @@ def refused(tmp_path, capsys):
     [
         # unknown keys and mistyped options: the closest one that exists
         (["algorithm.inner.step=3"], "there is no key algorithm.inner.step; did you mean algorithm.inner.steps?"),
+        (
+            [f"seed={'1' * 5000}"],
+            "an integer on the command line has thousands of digits; integers must have at most 64",
+        ),
         (["sed=1"], "there is no key sed; did you mean seed?"),
         (["algorithm=mamll"], "algorithm has no option 'mamll'; did you mean maml? Options: "),
         (["dataset=omniglott"], "dataset has no option 'omniglott'; did you mean omniglot? Options: "),

@@ -37,6 +37,7 @@ from metarun.gradients.measure import (
 )
 from metarun.json_text import json_text
 from metarun.maths.trees import Params
+from metarun.memory import require_bytes
 from metarun.report.console import header, waiting
 from metarun.report.gradient_figure import gradient_figure
 from metarun.report.gradient_tables import answer, exactness, tables
@@ -67,9 +68,15 @@ def compare(cfg: DictConfig) -> None:
         raise ConfigurationError(str(error)) from error
     with shown(console):
         theta, origin = _theta(grid, parts)
+    schedule = parts.schedule
+    one = parts.source.sample(0, "train", torch.arange(1, device=parts.device), schedule.shots, schedule.queries)
+    with_tasks = f"drawing gradients.tasks={grid.tasks} tasks at once"
+    try:
+        require_bytes(grid.tasks * one.num_bytes, with_tasks, "Lower gradients.tasks.", parts.device)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     folder = _folder(config)
 
-    schedule = parts.schedule
     indices = torch.arange(grid.tasks, device=parts.device)
     tasks = parts.source.sample(config["seed"], "train", indices, schedule.shots, schedule.queries)
     bench = Bench(parts.algorithm, parts.problem, parts.learner, theta, tasks).to(parts.device, grid.torch_dtype)

@@ -256,6 +256,7 @@ def refused(tmp_path, capsys, monkeypatch):
         (["gradients.curvatures=hessian"], "gradients: curvatures must be a list of one of hessian, "),
         (["gradients.dtype=float16"], "gradients: dtype must be one of float32, float64, got 'float16'"),
         (["gradients.tasks=0"], "gradients: tasks must be an integer >= 1, got 0"),
+        (["gradients.tasks=1000000000000"], "drawing gradients.tasks=1000000000000 tasks at once takes at least 298,0"),
         (["gradients.within=0"], "gradients: within must be a number > 0, got 0"),
         (["gradients.newton_steps=x"], "gradients: newton_steps must be an integer, got 'x'"),
         (["gradients.run=3"], "gradients: run must be a string or null, got 3"),

@@ -97,7 +97,11 @@ class NaturalGradient:
         state: dict[str, Any],
         ranks: Ranks,
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
-        """The natural direction; `direction/divergence` is that predicted for the step, `direction/shortened` its cut."""
+        """The natural direction; `direction/divergence` is that predicted for the step, `direction/shortened` its cut.
+
+        `direction/cg_residual` is that of CG's recurrence, true to rounding in so few steps: another product would cost as
+        much as one of them. A system that is not finite gives a direction of NaN.
+        """
         damping = state.get("damping", self.damping)
         row = {name: leaf[None] for name, leaf in gradient.items()}
         now = ravel(row)

@@ -145,7 +145,7 @@ def _compared(
                 inside = f"{key}.{name}".lstrip(".")
                 if name in given:
                     yield from _compared(given[name], schema[name], inside, available, inner, is_whole=is_whole)
-                elif inner is None and is_whole:
+                elif is_whole and (inner is None or inner.startswith("metarun.")):
                     yield inside, f"must be given{_options(inside, available)}"
             for name in given:
                 if name not in schema and inner is None:

@@ -70,7 +70,8 @@ def refused(tmp_path, capsys):
         ),
         (["+optimizer.foo=3"], "optimizer: "),
         (["+algorithm.inner.stepp=3"], "there is no key algorithm.inner.stepp; did you mean algorithm.inner.steps?"),
-        (["~algorithm.inner.steps"], "algorithm.inner needs steps: give +algorithm.inner.steps=VALUE"),
+        (["~algorithm.inner.steps"], "algorithm.inner.steps must be given"),
+        (["~algorithm.adapted"], "algorithm.adapted must be given"),
         (["+foo=3"], "there is no key foo. metarun --cfg job shows every key."),
         (["+run.foldr=x"], "there is no key run.foldr; did you mean run.folder?"),
         # no option of a group, or none at all

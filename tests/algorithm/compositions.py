@@ -100,7 +100,10 @@ def on_axis(options: tuple[str, ...]) -> list[tuple[int, str]]:
 
 FORBIDDEN = frozenset(
     tuple(sorted(pair)) for these, those in ILLEGAL for pair in itertools.product(on_axis(these), on_axis(those))
-)
+) | {
+    # Without inner steps nothing tells which label is which. ("none" is a meta-gradient, too: the axes are named.)
+    ((AXES.index(INNER), "none"), (AXES.index(PROBLEMS), "classification"))
+}
 
 
 def pairs(composition: tuple[str, ...]) -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:

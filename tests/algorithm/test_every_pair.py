@@ -139,7 +139,10 @@ def test_legal_compositions_match_the_naive_ones(inner, meta_gradient):
 )
 def test_the_hessian_by_other_ways_is_the_same(inner, meta_gradient, turned, curvature, kind):
     """Where the Hessian is an option, its products by forward mode and by differences give the same step, all tasks at once."""
-    algorithm, here = compose((inner, meta_gradient, "plain", "2, never", "all", kind)), setting(kind)
+    composition = (inner, meta_gradient, "plain", "2, never", "all", kind)
+    if not is_legal(composition):
+        pytest.skip("a classification needs inner steps")
+    algorithm, here = compose(composition), setting(kind)
     steps = []
     for way in ("hessian", curvature):
         part = dataclasses.replace(getattr(algorithm, turned), curvature=way)
@@ -173,7 +176,8 @@ def test_every_algorithm_is_in_the_walk(name):
         meta_gradient += " " + choices["algorithm/meta_gradient/solver"]
     direction = f"{choices['algorithm/direction']} {node['direction'].get('point', '')}".strip()
     weight = f"{'2' if node['proximal_weight'] else '0'}, {node['learn_proximal_weight']}"
-    composition = (inner, meta_gradient, direction, weight, node["adapted"], "classification")
+    problem = "regression" if inner == "none" else "classification"
+    composition = (inner, meta_gradient, direction, weight, node["adapted"], problem)
     assert composition in LEGAL
     built, walked = instantiate(node, _convert_="all"), compose(composition)
     for part in ("inner", "meta_gradient", "direction"):

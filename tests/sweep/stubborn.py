@@ -4,27 +4,39 @@ It is given to the command line as `model._target_`, so that a process of its ow
 small_sweeps.py.
 """
 
+import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from torch import Tensor, nn
 
 
 class Net(nn.Sequential):
-    calls = 0  # the first are those of the checks
+    is_saved = False
 
     def __init__(self, hidden: int) -> None:
         super().__init__(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))
         self.hidden = hidden
 
     def forward(self, inputs: Tensor) -> Tensor:
-        Net.calls += 1
-        if "_job" in sys.argv and Net.calls > 20:  # in a job's process, once it trains
+        if "_job" in sys.argv and (
+            Net.is_saved or _is_saved()
+        ):  # in a job's process, not in the checks before training
+            Net.is_saved = True
+            folder = Path(os.environ["STUBBORN_FOLDER"])
             time.sleep(float(os.environ.get("STUBBORN_PAUSE_S", "0")))
-            # After the checkpoint of step 10 of the 40 that small_sweeps.SHORT asks for.
-            while Net.calls > 30 and os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/wait-{self.hidden}"):
+            while (folder / f"wait-{self.hidden}").exists():
                 time.sleep(0.02)
-            if os.path.exists(f"{os.environ['STUBBORN_FOLDER']}/fail-{self.hidden}"):
+            if (folder / f"fail-{self.hidden}").exists():
                 raise RuntimeError("the machine is on fire")
         return super().forward(inputs)
+
+
+def _is_saved() -> bool:
+    """Whether this process's run has written its first checkpoint."""
+    for status in Path(os.environ["STUBBORN_FOLDER"]).glob("runs/*/status.json"):
+        if json.loads(status.read_text())["pid"] == os.getpid():
+            return (status.parent / "checkpoints" / "last.pt").exists()
+    return False

@@ -46,12 +46,12 @@ def test_six_jobs_two_at_a_time_one_crashes_and_one_is_killed(tmp_path):
     lines = out.splitlines()
     crashed = [line for line in lines if line.startswith("failed    #3 model.hidden=13  ")]
     killed = [line for line in lines if line.startswith("failed    #1 model.hidden=11  ")]
-    assert crashed[0].endswith(f"RuntimeError: the machine is on fire  log: {sweep / 'job-3.log'}")
+    assert crashed[0].endswith(f"the machine is on fire  log: {sweep / 'job-3.log'}")
     assert killed[0].endswith(f"killed by SIGKILL (out of memory, or kill -9)  log: {sweep / 'job-1.log'}")
     last_start = max(i for i, line in enumerate(lines) if line.startswith("running   "))
     assert lines.index(killed[0]) < last_start, "told when it happened, not at the end"
     assert "4 done, 2 failed of 6" in lines
-    assert "RuntimeError: the machine is on fire" in (sweep / "job-3.log").read_text()
+    assert "the machine is on fire" in (sweep / "job-3.log").read_text()
 
     folders = runs_by_size(root)
     assert {size for size, folder in folders.items() if (folder / "result.json").exists()} == {10, 12, 14, 15}

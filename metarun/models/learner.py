@@ -9,22 +9,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_map
 
 from metarun import checks
 from metarun.maths.trees import Params
+from metarun.models.exchange import batch_norms, difference, refuse_unsafe_layers, replace_batch_norms
 from metarun.models.failures import failure_of
 from metarun.models.functions import RightFunctions
 from metarun.models.head import find_head, learnable, names_of_each, parameters_of
 from metarun.models.norm import TaskBatchNorm
+from metarun.models.once import refused_twice
 
-_ONCE = torch.autograd.function.once_differentiable(lambda ctx: None)
 BATCH_NORM_MODES = ("transductive", "support")
-_SAME = 1e-3
-"""How far outputs and gradients of the module as it was and as it is called may lie apart, relative to their norm; in float32
-a fused and a spelled-out batch norm differ by 1e-6."""
 
 
 class Learner:
@@ -54,7 +50,7 @@ class Learner:
         head: str | None = None,
     ) -> None:
         checks.one_of("batch_norm", batch_norm, BATCH_NORM_MODES)
-        _refuse_unsafe_layers(module)
+        refuse_unsafe_layers(module)
         if not learnable(module):
             raise ValueError(f"the model ({type(module).__name__}) has no parameters to learn")
         if head is not None:
@@ -64,8 +60,8 @@ class Learner:
         self._head = head
         self._example: Tensor | None = None
         self._asked = batch_norm
-        self._original = copy.deepcopy(module) if _batch_norms(module) else None  # what `check` compares with
-        self.replaced_norms = _replace_batch_norms(self.module)
+        self._original = copy.deepcopy(module) if batch_norms(module) else None  # what `check` compares with
+        self.replaced_norms = replace_batch_norms(self.module)
         self._norms = [layer for layer in self.module.modules() if isinstance(layer, TaskBatchNorm)]
         # Until `check` has seen that the module calls none of them.
         self._functions: RightFunctions | None = RightFunctions()
@@ -248,9 +244,16 @@ class Learner:
             return
         original = self._original or copy.deepcopy(self.module)
         self._original = None
-        differing = self._differing(original, self.module, inputs)
+
+        def what_differs(original: nn.Module, exchanged: nn.Module) -> str | None:
+            return difference(
+                (original, lambda: self._plainly(original, inputs, None)),
+                (exchanged, lambda: self._plainly(exchanged, inputs, self._functions)),
+            )
+
+        differing = what_differs(original, self.module)
         if differing is not None:  # by rounding alone, it may be: a channel that hardly varies is blown up by its norm
-            differing = self._differing(original.double(), copy.deepcopy(self.module).double(), inputs)
+            differing = what_differs(original.double(), copy.deepcopy(self.module).double())
         if differing is not None:
             raise ValueError(
                 f"the model ({type(self.module).__name__}) gives other {differing} when its "
@@ -258,44 +261,10 @@ class Learner:
                 "write it as PyTorch's own layer calls it, or choose a group norm"
             )
 
-    def _differing(self, original: nn.Module, exchanged: nn.Module, inputs: Tensor) -> str | None:
-        """What the two do not have in common; None if outputs and gradients agree."""
-        pairs = zip(
-            _outputs_and_gradient(original, lambda: self._plainly(original, inputs, None)),
-            _outputs_and_gradient(exchanged, lambda: self._plainly(exchanged, inputs, self._functions)),
-            strict=True,
-        )
-        for what, (expected, found) in zip(("outputs", "gradients"), pairs, strict=True):
-            if not bool((found - expected).norm() <= _SAME * expected.norm() + 1e-6):
-                return what
-        return None
-
-    @contextlib.contextmanager
-    def strict(self) -> Iterator[None]:
-        """Within the block, a second derivative through a function that is `once_differentiable` raises.
-
-        PyTorch raises only where the gradient from above has a graph; else it counts what the function saved as constant, and
-        the second derivative is silently another.
-        """
+    def strict(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block, a second derivative through a function that is `once_differentiable` raises (`refused_twice`)."""
         with torch.enable_grad():
-            functions = _once_differentiable(self._plainly(self.module, self._example, self._functions))
-        own = {function: function.__dict__["backward"] for function in functions}
-
-        def refusing(function: type) -> Any:
-            def backward(ctx: Any, *slopes: Any) -> Any:
-                if torch.is_grad_enabled():
-                    raise RuntimeError(f"{function.__name__} is marked with @once_differentiable")
-                return own[function].__func__(ctx, *slopes)
-
-            return staticmethod(backward)
-
-        for function in functions:
-            function.backward = refusing(function)
-        try:
-            yield
-        finally:
-            for function, backward in own.items():
-                function.backward = backward
+            return refused_twice(self._plainly(self.module, self._example, self._functions))
 
     @property
     def exchanged(self) -> list[str]:
@@ -310,32 +279,6 @@ class Learner:
             return module(_in_format_of(module, inputs))
 
 
-def _outputs_and_gradient(module: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Outputs, and the gradient of half their sum of squares in all learned parameters, both flat."""
-    with torch.enable_grad():
-        outputs = call()
-        slopes = torch.autograd.grad(
-            outputs.square().sum() / 2, list(learnable(module).values()), materialize_grads=True, allow_unused=True
-        )
-    return outputs.detach().flatten(), torch.cat([slope.flatten() for slope in slopes])
-
-
-def _once_differentiable(outputs: Tensor) -> set[type[torch.autograd.Function]]:
-    """The functions marked so in the graph of `outputs`."""
-    found, seen, nodes = set(), set(), [outputs.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        nodes.extend(before for before, _ in node.next_functions)
-        function = getattr(node, "_forward_cls", None)
-        backward = None if function is None else function.__dict__.get("backward")
-        if isinstance(backward, staticmethod) and backward.__func__.__code__ is _ONCE.__code__:
-            found.add(function)
-    return found
-
-
 def _in_format_of(module: nn.Module, inputs: Tensor) -> Tensor:
     """`inputs` where the module's parameters are, floating-point ones in their number format."""
     leaf = next(module.parameters())
@@ -344,44 +287,3 @@ def _in_format_of(module: nn.Module, inputs: Tensor) -> Tensor:
 
 def _leaves(argument: Any) -> list[Tensor]:
     return [*argument.values()] if isinstance(argument, dict) else [argument]
-
-
-def _batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-
-
-def _replace_batch_norms(module: nn.Module) -> list[str]:
-    """Put a `TaskBatchNorm` in the place of each plain batch norm.
-
-    One with a forward of its own keeps it; what it calls is exchanged (`RightFunctions`), and it keeps no running statistics.
-    """
-    replaced = []
-    norms: dict[_BatchNorm, TaskBatchNorm] = {}  # one layer under two names stays one
-    for parent_name, parent in list(module.named_modules()):
-        for child_name, child in list(parent._modules.items()):
-            if not isinstance(child, _BatchNorm):
-                continue
-            if type(child).forward is not _BatchNorm.forward:
-                child.track_running_stats = False
-                child.running_mean = child.running_var = child.num_batches_tracked = None
-                continue
-            if child not in norms:
-                norms[child] = norm = TaskBatchNorm(child.num_features, child.eps, child.affine)
-                norm.weight, norm.bias = child.weight, child.bias
-            setattr(parent, child_name, norms[child])
-            replaced.append(f"{parent_name}.{child_name}".lstrip("."))
-    return replaced
-
-
-def _refuse_unsafe_layers(module: nn.Module) -> None:
-    if isinstance(module, _BatchNorm):
-        raise ValueError(f"the model is itself a batch norm ({type(module).__name__}); wrap it in a module")
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ValueError(f"layer {name} ({type(layer).__name__}): adapted models must be deterministic; set p to 0")
-        if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
-            raise ValueError(f"layer {name}: running statistics cannot be adapted; set track_running_stats to false")
-        if isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0:
-            raise ValueError(
-                f"layer {name} ({type(layer).__name__}): adapted models must be deterministic; set dropout to 0"
-            )

@@ -39,7 +39,8 @@ def data(capsys, places):
 
     def run(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        status = run_here("data", *words, *places)
+        names, settings = ([word for word in words if ("=" in word) == is_setting] for is_setting in (False, True))
+        status = run_here("data", *names, *places, *settings)
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return status, out, err

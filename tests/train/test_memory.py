@@ -38,6 +38,8 @@ def test_added_is_the_most_held_at_once_beyond_the_start():
 
 @linux
 def test_a_peak_that_cannot_be_reset_is_not_taken_for_ours(tmp_path, monkeypatch):
+    if AddedMemory(CPU).mib() is None:  # begins anew: whatever this process held at most before
+        pytest.skip("the peak cannot be reset here")
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "missing" / "clear_refs")
     hill = held(128)
     del hill

@@ -36,7 +36,7 @@ def until(condition: Callable[[], object], limit_s: float, what: str) -> None:
         time.sleep(0.2)
 
 
-def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path, monkeypatch, capsys):
+def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path):
     """Three right results, one failure with its name; then the same command, waiting, runs that one alone."""
     words, own = stubborn(tmp_path)
     environment = slurm | own | {"STUBBORN_PAUSE_S": "0.05", "COLUMNS": "200"}
@@ -78,7 +78,7 @@ def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path, 
 
     status = metarun("status", str(sweep))
     assert "3 done, 1 failed of 4" in status.stdout
-    assert "#3 model.hidden=13: RuntimeError: the machine is on fire" in status.stdout
+    assert "#3 model.hidden=13: " in status.stdout and "the machine is on fire" in status.stdout
     first, second = (sweep / f"job-{index}.log" for index in (0, 1))
     assert "stopped by SIGUSR2 after step" in first.read_text()
     assert f"back into the queue: scontrol requeue {array}_0" in first.read_text()
@@ -87,14 +87,10 @@ def test_a_sweep_of_four_with_a_signal_a_requeue_and_a_failure(slurm, tmp_path, 
     assert status_of(runs_by_size(root)[13])["job"] == f"{array}_3"
 
     # What was interrupted ends with the bits of a run that was not.
-    for key, value in own.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     for size in (10, 11):
         whole = tmp_path / "whole"
-        assert run_here(*words, f"model.hidden={size}", *SHORT, f"run.root={whole}") == 0
+        assert metarun(*words, f"model.hidden={size}", *SHORT, f"run.root={whole}").returncode == 0
         assert_same_runs(runs_by_size(whole)[size], runs_by_size(root)[size])
-    capsys.readouterr()
 
     waited = metarun("-m", "hydra/launcher=slurm_cpu", *sweep_of_four)
     assert waited.returncode == 1

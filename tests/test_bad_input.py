@@ -277,7 +277,8 @@ YAML = {
 
 
 @pytest.mark.parametrize("name", sorted(YAML))
-def test_a_file_of_the_users_is_checked_as_the_command_line_is(name, refused, tmp_path):
+def test_a_file_of_the_users_is_checked_as_the_command_line_is(name, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Hydra makes its own folder, where a file names one, before anybody is asked
     text, message = YAML[name]
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)

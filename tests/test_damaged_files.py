@@ -8,10 +8,8 @@ from random import Random
 
 import pytest
 
-from metarun.algorithm import Algorithm
-
 from .report.made import configuration
-from .train.small import QUICK, metrics_of, only_folder, run_here
+from .train.small import QUICK, metrics_of, only_folder, run_and_kill, run_here
 
 COMMAND = (
     *QUICK,
@@ -70,26 +68,12 @@ DAMAGES: tuple[Callable[[bytes, Random], bytes | None], ...] = (
 )  # fmt: skip
 
 
-class Killed(BaseException):
-    """Ends a run in this process as a kill would."""
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     """The root of a finished run, and that of the same run killed in step 5."""
     roots = {name: tmp_path_factory.mktemp(name) for name in ("finished", "killed")}
     assert run_here(*COMMAND, f"run.root={roots['finished']}") == 0
-    steps, meta_step = [], Algorithm.meta_step
-
-    def killing(*arguments):
-        steps.append(None)
-        if len(steps) == 6:
-            raise Killed
-        return meta_step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Algorithm, "meta_step", killing)
-        run_here(*COMMAND, f"run.root={roots['killed']}")
+    run_and_kill(6, *COMMAND, f"run.root={roots['killed']}")
     return roots
 
 

@@ -72,7 +72,7 @@ def _outputs_and_gradient(module: nn.Module, call: Callable[[], Tensor]) -> tupl
     """Outputs, and the gradient of half their sum of squares in all learned parameters, both flat."""
     with torch.enable_grad():
         outputs = call()
-        slopes = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             outputs.square().sum() / 2, list(learnable(module).values()), materialize_grads=True, allow_unused=True
         )
-    return outputs.detach().flatten(), torch.cat([slope.flatten() for slope in slopes])
+    return outputs.detach().flatten(), torch.cat([gradient.flatten() for gradient in gradients])

@@ -59,10 +59,10 @@ def failure_of(error: Exception, module: nn.Module) -> Exception:
     """
     if isinstance(error, torch.OutOfMemoryError | ModelError):
         return error
-    return ModelError(told(error, module))
+    return ModelError(describe(error, module))
 
 
-def told(error: BaseException, module: nn.Module) -> str:
+def describe(error: BaseException, module: nn.Module) -> str:
     """`error` in one line: layer, place, cause, and what to do where that is known.
 
     Its own words come last; their first sentence alone where ours say more.

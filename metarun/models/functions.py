@@ -23,13 +23,13 @@ class RightFunctions(TorchFunctionMode):
     it.
 
     Attributes:
-        met: names of the functions above that were called so far.
+        used: names of the functions above that were called so far.
         statistics_rows: of batch norm, for the length of one call (`batch_norm`).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.met: set[str] = set()
+        self.used: set[str] = set()
         self.statistics_rows: int | None = None
 
     def __torch_function__(
@@ -42,7 +42,7 @@ class RightFunctions(TorchFunctionMode):
         if func is F.embedding:
             return self._embedding(*args, **kwargs)
         if func is F.scaled_dot_product_attention or func is F.multi_head_attention_forward:
-            self.met.add("attention")
+            self.used.add("attention")
             with sdpa_kernel(SDPBackend.MATH):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -58,7 +58,7 @@ class RightFunctions(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        self.met.add("batch norm")
+        self.used.add("batch norm")
         if training:  # running statistics play no part in what training gives, and are not kept
             return batch_norm(inputs, weight, bias, eps, self.statistics_rows)
         shape = (-1,) + (1,) * (inputs.dim() - 2)
@@ -73,6 +73,6 @@ class RightFunctions(TorchFunctionMode):
         outputs = F.embedding(inputs, weight, None, *args, **kwargs)
         if padding_idx is None:
             return outputs
-        self.met.add("padding")
+        self.used.add("padding")
         is_padding = inputs == padding_idx % len(weight)
         return torch.where(is_padding[..., None], outputs.detach(), outputs)

@@ -61,8 +61,8 @@ def find_head(module: nn.Module, call: Callable[[], Tensor]) -> str:
     if not outputs.requires_grad:
         raise ValueError(f"the outputs do not depend on {head}, the last layer called")
     gradients = torch.autograd.grad(outputs.sum(), [*cut, *parameters.values()], allow_unused=True)
-    past = [name for name, slope in zip(parameters, gradients[len(cut) :], strict=True) if slope is not None]
-    if all(slope is None for slope in gradients[: len(cut)]):
+    past = [name for name, gradient in zip(parameters, gradients[len(cut) :], strict=True) if gradient is not None]
+    if all(gradient is None for gradient in gradients[: len(cut)]):
         raise ValueError(f"the outputs do not depend on {head}, the last layer called")
     if past:
         raise ValueError(

@@ -18,7 +18,7 @@ from metarun.models.failures import failure_of
 from metarun.models.functions import RightFunctions
 from metarun.models.head import find_head, learnable, names_of_each, parameters_of
 from metarun.models.norm import TaskBatchNorm
-from metarun.models.once import refused_twice
+from metarun.models.once import refuse_second_derivatives
 
 BATCH_NORM_MODES = ("transductive", "support")
 
@@ -75,7 +75,7 @@ class Learner:
     @property
     def batch_norm(self) -> str:
         """`batch_norm` as it was asked for, or "none" where there is none."""
-        return self._asked if self._norms or (self._functions and "batch norm" in self._functions.met) else "none"
+        return self._asked if self._norms or (self._functions and "batch norm" in self._functions.used) else "none"
 
     @property
     def num_parameters(self) -> int:
@@ -234,7 +234,7 @@ class Learner:
         changed = [key for key, value in self.module.named_buffers() if not torch.equal(value, buffers[key])]
         if changed:
             raise ValueError(f"the model ({name}) writes its buffers {', '.join(changed)} when called; it must not")
-        if self._functions is not None and not self._functions.met:
+        if self._functions is not None and not self._functions.used:
             self._functions = None
         self._compare_with_original(inputs)
 
@@ -262,15 +262,15 @@ class Learner:
             )
 
     def strict(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block, a second derivative through a function that is `once_differentiable` raises (`refused_twice`)."""
+        """Within the block, second derivatives of what is `once_differentiable` raise (`refuse_second_derivatives`)."""
         with torch.enable_grad():
-            return refused_twice(self._plainly(self.module, self._example, self._functions))
+            return refuse_second_derivatives(self._plainly(self.module, self._example, self._functions))
 
     @property
     def exchanged(self) -> list[str]:
         """Kinds of functions that are called in another form than the module's."""
-        met = set() if self._functions is None else self._functions.met
-        return sorted(met | ({"batch norm"} if self.replaced_norms else set()))
+        used = set() if self._functions is None else self._functions.used
+        return sorted(used | ({"batch norm"} if self.replaced_norms else set()))
 
     @staticmethod
     def _plainly(module: nn.Module, inputs: Tensor, functions: RightFunctions | None) -> Tensor:

@@ -11,7 +11,7 @@ _ONCE = torch.autograd.function.once_differentiable(lambda ctx: None)
 
 
 @contextlib.contextmanager
-def refused_twice(outputs: Tensor) -> Iterator[None]:
+def refuse_second_derivatives(outputs: Tensor) -> Iterator[None]:
     """Within the block, a second derivative through a function that is `once_differentiable` raises `RuntimeError`.
 
     PyTorch raises only where the gradient from above has a graph; else it counts what the function saved as constant, and
@@ -24,10 +24,10 @@ def refused_twice(outputs: Tensor) -> Iterator[None]:
     own = {function: function.__dict__["backward"] for function in functions}
 
     def refusing(function: type) -> Any:
-        def backward(ctx: Any, *slopes: Any) -> Any:
+        def backward(ctx: Any, *gradients: Any) -> Any:
             if torch.is_grad_enabled():
                 raise RuntimeError(f"{function.__name__} is marked with @once_differentiable")
-            return own[function].__func__(ctx, *slopes)
+            return own[function].__func__(ctx, *gradients)
 
         return staticmethod(backward)
 

@@ -9,7 +9,7 @@ import torch
 from metarun.algorithm import Algorithm
 from metarun.algorithm.parts import TaskGradients
 from metarun.maths.trees import Params, norm_per_task
-from metarun.models.failures import lacks_batching_rule, told
+from metarun.models.failures import describe, lacks_batching_rule
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
 
@@ -78,7 +78,7 @@ def _tried(function: Callable[[], Any], module: torch.nn.Module) -> Any:
 
 
 def _failed(error: Exception, module: torch.nn.Module) -> str:
-    return f"a trial of the meta-gradient failed: {told(error, module)}"
+    return f"a trial of the meta-gradient failed: {describe(error, module)}"
 
 
 def _joined(pieces: list[TaskGradients]) -> TaskGradients:

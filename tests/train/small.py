@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun import cli
+from metarun.algorithm import Algorithm
 from metarun.build import Parts, make_parts, make_trainer
 from metarun.config_folder import config_folder
 from metarun.tracking.jsonl import MetricsFile
@@ -72,6 +74,25 @@ def trainer_of(config: dict[str, Any], folder: Path, *, last_step: int = -1) -> 
 def run_here(*arguments: str) -> int:
     """The command line in this process (seconds less than another one): its exit status."""
     return cli.main(list(arguments))
+
+
+class Killed(BaseException):
+    """Ends a run in this process as a kill would."""
+
+
+def run_and_kill(step: int, *arguments: str) -> None:
+    """The command line in this process, ended without a word when its outer step number `step`, from 1, begins."""
+    steps, meta_step = [], Algorithm.meta_step
+
+    def killing(*given: Any) -> Any:
+        steps.append(None)
+        if len(steps) == step:
+            raise Killed
+        return meta_step(*given)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Algorithm, "meta_step", killing)
+        run_here(*arguments)
 
 
 def python(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen[str]:

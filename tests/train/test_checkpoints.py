@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.algorithm import Algorithm
 from metarun.errors import ConfigurationError
 from metarun.tracking.jsonl import Reach, read_metrics
 from metarun.train.checkpoints import newest, take_up
 
-from .small import QUICK, assert_same_runs, metrics_of, only_folder, run_here
+from .small import QUICK, assert_same_runs, metrics_of, only_folder, run_and_kill, run_here
 
 COMMAND = (
     *QUICK,
@@ -21,10 +20,6 @@ COMMAND = (
     "schedule.eval_every=10",
     "schedule.log_every=4",
 )
-
-
-class Killed(BaseException):
-    """Ends a run in this process as a kill would."""
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +33,8 @@ def whole(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Path:
     """The root of a run that was killed in step 36: its checkpoints are of steps 30 and 20."""
-    root, steps, meta_step = tmp_path_factory.mktemp("stopped"), [], Algorithm.meta_step
-
-    def killing(*arguments):
-        steps.append(None)
-        if len(steps) == 36:
-            raise Killed
-        return meta_step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Algorithm, "meta_step", killing)
-        run_here(*COMMAND, f"run.root={root}")
+    root = tmp_path_factory.mktemp("stopped")
+    run_and_kill(36, *COMMAND, f"run.root={root}")
     return root
 
 

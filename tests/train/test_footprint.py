@@ -90,6 +90,8 @@ def test_what_does_not_fit_is_refused_with_its_keys_and_what_fits_is_not(monkeyp
 
 def test_where_there_is_plenty_no_work_is_done(monkeypatch):
     each, _ = footprint_of(shots=10, queries=10)
-    object.__setattr__(each, "work", None)
+    worked = []
+    object.__setattr__(each, "work", worked.append)
     monkeypatch.setattr(module, "available_bytes", lambda device: 2**40)
     each.require(25, 25, torch.device("cpu"))
+    assert worked == []

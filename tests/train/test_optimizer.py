@@ -117,7 +117,13 @@ def test_a_schedule_that_cannot_be_used(make, steps, message):
     ],
 )
 def test_a_schedule_that_can(make):
-    try_schedule(make, optimizer(), 200)
+    """All its rates are looked at: the last is that of as many steps by hand; one that watches the score takes none."""
+    tried, by_hand = optimizer(), optimizer()
+    try_schedule(make, tried, 200)
+    schedule = make(by_hand)
+    for _ in range(0 if watches_score(schedule) else 200):
+        schedule.step()
+    assert tried.param_groups[0]["lr"] == by_hand.param_groups[0]["lr"]
 
 
 def test_who_watches_the_score():

@@ -4,7 +4,7 @@ Hydra imports this file whenever it starts, so that all that works is imported w
 Hydra's own do: the launchers run each job in a process of its own, the sweepers hand them all jobs at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
@@ -73,7 +73,7 @@ class Grid(Sweeper):
 
         from metarun.errors import ConfigurationError
 
-        words = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
+        words = [*_words(self._params), *arguments]
         overrides = OverridesParser.create(config_loader=self._loader).parse_overrides(words)
         for override in overrides:
             if override.is_sweep_override() and not override.is_discrete_sweep():
@@ -101,14 +101,14 @@ class Search(Sweeper):
             "n_trials": n_trials,
             "n_jobs": n_jobs,
             "seed": seed,
-            "direction": direction,
             "startup": startup,
+            "goal": direction,
         }
-        self._params = params
+        self._params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
-        self._context, self._task, self._config = hydra_context, task_function, config
+        self._loader, self._config = hydra_context.config_loader, config
         self._launcher = _launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -119,7 +119,13 @@ class Search(Sweeper):
         if not isinstance(self._launcher, Local | Slurm):
             raise ConfigurationError("a search needs hydra/launcher=local, slurm_cpu or slurm_gpu.")
         assert self._launcher.sweep is not None
-        return search(self._launcher.sweep, self._config, self._context, arguments, self._params, **self._settings)
+        words = [*_words(self._params), *arguments]
+        return search(self._launcher.sweep, self._loader, self._config, words, **self._settings)
+
+
+def _words(params: Mapping[str, Any]) -> list[str]:
+    """What a sweeper's `params` say as overrides."""
+    return [f"{key}={value}" for key, value in params.items()]
 
 
 def _launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Launcher:

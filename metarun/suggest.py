@@ -116,7 +116,7 @@ def _check_sweep(text: str) -> None:
         return
     try:
         is_empty = next(override.sweep_iterator(), None) is None
-    except ValueError as error:
+    except (ValueError, HydraException) as error:
         raise ConfigurationError(f"{text}: {error}.") from error
     if is_empty:
         raise ConfigurationError(f"{text} gives no value: the end of a range is not part of it.")

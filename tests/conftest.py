@@ -37,7 +37,7 @@ def ctrl_c_interrupts() -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_python_starts_it() -> None:
-    """Hydra and Alembic configure logging for the whole process: loggers disabled, the root's level raised to ERROR."""
+    """Hydra configures logging for the whole process: loggers disabled, the root's level raised to ERROR."""
     logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("metarun") and isinstance(logger, logging.Logger):

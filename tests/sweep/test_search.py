@@ -1,19 +1,23 @@
 """Searches: the proposals follow from the seed and the scores, failures do not end them, the best is a command."""
 
 import importlib.util
+import json
 import math
 import shlex
+from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun.sweep.plan import direction
+from metarun.sweep.search import to_distribution
 from metarun.sweep.state import DONE, JobState
 
 from ..train.small import run_here
-from .small_sweeps import SHORT
+from .small_sweeps import SHORT, attempts, only_sweep
 
 needs_optuna = pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="the extra [optuna] is not installed"
+    importlib.util.find_spec("optuna") is None, reason="the extra [optuna] is not installed"
 )
 SEARCH = ("-m", "hydra/sweeper=tpe", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4", "hydra.sweeper.startup=4")
 
@@ -43,6 +47,14 @@ def command_of(out: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(line)[1:])
 
 
+def study_of(sweep: Path):
+    """What `metarun` left of a search, read as anybody would with Optuna alone."""
+    optuna = pytest.importorskip("optuna")
+    assert not (sweep / "study.journal.lock").exists()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(sweep / "study.journal")))
+    return optuna.load_study(study_name=sweep.name, storage=storage)
+
+
 def test_the_direction_is_that_of_the_score():
     def of(problem: str) -> str:
         return direction({"dataset": {"problem": {"_target_": f"metarun.problems.{problem}"}}})
@@ -69,6 +81,119 @@ def test_the_same_command_proposes_the_same_and_a_failed_trial_does_not_end_it(s
         best = min((rate for rate in rates if rate <= 0.05), key=lambda lr: abs(math.log10(lr) + 2))
         assert float(command_of(out)["optimizer.lr"]) == best
     assert proposed[0] == proposed[1]
+    study = study_of(only_sweep(tmp_path))
+    assert [trial.params["optimizer.lr"] for trial in study.trials] == proposed[0]
+    assert [trial.value for trial in study.trials] == [score(rate) for rate in proposed[0]]
+    assert [trial.state.name for trial in study.trials] == ["FAIL" if r > 0.05 else "COMPLETE" for r in proposed[0]]
+
+
+@needs_optuna
+@pytest.mark.scenario
+@pytest.mark.timeout(600)
+def test_the_study_says_what_the_results_say_and_goes_on(tmp_path):
+    """Real runs; the same command for more trials runs the new one alone, and the study has the old ones unchanged."""
+    words = (
+        "optimizer.lr=tag(log,interval(1e-4,1e-1))",
+        "algorithm=choice(maml,fomaml)",
+        "schedule.tasks_per_step=2,4",
+    )
+    search = ("-m", "hydra/sweeper=random", "hydra.sweeper.n_jobs=2", *SHORT, f"run.root={tmp_path}")
+    seen = []
+    for number in (2, 3):
+        assert run_here(*search, f"hydra.sweeper.n_trials={number}", *words) == 0
+        study = study_of(only_sweep(tmp_path))
+        assert study.direction.name == "MINIMIZE"
+        assert len(study.trials) == number
+        for trial in study.trials:
+            result = json.loads((Path(trial.user_attrs["folder"]) / "result.json").read_text())
+            config = json.loads((Path(trial.user_attrs["folder"]) / "config.json").read_text())
+            assert trial.value == result["validation"]["best_score"]
+            assert trial.params == {
+                "optimizer.lr": config["optimizer"]["lr"],
+                "algorithm": config["choices"]["algorithm"],
+                "schedule.tasks_per_step": config["schedule"]["tasks_per_step"],
+            }
+        seen.append([(trial.params, trial.value, trial.user_attrs) for trial in study.trials])
+    assert seen[1][:2] == seen[0]
+    assert [attempts(only_sweep(tmp_path), index) for index in range(3)] == [1, 1, 1]
+
+
+@needs_optuna
+def test_a_search_that_was_killed_proposes_the_same_again(scores, tmp_path):
+    """What lies in the study in between has ended; the trials at hand are not in it."""
+    words = (*SEARCH, "optimizer.lr=tag(log,interval(1e-4,1))", *SHORT, f"run.root={tmp_path}")
+    is_killed = True
+
+    def score(lr: float) -> float:
+        if is_killed and len(rates) == 8:
+            raise KeyboardInterrupt
+        return abs(math.log10(lr) + 2)
+
+    rates = scores(score)
+    assert run_here(*words) == 130
+    cut_off, before = list(rates), study_of(only_sweep(tmp_path)).trials
+    assert [trial.state.name for trial in before] == ["COMPLETE"] * 4
+    is_killed = False
+    rates.clear()
+    assert run_here(*words) == 0
+    assert rates == cut_off
+    after = study_of(only_sweep(tmp_path)).trials
+    assert [trial.params["optimizer.lr"] for trial in after] == rates
+    assert [(t.number, t.params, t.value) for t in after[:4]] == [(t.number, t.params, t.value) for t in before]
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    ("text", "kind", "arguments"),
+    [
+        ("interval(1,5)", "Float", {"low": 1.0, "high": 5.0}),
+        ("int(interval(1,5))", "Int", {"low": 1, "high": 5}),
+        ("tag(log,interval(1e-4,1e-1))", "Float", {"low": 1e-4, "high": 1e-1, "log": True}),
+        ("tag(log,int(interval(1,64)))", "Int", {"low": 1, "high": 64, "log": True}),
+        ("range(1,5)", "Int", {"low": 1, "high": 4}),
+        ("range(10,1,-4)", "Int", {"low": 2, "high": 10, "step": 4}),
+        ("range(0,0.35,0.1)", "Float", {"low": 0.0, "high": 0.3, "step": 0.1}),
+        ("shuffle(range(5))", "Int", {"low": 0, "high": 4}),
+        ("maml,imaml", "Categorical", {"choices": ["maml", "imaml"]}),
+        ("1,null,'a b'", "Categorical", {"choices": [1, None, "a b"]}),
+        ("[40,40],[80]", "Categorical", {"choices": ["[40,40]", "[80]"]}),
+        ("1,1.0,true", "Categorical", {"choices": ["1", "1.0", "True"]}),
+        ("sort(shuffle(3,1,2))", "Categorical", {"choices": [1, 2, 3]}),
+    ],
+)
+def test_ranges_as_optuna_has_them(text, kind, arguments):
+    from optuna import distributions
+
+    distribution, _ = to_distribution(OverridesParser.create().parse_override(f"key={text}"))
+    assert distribution == getattr(distributions, f"{kind}Distribution")(**arguments)
+
+
+@needs_optuna
+def test_a_drawn_choice_is_written_as_it_was_given():
+    _, text = to_distribution(OverridesParser.create().parse_override("key=null,1,'a b',[40,40]"))
+    assert [text(value) for value in (None, 1, "a b", "[40,40]")] == ["null", "1", "'a b'", "[40,40]"]
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["optimizer.lr=interval(2,1)"], "optimizer.lr=interval(2,1) cannot be searched"),
+        (["optimizer.lr=interval(0,inf)"], "optimizer.lr=interval(0,inf) cannot be searched"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)) cannot be searched"),
+        (["seed=tag(log,range(1,9,2))"], "seed=tag(log,range(1,9,2)) cannot be searched"),
+        (["optimizer.lr=range(0.0,1.0,0)"], "optimizer.lr=range(0.0,1.0,0)"),
+        (
+            ["+hydra.sweeper.params={optimizer.lr: 'range(0.0,1.0,0)'}"],
+            "optimizer.lr=range(0.0,1.0,0) cannot be searched",
+        ),
+        (["seed=1"], "a search needs a range"),
+    ],
+)
+def test_ranges_that_cannot_be(words, named, tmp_path, capsys):
+    assert run_here(*SEARCH, *words, *SHORT, f"run.root={tmp_path / 'runs'}") == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 @needs_optuna

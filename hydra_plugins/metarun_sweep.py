@@ -4,6 +4,7 @@ Hydra imports this file whenever it starts, so that all that works is imported w
 Hydra's own do: the launchers run each job in a process of its own, the sweepers hand them all jobs at once.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +69,24 @@ class Grid(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Called by Hydra."""
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from metarun.errors import ConfigurationError
 
         words = [*_words(self._params), *arguments]
-        overrides = OverridesParser.create(config_loader=self._loader).parse_overrides(words)
-        for override in overrides:
-            if override.is_sweep_override() and not override.is_discrete_sweep():
+        values: dict[str, list[str]] = {}  # of each key; of two that name the same the later holds
+        for override in OverridesParser.create(config_loader=self._loader).parse_overrides(words):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                values[key] = [str(override.input_line)]
+            elif override.is_discrete_sweep():
+                values[key] = [f"{key}={text}" for text in override.sweep_string_iterator()]
+            else:
                 raise ConfigurationError(
                     f"{override.input_line} is a range and names no values: search it with hydra/sweeper=tpe or "
-                    f"hydra/sweeper=random, or write {override.get_key_element()}=VALUE,VALUE."
+                    f"hydra/sweeper=random, or write {key}=VALUE,VALUE."
                 )
-        (batch,) = BasicSweeper.split_arguments(overrides, None)
+        batch = [list(combination) for combination in itertools.product(*values.values())]
         if not isinstance(self._launcher, Local | Slurm):
             returns = self._launcher.launch(batch, initial_job_idx=0)
             return [done.return_value for done in returns]  # raises what a job raised

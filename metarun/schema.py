@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.types import RunMode
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import checks
@@ -104,9 +103,15 @@ def _composed(chosen: tuple[tuple[str, str], ...], folders: tuple[str, ...]) -> 
     ]
     if folders:
         overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]")
-    # Not hydra.compose, which works on the one Hydra of the process, and that is busy with the user's command.
-    loader = ConfigLoaderImpl(create_config_search_path(f"file://{config_folder()}"))
-    composed = loader.load_configuration("config", overrides, RunMode.RUN, from_shell=False)
+    busy = (
+        GlobalHydra.instance().hydra
+    )  # `compose` works on the one Hydra of the process; this one has the user's command
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = compose("config", overrides, return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = busy
     needed = tuple(g for g, o in composed.hydra.runtime.choices.items() if o is not None and "hydra/" not in g)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]

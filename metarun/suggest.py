@@ -15,16 +15,16 @@ from typing import Any, NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser  # Hydra offers no public way to its flags
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from metarun.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError
 from metarun.help import default_choices
+from metarun.hydra_private import flags_parser
 
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 SWEEP_VALUES_TRIED = 32  # of one sweep; a range of thousands differs in its numbers only
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigurationError: an unknown flag (with the closest one), or a flag without its value.
     """
-    parser = get_args_parser()
+    parser = flags_parser()
     flags = re.findall(r"--[a-z][a-z-]*", parser.format_usage())
 
     def error(message: str) -> NoReturn:
@@ -297,7 +297,7 @@ def _explain_override(
         if override.is_add() or override.is_force_add():
             return f"{key} is already chosen by default: write {str(line).lstrip('+')}, without the +."
         return f"{line} cannot be: {_words(error)}"
-    keys = set(_key_names(base))
+    keys = set(_key_names(OmegaConf.to_container(base, resolve=False)))
     if key in keys and override.is_add():
         return f"{key} exists already: write {str(line)[1:]}, without the +."
     if key in keys:
@@ -318,7 +318,7 @@ def unknown_key(
         available: options of each config group.
         folders: folders of configuration beside ours.
     """
-    keys = set(_key_names(OmegaConf.create(dict(known))))
+    keys = set(_key_names(known))
     return _unknown_key(key, "", keys, available, [config_folder(), *map(Path, folders)])
 
 
@@ -387,13 +387,11 @@ def _near_keys(key: str, keys: set[str]) -> list[str]:
     return [whole] if whole else []
 
 
-def _key_names(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys, mappings included, without resolving any value."""
-    for name in node.keys() if isinstance(node, DictConfig) else ():
+def _key_names(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys in nested mappings, the mappings included."""
+    for name, child in node.items() if isinstance(node, Mapping) else ():
         yield f"{prefix}{name}"
-        child = node._get_node(name)  # ordinary access would resolve interpolations, which need not resolve here
-        if isinstance(child, DictConfig) and isinstance(child._value(), dict):  # neither null, ??? nor ${...}
-            yield from _key_names(child, f"{prefix}{name}.")
+        yield from _key_names(child, f"{prefix}{name}.")
 
 
 def _unreadable(error: OverrideParseException, available: Mapping[str, Iterable[str]]) -> str:

@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "trusted": 5,
     "build": 6,
     "report": 6,
+    "hydra_private": 5,
     "help": 6,
     "suggest": 6,
     "schema": 7,
@@ -57,6 +58,7 @@ SIDEWAYS = {
     ("header", "result"),
     ("suggest", "help"),
 }
+WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_private")
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
@@ -137,7 +139,7 @@ def test_tracking_needs_nothing_but_python(module):
     assert packages(module, lazy=False) - {"metarun"} <= sys.stdlib_module_names
     # W&B is imported when a run is opened, and there alone.
     others = packages(module) - {"metarun"} - sys.stdlib_module_names
-    assert others == ({"wandb"} if module == "metarun.tracking.wandb" else set())
+    assert others == ({"wandb"} if module in WANDB else set())
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -154,9 +156,10 @@ def test_each_large_package_has_its_doors(module):
         "suggest",
         "schema",
         "help",
+        "hydra_private",
     ):
         assert not used & {"hydra", "omegaconf"}
-    if module != "metarun.tracking.wandb":
+    if module not in WANDB:
         assert "wandb" not in used
     if part_of(module) not in ("report", "run", "reevaluate", "data", "gradients", "sweep", "cli", "help"):
         assert "rich" not in used

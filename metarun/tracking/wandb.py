@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from metarun import checks
 from metarun.tracking.base import NullTracker, RunInfo, Tracker
+from metarun.tracking.wandb_private import has_key, report_nothing_home
 
 _MODES = ("auto", "online", "offline", "disabled")
 _LOCAL_START_S = 60.0  # an offline start takes 0.5 s; it waits for wandb's own process and for no network
@@ -118,12 +119,7 @@ def _start(tracker: WandbTracker, run: RunInfo) -> Any:
     """The started W&B run, or None where the user disabled W&B."""
     import wandb
 
-    # wandb reports home from a thread of its own and waits up to 30 s for that at exit when the network is dead.
-    # Versions without this module have no such thread.
-    with contextlib.suppress(ImportError):
-        from wandb.analytics.opentelemetry.opentelemetry_proxy import disable
-
-        disable()
+    report_nothing_home()
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     mode = settings.mode if tracker.mode == "auto" else tracker.mode
     if mode == "disabled":
@@ -158,7 +154,7 @@ def _start(tracker: WandbTracker, run: RunInfo) -> Any:
 def _why_not_online(settings: Any, timeout_s: float) -> str | None:
     """The reason in words, or None where a key is configured and the server answers."""
     try:
-        if not _has_key(settings.base_url):
+        if not has_key(settings.base_url):
             return _NO_KEY
         _require_answer(settings, timeout_s)
     except Exception as error:  # a malformed key, a dead network, another wandb: offline answers them all
@@ -192,16 +188,6 @@ def _init(wandb: Any, tracker: WandbTracker, run: RunInfo, mode: str, init_timeo
             finish_timeout_raises=True,
         ),
     )
-
-
-def _has_key(base_url: str) -> bool:
-    """Whether credentials are configured for the server, by wandb's own rules; asks neither user nor network."""
-    from wandb.sdk.lib import wbauth
-
-    auth = wbauth.authenticate_session(
-        host=base_url, source="metarun", prompt=False, verify=False, update_session=False
-    )
-    return auth is not None
 
 
 def _require_answer(settings: Any, timeout_s: float) -> None:

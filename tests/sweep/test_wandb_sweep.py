@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 from omegaconf import OmegaConf
 
 from metarun.run import run_resolved
 from metarun.train.folder import flatten
 
+from ..tracking.wandb_private import create_sweep_command, create_sweep_command_args
 from ..tracking.wandb_reader import read_offline_run
 from ..train.small import ROOT, configuration
 from .small_sweeps import SHORT
@@ -16,12 +16,11 @@ from .small_sweeps import SHORT
 
 def test_the_file_for_agents_gives_commands_that_compose():
     """W&B's own code makes the command from the file and a proposal."""
-    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     sweep = OmegaConf.to_container(OmegaConf.load(ROOT / "scripts" / "wandb_sweep.yaml"), resolve=False)
     proposal = {name: {"value": spec.get("value", spec.get("values", [spec.get("min")])[0])}
                 for name, spec in sweep["parameters"].items()}  # fmt: skip
-    command = utils.create_sweep_command(sweep["command"])
-    words = utils.create_sweep_command_args({"args": proposal})["args_no_hyphens"]
+    command = create_sweep_command(sweep["command"])
+    words = create_sweep_command_args({"args": proposal})["args_no_hyphens"]
     assert command[0] == "metarun" and "${args_no_hyphens}" in command
     config = flatten(configuration(*words, *SHORT))
     assert config["choices.algorithm"] == "maml"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wandb.proto import wandb_internal_pb2
+from .wandb_private import Record, RunRecord
 
 _BLOCK = 32768
 _HEADER = struct.Struct("<IHB")
@@ -22,7 +22,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 class OfflineRun:
     """What one .wandb file says."""
 
-    run: wandb_internal_pb2.RunRecord | None = None
+    run: RunRecord | None = None
     config: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     summary: dict = field(default_factory=dict)
@@ -33,7 +33,7 @@ def read_offline_run(path: Path) -> OfflineRun:
     """Everything in one .wandb file, a torn tail excepted."""
     out = OfflineRun()
     for body in _bodies(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(body)
+        record = Record.FromString(body)
         kind = record.WhichOneof("record_type")
         if kind == "run":
             out.run = record.run

@@ -1,0 +1,91 @@
+"""What is used of Hydra, OmegaConf, wandb and Optuna that they do not offer publicly: in few modules, and still there."""
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GATHERED = ("metarun/hydra_private.py", "metarun/tracking/wandb_private.py", "tests/tracking/wandb_private.py")
+DISTRIBUTIONS = {"hydra": "hydra-core", "omegaconf": "omegaconf", "wandb": "wandb", "optuna": "optuna"}
+PRIVATE = re.compile(
+    r"(hydra|omegaconf|optuna)(\.\w+)*\._[a-z]\w*(\.\w+)*|wandb(\.\w+)*\.(sdk|analytics|proto|_[a-z]\w*)\b.*"
+)
+
+
+def private_names(source: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of what is imported from a private module, or is itself private; ("", text) for a text that names one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, a.name) for a in node.names if PRIVATE.fullmatch(f"{node.module}.{a.name}"))
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if PRIVATE.fullmatch(alias.name))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and PRIVATE.fullmatch(node.value):
+            yield "", node.value
+
+
+USED = [(file, *names) for file in GATHERED for names in private_names((ROOT / file).read_text())]
+
+
+def broken(module: str, file: str) -> str:
+    distribution = DISTRIBUTIONS[module.partition(".")[0]]
+    return (
+        f"{distribution} {version(distribution)} is the installed version, and its {module} is not what {file} uses: "
+    )
+
+
+@pytest.mark.parametrize(("file", "module", "name"), USED, ids=lambda value: str(value))
+def test_what_is_used_is_there(file, module, name):
+    try:
+        there = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        pytest.fail(broken(module, file) + str(error))
+    assert callable(there), broken(module, file) + f"it has no {name}"
+
+
+def test_hydras_parser_knows_the_flags_that_are_read():
+    from metarun.hydra_private import flags_parser
+
+    read = {"overrides", "multirun", "run", "cfg", "info", "resolve", "shell_completion", "config_dir", "config_name"}
+    missing = read - vars(flags_parser().parse_args([])).keys()
+    assert not missing, broken("hydra._internal.utils", GATHERED[0]) + f"get_args_parser() sets no {sorted(missing)}"
+
+
+def test_wandb_takes_the_arguments_that_it_is_given():
+    from wandb.sdk.lib.wbauth import authenticate_session
+
+    given = {"host": "", "source": "", "prompt": False, "verify": False, "update_session": False}
+    try:
+        inspect.signature(authenticate_session).bind(**given)
+    except TypeError as error:
+        pytest.fail(broken("wandb.sdk.lib.wbauth", GATHERED[1]) + f"authenticate_session: {error}")
+
+
+def test_nothing_else_reaches_into_them():
+    found = {}
+    for folder in ("metarun", "hydra_plugins", "tests", "scripts"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            file = str(path.relative_to(ROOT))
+            names = [] if file in GATHERED or path == Path(__file__) else [*private_names(path.read_text())]
+            found |= {file: names} if names else {}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("from hydra._internal.utils import x", [("hydra._internal.utils", "x")]),
+        ("from hydra import _internal", [("hydra", "_internal")]),
+        ("import wandb.sdk.lib", [("wandb.sdk.lib", "")]),
+        ("from wandb import sdk", [("wandb", "sdk")]),
+        ("skip('omegaconf._utils')", [("", "omegaconf._utils")]),
+        ("from hydra.core.utils import JobReturn\nfrom wandb import Settings", []),
+    ],
+)
+def test_private_names_are_seen(source, names):
+    assert [*private_names(source)] == names

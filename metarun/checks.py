@@ -14,10 +14,16 @@ def integer(name: str, value: object, *, minimum: int) -> None:
 
 def number(name: str, value: object, *, minimum: float, exclusive: bool = False, below: float = math.inf) -> None:
     """Raise `ValueError` unless `value` is a finite number >= (or, when `exclusive`, >) minimum and < `below`."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != float("inf")
-    if not good or not (value > minimum if exclusive else value >= minimum) or not value < below:
-        limits = f"{'>' if exclusive else '>='} {minimum:g}" + ("" if below == math.inf else f" and < {below:g}")
-        raise ValueError(f"{name} must be a number {limits}, got {value!r}")
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) != math.inf
+        and (value > minimum if exclusive else value >= minimum)
+        and value < below
+    ):
+        return
+    limits = f"{'>' if exclusive else '>='} {minimum:g}" + ("" if below == math.inf else f" and < {below:g}")
+    raise ValueError(f"{name} must be a number {limits}, got {value!r}")
 
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -11,6 +12,8 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces its fo
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from metarun.algorithm import Algorithm
 from metarun.files import write_atomically
@@ -21,7 +24,7 @@ from metarun.tasks.types import Examples, TaskBatch
 _COLOURS = ("#9aa5b1", "#f0a202", "#d95d39", "#8b1e3f")
 
 
-def learning_curve(path: Path, rows: Sequence[dict[str, float | None]], score: str, title: str) -> None:
+def learning_curve(path: Path, rows: Sequence[dict[str, Any]], score: str, title: str) -> None:
     """Training loss and validation score (with its 95 % band over tasks) against outer steps."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     losses = [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
@@ -86,12 +89,12 @@ def adaptation_curves(
     _save(figure, path)
 
 
-def _joined_handles(*axes: plt.Axes) -> tuple[list, list]:
+def _joined_handles(*axes: Axes) -> tuple[list, list]:
     pairs = [each.get_legend_handles_labels() for each in axes]
     return [h for handles, _ in pairs for h in handles], [label for _, labels in pairs for label in labels]
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150, format="png")
     plt.close(figure)

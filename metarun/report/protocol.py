@@ -38,11 +38,12 @@ def protocol(run: Run) -> dict[str, Any]:
     Beside what result.json states this holds what decides task k: the settings of the source of tasks, and which
     examples it drew from (the checksums in data.json, where the data set has any).
     """
-    flat, stated = run.flat, run.result["protocol"] if run.result else None
+    flat = run.flat
+    stated: dict[str, Any] | None = run.result["protocol"] if run.result else None
     not_tested = (
         _OF_TRAINING | {"val_ways"} | ({"ways", "output_size"} if "dataset.source.test_ways" in flat else set())
     )
-    found = {
+    found: dict[str, Any] = {
         key: value
         for key, value in run.settings.items()
         if key.startswith(("dataset.source.", "dataset.problem.")) and key.rpartition(".")[2] not in not_tested
@@ -84,11 +85,11 @@ def split(runs: Sequence[Run], axes: Sequence[str]) -> tuple[list[list[Run]], li
     parting = []
     for key in keys:
         deciding = [axis for axis in axes if _decides(axis, key)]
-        values: dict[tuple[str, ...], set[str]] = {}
+        found: dict[tuple[str, ...], set[str]] = {}
         for run in finished:
             label = tuple(word(run.value(axis)) for axis in deciding)
-            values.setdefault(label, set()).add(_frozen(protocols[id(run)].get(key, ABSENT)))
-        if any(len(each) > 1 for each in values.values()):
+            found.setdefault(label, set()).add(_frozen(protocols[id(run)].get(key, ABSENT)))
+        if any(len(each) > 1 for each in found.values()):
             parting.append(key)
     parts: dict[tuple[str, ...], list[Run]] = {}
     for run in finished:

@@ -110,5 +110,5 @@ def _require_progress(run: "RunFolder", environment: Mapping[str, str]) -> None:
 def _is_preempted(slurm: str) -> bool:
     """Whether Slurm wants the place of a job for another one; False where it does not say."""
     done = subprocess.run(["scontrol", "--oneliner", "show", "job", slurm], capture_output=True, text=True)
-    said = dict(word.partition("=")[::2] for word in done.stdout.split())
+    said = dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
     return said.get("JobState") == "RUNNING" and said.get("PreemptTime", "None") not in ("None", "Unknown")

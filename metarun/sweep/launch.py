@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +217,7 @@ def _overwritten(job: Job) -> Job:
     job.run.make()
     with job.run.locked():
         job.run.clear()
-    values = {field: getattr(job, field) for field in job.__dataclass_fields__}
-    return Job(**values | {"config": {**job.config, "run": {**job.config["run"], "overwrite": False}}})
+    return replace(job, config={**job.config, "run": {**job.config["run"], "overwrite": False}})
 
 
 def _check_places(asked: DictConfig) -> None:

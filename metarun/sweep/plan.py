@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +17,7 @@ from metarun.run import folder_of, require_tasks, resolved, stored_result
 from metarun.sweep.manifest import Job
 from metarun.train.folder import fingerprint
 
+Goal = Literal["minimize", "maximize"]
 Composed = tuple[dict[str, Any], tuple[str, ...]]  # a resolved configuration and the task overrides that led to it
 
 
@@ -82,7 +83,7 @@ def check(config: dict[str, Any], *, is_elsewhere: bool, num_ranks: int) -> None
     stored_result(folder_of(config), config)
 
 
-def direction(config: Mapping[str, Any]) -> str:
+def direction(config: Mapping[str, Any]) -> Goal:
     """Where the validation score of a run should go: "maximize" or "minimize"."""
     from hydra.utils import get_class
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep, Transformer
@@ -17,7 +17,7 @@ from metarun import checks
 from metarun.command_line import command_line, config_dirs
 from metarun.errors import ConfigurationError
 from metarun.sweep.launch import Launch
-from metarun.sweep.plan import compose, direction
+from metarun.sweep.plan import Goal, compose, direction
 from metarun.sweep.state import DONE
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def search(
     n_jobs: int,
     seed: int,
     startup: int,
-    goal: str,
+    goal: Literal["auto"] | Goal,
 ) -> None:
     """Search the ranges in `words`, and say which run was best as a command to copy.
 
@@ -183,7 +183,7 @@ def _choice(element: Any) -> str | float | None:
     return element if element is None or isinstance(element, str | bool | int | float) else Transformer.str(element)
 
 
-def _new_journal(folder: Path, goal: str) -> "Study":
+def _new_journal(folder: Path, goal: Goal) -> "Study":
     """An empty study in a new file; that of an earlier attempt goes."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -193,7 +193,7 @@ def _new_journal(folder: Path, goal: str) -> "Study":
     return optuna.create_study(study_name=folder.name, storage=storage, direction=goal)
 
 
-def _best(sweep: Launch, goal: str, folders: Sequence[str]) -> list[str]:
+def _best(sweep: Launch, goal: Goal, folders: Sequence[str]) -> list[str]:
     """The best trial in words, and its command."""
     done = [(sweep.states[job.index].value, job) for job in sweep.jobs if sweep.states[job.index].state == DONE]
     scored = [(value, job) for value, job in done if value is not None and math.isfinite(value)]

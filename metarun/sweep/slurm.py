@@ -6,9 +6,10 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from metarun import checks
 from metarun.errors import ConfigurationError, DamagedFile
@@ -242,7 +243,7 @@ def wait_for(jobs: Sequence[Job], array: str, view: SweepView) -> dict[int, JobS
     return ended
 
 
-def settings_from(values: dict[str, object]) -> SlurmSettings:
+def settings_from(values: Mapping[str, Any]) -> SlurmSettings:
     """The settings in a launcher's configuration.
 
     Raises:
@@ -250,6 +251,6 @@ def settings_from(values: dict[str, object]) -> SlurmSettings:
     """
     known = {field.name for field in fields(SlurmSettings)}
     try:
-        return SlurmSettings(**{key: value for key, value in values.items() if key in known})  # type: ignore[arg-type]
+        return SlurmSettings(**{key: value for key, value in values.items() if key in known})
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"hydra.launcher: {error}") from error

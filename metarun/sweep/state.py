@@ -55,8 +55,11 @@ def job_state(job: Job) -> JobState:
         result = job.run.read_result()
     except (OSError, DamagedFile) as error:
         return JobState(state=FAILED, error=str(error))
-    is_ours = result is not None and result["fingerprint"] == job.fingerprint
-    if is_ours and has_score(result["results"][-1][result["score"]]):  # earlier versions took NaN for one
+    if (
+        result is not None
+        and result["fingerprint"] == job.fingerprint
+        and has_score(result["results"][-1][result["score"]])  # earlier versions took NaN for one
+    ):
         return _done(result)
     status = read_status(job.run.status)
     if status is not None:

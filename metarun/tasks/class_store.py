@@ -157,4 +157,4 @@ def sha256_of(items: Tensor) -> str:
 
 def bytes_of(items: Tensor) -> memoryview:
     """A tensor's bytes, without a copy where it is contiguous on the CPU."""
-    return memoryview(items.cpu().contiguous().numpy()).cast("B")
+    return items.cpu().contiguous().numpy().data.cast("B")

@@ -204,7 +204,9 @@ class Episodes:
         with torch.cuda.stream(stream):
             indices = torch.arange(run.first, run.first + run.count)
             batch = self._sampled(run.seed, run.split, indices, run.shots, run.queries)
-            return batch, stream.record_event()
+            copied = torch.cuda.Event()
+            copied.record(stream)
+            return batch, copied
 
     def _sampled(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """`sample`, with `indices` where the store's counts are."""
@@ -224,13 +226,15 @@ class Episodes:
         support = image_draws.masked_fill(is_missing, _INT64.max).topk(shots, largest=False).indices
 
         latent = {"classes": classes, "rotation": rotation, "support_images": support, "query_images": query}
-        examples = []
-        for part, positions in (("support", support), ("query", query)):
+
+        def examples(part: str, positions: Tensor) -> Examples:
             moves = self._moves(seed, split, part, indices, positions)
-            examples.append(self._examples(classes, rotation if turns > 1 else None, positions, *moves))
+            return self._examples(classes, rotation if turns > 1 else None, positions, *moves)
+
+        support_set, query_set = examples("support", support), examples("query", query)
         if self._device is not None:
             latent = {name: value.to(self._device, non_blocking=True) for name, value in latent.items()}
-        return TaskBatch(*examples, latent)
+        return TaskBatch(support_set, query_set, latent)
 
     @functools.cached_property
     def _turned(self) -> TurnedPictures | None:

@@ -46,6 +46,7 @@ class Mirror(Protocol):
 
     def open(self, run: RunInfo) -> Tracker:
         """A tracker for this run. Never raises because a service is missing."""
+        ...
 
 
 class NullTracker:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metarun.files import NUMBER, mismatch, naming, read_bytes, write_atomically
 from metarun.json_text import NOT_FINITE, json_text
@@ -104,8 +105,8 @@ class MetricsFile:
                 self._file.close()
 
 
-def read_metrics(path: Path, reach: Reach | None = None) -> list[dict[str, float | None]]:
-    """The lines of a record in file order; None stands for a NaN or an infinity.
+def read_metrics(path: Path, reach: Reach | None = None) -> list[dict[str, Any]]:
+    """The lines of a record in file order: the integer "step", and numbers; None stands for a NaN or an infinity.
 
     Args:
         reach: how far the run that has ended says that it reaches.

@@ -226,23 +226,23 @@ def _bounded(action: Callable[[], _Result], limit_s: float, doing: str) -> _Resu
     Raises:
         TimeoutError: it took longer.
     """
-    outcome: list[tuple[_Result | None, BaseException | None]] = []
+    results: list[_Result] = []
+    errors: list[BaseException] = []
 
     def target() -> None:
         try:
-            outcome.append((action(), None))
+            results.append(action())
         except BaseException as error:  # raised again in the caller's thread
-            outcome.append((None, error))
+            errors.append(error)
 
     thread = threading.Thread(target=target, name="metarun-wandb", daemon=True)
     thread.start()
     thread.join(limit_s)
-    if not outcome:
+    if errors:
+        raise errors[0]
+    if not results:
         raise TimeoutError(f"{doing} took longer than {limit_s:g} s")
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
+    return results[0]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,9 +7,9 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 LARGEST_PICTURE = 2**24
 """Bytes of a picture's file in any of the named sets, generously: theirs have less than 1 MB."""
@@ -96,7 +96,7 @@ def zip_members(path: Path, what: str, largest: int = LARGEST_PICTURE) -> list[s
         return [info.filename for info in files]
 
 
-def read_zip(path: Path, what: str, members: Iterator[str] | list[str]) -> Iterator[tuple[str, bytes]]:
+def read_zip(path: Path, what: str, members: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Members of a zip in the order asked for; each one's CRC is checked, and it gives no more than the size it states."""
     with reading(path, what), zipfile.ZipFile(path) as archive:
         for member in members:
@@ -105,7 +105,7 @@ def read_zip(path: Path, what: str, members: Iterator[str] | list[str]) -> Itera
 
 def read_tar(
     path: Path, what: str, is_wanted: Callable[[str], bool], largest: int = LARGEST_PICTURE
-) -> Iterator[tuple[str, BinaryIO]]:
+) -> Iterator[tuple[str, IO[bytes]]]:
     """The files wanted of a tar, compressed or not, in its own order; each must be read before the next is asked for.
 
     Args:

@@ -31,9 +31,10 @@ def _groups(entry: DataSet, names: list[str], where: Path) -> tuple[dict[str, li
     split_of = {label: split for split, labels in splits.items() for label in labels}
 
     def class_of(name: str) -> str | None:
-        found = (match := pattern.fullmatch(name)) and match.groupdict()
-        is_listed = found and found["label"] in split_of
-        return found["label"] if is_listed and found.get("split") in (None, split_of[found["label"]]) else None
+        match = pattern.fullmatch(name)
+        if match is None or (label := match["label"]) not in split_of:
+            return None
+        return label if match.groupdict().get("split", split_of[label]) == split_of[label] else None
 
     groups = grouped(names, class_of)
     absent = missing_classes(splits, groups)

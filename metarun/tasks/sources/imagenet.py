@@ -28,12 +28,12 @@ def mini_from_archive(entry: DataSet, files: Files, size: int) -> Originals:
     absent = [split for split in SPLITS if split not in caches]
     if absent:
         raise damaged(path, entry.name, f"it lacks mini-imagenet-cache-{absent[0]}.pkl")
-    return _mini(entry, caches, dict.fromkeys(SPLITS, path), size)
+    return _mini(entry, caches, {split: path for split in SPLITS}, size)
 
 
 def mini_from_pickles(entry: DataSet, files: Files, size: int) -> Originals:
     """`mini-imagenet-cache-{train,val,test}.pkl`, as they circulate."""
-    paths = {split: files[f"mini-imagenet-cache-{split}.pkl"] for split in SPLITS}
+    paths: dict[Split, Path] = {split: files[f"mini-imagenet-cache-{split}.pkl"] for split in SPLITS}
     caches = {}
     for split, path in paths.items():
         with open(path, "rb") as file:

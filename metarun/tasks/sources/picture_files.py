@@ -182,7 +182,7 @@ def _split_folders(root: Path, tops: Sequence[os.DirEntry[str]]) -> dict[str, Sp
         ValueError: the folders are splits, and one of the three has none or two.
     """
     names = [top.name for top in tops if top.name.lower() in _SPLIT_NAMES and not _has_pictures(top.path)]
-    split_of = {name: _SPLIT_NAMES[name.lower()] for name in names}
+    split_of: dict[str, Split] = {name: _SPLIT_NAMES[name.lower()] for name in names}
     has_all = set(split_of.values()) == set(SPLITS)
     if (has_all and len(names) > len(SPLITS)) or (names and not has_all and len(names) == len(tops)):
         raise ValueError(

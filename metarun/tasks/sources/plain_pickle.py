@@ -10,7 +10,7 @@ import pickle
 import struct
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _NO_PICKLE = (
 _ARRAY = object()  # what `numpy.ndarray` becomes: good for naming it to `_reconstruct`, and for nothing else
 
 
-def unpickled(file: BinaryIO | bytes, where: Path, what: str) -> Any:
+def unpickled(file: IO[bytes] | bytes, where: Path, what: str) -> Any:
     """What a pickle of Python 2 or 3 holds, if that is plain containers and NumPy arrays of numbers or bytes.
 
     Anything else in it is refused, as loading it could run whatever its maker wished.
@@ -64,7 +64,10 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         *_, shape, dtype, is_fortran, data = state
-        np.ndarray.__setstate__(self, (1, *_checked(shape, dtype, data)[:2], bool(is_fortran), _bytes(data)))
+        shape, dtype = _checked(shape, dtype, data)
+        whole = (1, shape, dtype, bool(is_fortran), _bytes(data))
+        # NumPy's stub wants a numpy.bool there, which NumPy itself refuses.
+        np.ndarray.__setstate__(self, whole)  # pyright: ignore[reportArgumentType]
 
 
 def _reconstruct(kind: object, *_: object) -> np.ndarray:

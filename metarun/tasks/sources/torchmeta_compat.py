@@ -64,7 +64,8 @@ def patched() -> ModuleType:
     try:
         torchmeta = importlib.import_module("torchmeta")
         task = importlib.import_module("torchmeta.utils.data.task")
-        importlib.import_module("torchmeta.datasets.utils").check_integrity = utils.check_integrity
+        helpers: Any = importlib.import_module("torchmeta.datasets.utils")
+        helpers.check_integrity = utils.check_integrity
     except ImportError as error:
         raise ImportError(f"torchmeta cannot be imported on this torch: {error}. {_INSTALL}") from error
     task.SubsetTask.__getitems__ = lambda self, indices: [self[index] for index in indices]

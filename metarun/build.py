@@ -16,6 +16,7 @@ from hydra.utils import get_object, instantiate
 from metarun import checks, rng
 from metarun.algorithm import Algorithm
 from metarun.algorithm.compiled import Compiled
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.errors import ConfigurationError
 from metarun.importing import class_of
 from metarun.kinds import check_kinds
@@ -49,7 +50,7 @@ class Parts:
     source: TaskSource
     schedule: Schedule
     evaluator: Evaluator
-    theta: Params
+    theta: MetaParameters
     device: torch.device
     dtype: torch.dtype
     task_chunk: int
@@ -62,9 +63,9 @@ class Parts:
             for size in {self.task_chunk, self.schedule.tasks_per_step % self.task_chunk} - {0}:
                 self.compiled(theta, problem, tasks[:size], step=0)
 
-    def example(self) -> tuple[Params, Problem, TaskBatch]:
+    def example(self) -> tuple[MetaParameters, Problem, TaskBatch]:
         """What an estimate is given, in the shapes of a chunk of training tasks."""
-        theta = {name: leaf.to(self.device, self.dtype) for name, leaf in self.theta.items()}
+        theta = self.theta.map(lambda leaf: leaf.to(self.device, self.dtype))
         indices = torch.arange(self.task_chunk, device=self.device)
         tasks = self.source.sample(0, "train", indices, self.schedule.shots, self.schedule.queries)
         return theta, self.problem, tasks.to(self.device, self.dtype)
@@ -187,7 +188,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
 
     with _named("model", config):
         learner = Learner(module, config["batch_norm"], config["head"])
-        learner.check(few(1).to("cpu", torch.float32).support.inputs[0], source.output_size)
+        learner.check(few(1).to("cpu", torch.float32).support_set.inputs[0], source.output_size)
     problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))
     model = learner.init(dtype=dtype)
     with _named("algorithm", config):
@@ -210,7 +211,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         def work(tasks: TaskBatch) -> object:
             if split == "train":
                 return algorithm.estimate(theta, problem, tasks)
-            return algorithm.adapt(theta, problem, tasks.support, max(evaluation.measured_steps(algorithm.inner.steps)))
+            return algorithm.adapt(theta, problem, tasks, max(evaluation.measured_steps(algorithm.inner.steps)))
 
         settings = {"split": split, "shots": shots, "queries": queries, "work": work}
         each = Footprint(source=source, problem=problem, model=model, dtype=dtype, **settings)
@@ -259,6 +260,7 @@ def make_trainer(
     """The trainer of a run, from its parts and from whoever listens (`Trainer` says what each is)."""
     return Trainer(
         algorithm=parts.algorithm,
+        theta=parts.theta,
         problem=parts.problem,
         source=parts.source,
         schedule=parts.schedule,
@@ -278,7 +280,7 @@ def make_trainer(
     )
 
 
-def fitted(theta: Params, parts: Parts) -> Params:
+def fitted(theta: Params, parts: Parts) -> MetaParameters:
     """Stored parameters on the device, if they fit the model."""
     shapes = {name: tuple(leaf.shape) for name, leaf in theta.items()}
     expected = {name: tuple(leaf.shape) for name, leaf in parts.theta.items()}
@@ -288,7 +290,7 @@ def fitted(theta: Params, parts: Parts) -> Params:
             f"the model must be the one that was trained, and {differing[0]} has shape {expected.get(differing[0])} "
             f"here and {shapes.get(differing[0])} in the checkpoint. Leave model and dataset.ways as they were."
         )
-    return {name: leaf.to(parts.device, parts.dtype) for name, leaf in theta.items()}
+    return parts.theta.updated(theta).map(lambda leaf: leaf.to(parts.device, parts.dtype))
 
 
 class _named:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from metarun import __version__
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.build import Parts
 from metarun.errors import TrainingError
 from metarun.maths.stats import count_words, has_score
-from metarun.maths.trees import Params
 from metarun.report.published import compared
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.types import Split
@@ -23,7 +23,7 @@ from metarun.train.evaluate import Measurement
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "wandb", "torchmeta")
 
 
-def measure_test(config: dict[str, Any], parts: Parts, theta: Params, step: int) -> dict[str, Any]:
+def measure_test(config: dict[str, Any], parts: Parts, theta: MetaParameters, step: int) -> dict[str, Any]:
     """Measure on the test tasks, and write down the whole protocol beside the numbers."""
     evaluation = parts.evaluator.evaluation
     test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from metarun import __version__
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.build import Parts, fitted, make, make_parts, make_trainer
 from metarun.command_line import command_line, config_dirs, other_algorithm
 from metarun.errors import ConfigurationError, DamagedFile, TrainingError
@@ -26,7 +27,6 @@ from metarun.header import header_of
 from metarun.json_text import json_text, not_finite
 from metarun.maths.ranks import Ranks, ranks_from_environment
 from metarun.maths.stats import has_score
-from metarun.maths.trees import Params
 from metarun.report.console import RunConsole, header, report, results, waiting
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.notes import LogFile, shown
@@ -236,7 +236,7 @@ def _train_and_test(
             checkpoints=folder.checkpoints,
             ranks=ranks,
         )
-        state = resumed or trainer.start(parts.theta, mark)
+        state = resumed or trainer.start(mark)
         status.start(state.step)
         memory, first = AddedMemory(parts.device), state.step
         with watcher:
@@ -283,7 +283,7 @@ def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Rank
         ranks=ranks,
     )
     try:
-        trainer.run(resumed or trainer.start(parts.theta, fingerprint(config)))
+        trainer.run(resumed or trainer.start(fingerprint(config)))
     except Stopped as stopped:
         raise SystemExit(128 + stopped.signal_number) from stopped
 
@@ -345,7 +345,7 @@ def _finish(
     return result
 
 
-def _draw_adaptation(path: Path, parts: Parts, theta: Params) -> None:
+def _draw_adaptation(path: Path, parts: Parts, theta: MetaParameters) -> None:
     """Three test tasks of the sinusoid family, before and after adaptation."""
     evaluation, source = parts.evaluator.evaluation, parts.source
     indices = torch.arange(3, device=parts.device)

@@ -141,18 +141,19 @@ def main() -> None:
         example = tasks.support.inputs[0]
         learner.check(example, module(example).shape[1])
         problem = problem_kind(learner)
-        theta = problem.learner.init()
         algorithm = Algorithm(
-            inner=GradientDescent(steps=steps, step_size=step_size, eval_steps=[steps]),
+            inner=GradientDescent(steps=steps, step_size=step_size),
             meta_gradient=Unrolled(),
             direction=Plain(),
             proximal_weight=0.0,
         )
+        theta = algorithm.meta_parameters(problem, problem.learner.init())
 
         def ours(
             estimate=None, algorithm=algorithm, theta=theta, problem=problem, tasks=tasks, chunk=chunk
         ) -> list[Tensor]:
-            return list(algorithm.meta_step(theta, problem, tasks, chunk, estimate=estimate).gradient.values())
+            step = algorithm.meta_step(theta=theta, problem=problem, tasks=tasks, task_chunk=chunk, estimate=estimate)
+            return list(step.gradient.values())
 
         base = median_ms(ours, arguments.repeats)
         print(f"{title}\n  {'metarun':<16} {base:8.1f} ms   1.00")

@@ -25,7 +25,7 @@ GLYPHS = (
 def nothing_trains(monkeypatch):
     """A step of training would be an error, and a cache in the home folder is nobody's to write."""
 
-    def trained(*_arguments):
+    def trained(*_arguments, **_named):
         raise AssertionError("training began")
 
     monkeypatch.setattr(Algorithm, "meta_step", trained)

@@ -211,7 +211,7 @@ def read_strictly(path: Path) -> list[dict]:
 
 def test_a_run_without_a_score_has_failed_and_says_what_to_change(tmp_path, capsys):
     """Inner steps of 10 overflow in every validation, though one of them in training does not."""
-    command = (*SIX_STEPS, "algorithm.inner.step_size=10", "algorithm.inner.eval_steps=[60]", f"run.root={tmp_path}")
+    command = (*SIX_STEPS, "algorithm.inner.step_size=10", "evaluation.inner_steps=[60]", f"run.root={tmp_path}")
     for _ in range(2):  # asked again, it fails again
         assert run_here(*command) == 1
         err = capsys.readouterr().err

@@ -25,10 +25,15 @@ def adapted_names(choice: str | Sequence[str], names: Sequence[str], head: Seque
     elif isinstance(choice, str):
         raise ValueError(f"adapted must be one of {', '.join(WORDS)}, or a list of patterns of names, got {choice!r}")
     else:
-        for pattern in choice:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"adapted names {pattern!r}, which fits none of the parameters {', '.join(names)}")
-        chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in choice)]
+        chosen = names_by_pattern("adapted", choice, names)
     if not chosen:
         raise ValueError(f"adapted={choice!r} leaves no parameter to adapt among {', '.join(names)}")
     return chosen
+
+
+def names_by_pattern(key: str, patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names that a pattern fits, in their order; `ValueError`, with the key, for a pattern that fits none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{key} names {pattern!r}, which fits none of the parameters {', '.join(names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -1,6 +1,6 @@
 """An algorithm: one inner solver, one meta-gradient, one direction, lambda, and which parameters are adapted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,42 +8,42 @@ import torch
 from torch import Tensor
 
 from metarun import checks
-from metarun.algorithm.adapted import adapted_names
+from metarun.algorithm.adapted import adapted_names, names_by_pattern
+from metarun.algorithm.bilevel import Bilevel, TaskGradients
 from metarun.algorithm.compatible import refuse_impossible
+from metarun.algorithm.inner.loop import solutions
 from metarun.algorithm.inner_problem import InnerProblem
-from metarun.algorithm.parts import (
-    Adapted,
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.algorithm.protocols import (
+    AdaptedTasks,
+    ChecksProblem,
     Direction,
-    Episode,
-    Estimate,
-    InnerSolution,
+    EstimateFunction,
+    HasDiagnosis,
     InnerSolver,
+    LearnsParameters,
     MetaEstimate,
     MetaGradient,
-    TaskGradients,
 )
-from metarun.algorithm.proximal import ProximalWeight
+from metarun.algorithm.proximal import ProximalTerm
 from metarun.maths.ranks import ALONE, Ranks
-from metarun.maths.trees import Params, axpy, detached, expand
+from metarun.maths.trees import Params, axpy, detached
 from metarun.problems.base import Problem
-from metarun.tasks.types import Examples, TaskBatch
-
-_INNER, _PROXIMAL = "inner/", "proximal_weight/"
+from metarun.tasks.types import TaskBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
     """A composition of parts; pairs that make no sense are refused here.
 
-    theta holds the model's parameters and whatever else is meta-learned beside them, under the names `inner/...` (the inner
-    solver's rates) and `proximal_weight/...` (the logarithm of lambda).
-
     Attributes:
-        proximal_weight: lambda of the inner objective, >= 0, or by patterns of names (`ProximalWeight`); the implicit
+        proximal_weight: lambda of the inner objective, >= 0, or by patterns of names (`ProximalTerm`); the implicit
             meta-gradient needs > 0.
         learn_proximal_weight: "never", "scalar", "layer" or "parameter".
         eval_proximal_weight: lambda in evaluation, where it is another; null for the same. iMAML's released code tests with 0.
         adapted: "all", "head" (ANIL), "body" (BOIL), or patterns of parameter names; the others are meta-learned alone.
+        not_meta_learned: patterns of parameter names that the outer loop leaves as the model made them: adapted from there in
+            each task (CAVIA's context), or frozen.
     """
 
     inner: InnerSolver
@@ -53,18 +53,29 @@ class Algorithm:
     learn_proximal_weight: str = "never"
     eval_proximal_weight: float | None = None
     adapted: str | Sequence[str] = "all"
+    not_meta_learned: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.eval_proximal_weight is not None:
             checks.number("eval_proximal_weight", self.eval_proximal_weight, minimum=0)
-        refuse_impossible(self.inner, self.meta_gradient, self.direction, self._proximal, self.adapted)
+        if isinstance(self.not_meta_learned, str) or not all(isinstance(each, str) for each in self.not_meta_learned):
+            raise ValueError(f"not_meta_learned must be a list of patterns of names, got {self.not_meta_learned!r}")
+        refuse_impossible(
+            self.inner, self.meta_gradient, self.direction, self.proximal_term, self.adapted, self.not_meta_learned
+        )
 
     @property
-    def _proximal(self) -> ProximalWeight:
-        return ProximalWeight(self.proximal_weight, self.learn_proximal_weight)
+    def proximal_term(self) -> ProximalTerm:
+        """Of the inner objective, in training."""
+        return ProximalTerm(self.proximal_weight, self.learn_proximal_weight)
 
-    def check(self, problem: Problem, theta: Params) -> None:
-        """Refuse what does not fit the model or the problem; `theta` are the model's parameters.
+    @property
+    def learns_solver(self) -> bool:
+        """Whether the inner solver has meta-parameters of its own."""
+        return isinstance(self.inner, LearnsParameters)
+
+    def check(self, problem: Problem, model: Params) -> None:
+        """Refuse what does not fit the problem or the model, whose parameters are given.
 
         Raises:
             ValueError: `adapted` or `proximal_weight` name parameters that are not there, or the inner solver cannot work here;
@@ -76,79 +87,79 @@ class Algorithm:
                 "that does not adapt learns chance. Set algorithm.inner.steps, or choose algorithm=protonet (class means) or "
                 "algorithm=scratch as a baseline; algorithm=pretrain is for regression."
             )
-        taken = sorted(name for name in theta if name.startswith((_INNER, _PROXIMAL)))
-        if taken:
-            raise ValueError(f"the model's parameter {taken[0]} has a name that the algorithm uses itself; rename it")
-        names = self.adapted_names(problem, theta)
-        self._proximal.check(names)
-        self.inner.check(problem, {name: theta[name] for name in names})
+        theta = self.meta_parameters(problem, model)
+        self.proximal_term.check(list(theta.start))
+        if isinstance(self.inner, ChecksProblem):
+            self.inner.check(problem, theta.start)
 
     def start(self) -> dict[str, Any]:
         """What `meta_step` is given as `state` in the first step."""
         return self.direction.start()
 
-    def adapted_names(self, problem: Problem, theta: Params) -> list[str]:
-        """Which of the model's parameters are adapted."""
+    def meta_parameters(self, problem: Problem, model: Params) -> MetaParameters:
+        """theta before the first step, from the model's parameters."""
         head = problem.learner.head_parameters if self.adapted in ("head", "body") else ()
-        return adapted_names(self.adapted, list(theta), head)
-
-    def meta_parameters(self, problem: Problem, theta: Params) -> Params:
-        """All meta-parameters before the first step, from the model's."""
-        adapted = {name: theta[name] for name in self.adapted_names(problem, theta)}
-        learned = {_INNER + name: leaf for name, leaf in self.inner.meta_parameters(adapted).items()}
-        learned |= {_PROXIMAL + name: leaf for name, leaf in self._proximal.meta_parameters(adapted).items()}
-        return theta | learned
-
-    def adapt(self, theta: Params, problem: Problem, support: Examples, steps: int | None = None) -> InnerSolution:
-        """phi for every task, without graph, adapted and frozen leaves together; all that evaluation needs.
-
-        Args:
-            theta: all meta-parameters, leaves without task axis.
-            support: [B, S, ...].
-            steps: inner steps, in place of the solver's own number; 0 leaves theta as it is.
-        """
-        proximal = self._proximal
-        if self.eval_proximal_weight is not None:
-            proximal = ProximalWeight(self.eval_proximal_weight)
-        theta = expand(detached(theta), len(support.inputs))
-        inner, learned = self._set_up(theta, problem, support, proximal)
-        solution = self.inner.solve(inner, learned, steps)
-        return InnerSolution(detached(solution.params | inner.frozen), solution.stats)
-
-    def episode(self, problem: Problem, tasks: TaskBatch, step: int = 0) -> Episode:
-        """The tasks as estimators see them."""
-        proximal = self._proximal
-        return Episode(
-            problem,
-            tasks,
-            self.inner,
-            lambda theta: self._set_up(theta, problem, tasks.support, proximal),
-            lambda theta, by_parameter: {
-                _PROXIMAL + name: leaf
-                for name, leaf in proximal.gradient(_inside(theta, _PROXIMAL), by_parameter).items()
-            },
-            step,
+        names = adapted_names(self.adapted, list(model), head)
+        start = {name: model[name] for name in names}
+        return MetaParameters.of_model(
+            model,
+            adapted=names,
+            unlearned=names_by_pattern("not_meta_learned", self.not_meta_learned, list(model)),
+            solver=self.inner.meta_parameters(start) if isinstance(self.inner, LearnsParameters) else {},
+            regulariser=self.proximal_term.meta_parameters(start),
         )
 
-    def estimate(self, theta: Params, problem: Problem, tasks: TaskBatch, step: int = 0) -> TaskGradients:
-        """Each task's meta-gradient; theta are all meta-parameters, leaves without task axis."""
-        return self.meta_gradient.estimate(expand(detached(theta), len(tasks)), self.episode(problem, tasks, step))
+    def adaptations(
+        self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, numbers: Sequence[int]
+    ) -> Iterator[Params]:
+        """Complete parameters of every task, leaves [B, ...], without graph, after each of these numbers of inner steps.
+
+        This is all that evaluation needs. The numbers, ascending, are of one trajectory; 0 leaves theta as it is.
+
+        Args:
+            theta: leaves without task axis.
+        """
+        term = self.proximal_term
+        if self.eval_proximal_weight is not None:
+            term = ProximalTerm(self.eval_proximal_weight)
+        inner = InnerProblem.of(problem, tasks, theta.detached().expand(len(tasks)), term)
+        for solution in solutions(self.inner, inner, numbers):
+            yield detached(inner.complete(solution.params))
+
+    def adapt(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, steps: int | None = None) -> Params:
+        """`adaptations` after one number of steps; None: the solver's own."""
+        (params,) = self.adaptations(theta, problem, tasks, [self.inner.steps if steps is None else steps])
+        return params
+
+    def bilevel(
+        self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, outer_step: int | Tensor = 0
+    ) -> Bilevel:
+        """The tasks at theta, leaves without task axis, as estimators see them."""
+        inner = InnerProblem.of(problem, tasks, theta.detached().expand(len(tasks)), self.proximal_term)
+        return Bilevel(inner, self.inner, self.inner.steps, outer_step)
+
+    def estimate(
+        self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, outer_step: int | Tensor = 0
+    ) -> TaskGradients:
+        """Each task's meta-gradient; theta's leaves are without task axis."""
+        return self.meta_gradient.estimate(self.bilevel(theta, problem, tasks, outer_step))
 
     def meta_step(
         self,
-        theta: Params,
+        *,
+        theta: MetaParameters,
         problem: Problem,
         tasks: TaskBatch,
         task_chunk: int | None = None,
         state: dict[str, Any] | None = None,
         step: int = 0,
         ranks: Ranks = ALONE,
-        estimate: Estimate | None = None,
+        estimate: EstimateFunction | None = None,
     ) -> MetaEstimate:
         """What the optimizer is to be given for this batch of tasks.
 
         Args:
-            theta: all meta-parameters, leaves without task axis.
+            theta: leaves without task axis.
             tasks: B tasks, on the device; where several ranks share the step, this rank's part of them, at least one.
             task_chunk: work on at most so many tasks at once; bounds memory, and changes the result by rounding alone.
             state: what the last step returned; None for the first.
@@ -162,7 +173,7 @@ class Algorithm:
         total: Params | None = None
         losses: list[Tensor] = []
         stats: list[dict[str, Tensor]] = []
-        chunks: list[Adapted] = []
+        chunks: list[AdaptedTasks] = []
         for piece in tasks.chunks(task_chunk or len(tasks)):
             gradients = (estimate or self.estimate)(theta, problem, piece, step)
             mean = {name: gradients.gradient[name].mean(0) for name in theta}
@@ -171,26 +182,16 @@ class Algorithm:
             losses.append(gradients.query_loss)
             stats.append(gradients.stats)
             if self.direction.needs_tasks:
-                episode = self.episode(problem, piece, step)
-                chunks.append(Adapted(episode, expand(detached(theta), len(piece)), gradients))
+                chunks.append(AdaptedTasks(self.bilevel(theta, problem, piece, step), gradients))
+        assert total is not None, "a step has at least one task"
         total = _mean_over_ranks(total, len(tasks), ranks)
         direction, direction_stats, state = self.direction.direction(total, chunks, self.meta_gradient, state, ranks)
         joined = {name: torch.cat([piece[name] for piece in stats]) for name in stats[0]}
         return MetaEstimate(direction, torch.cat(losses), joined | direction_stats, state)
 
-    def advice(self, means: Mapping[str, float]) -> str | None:
+    def diagnosis(self, means: Mapping[str, float]) -> str | None:
         """A warning in words, from the means of a run's statistics, where a number is not what its name says."""
-        return self.meta_gradient.advice(means)
-
-    def _set_up(
-        self, theta: Params, problem: Problem, support: Examples, proximal: ProximalWeight
-    ) -> tuple[InnerProblem, Params]:
-        """The inner problems anchored at theta, leaves [B, ...], and the solver's own meta-parameters."""
-        model = {name: leaf for name, leaf in theta.items() if not name.startswith((_INNER, _PROXIMAL))}
-        anchor = {name: model[name] for name in self.adapted_names(problem, model)}
-        frozen = {name: leaf for name, leaf in model.items() if name not in anchor}
-        weight = proximal.weight(_inside(theta, _PROXIMAL), anchor)
-        return InnerProblem(problem, support, anchor, weight, frozen), _inside(theta, _INNER)
+        return self.meta_gradient.diagnosis(means) if isinstance(self.meta_gradient, HasDiagnosis) else None
 
 
 def _mean_over_ranks(mean: Params, num_tasks: int, ranks: Ranks) -> Params:
@@ -201,7 +202,3 @@ def _mean_over_ranks(mean: Params, num_tasks: int, ranks: Ranks) -> Params:
     flat = ranks.sum(torch.cat([*(num_tasks * leaf.flatten() for leaf in mean.values()), count]))
     pieces = (flat[:-1] / flat[-1]).split([leaf.numel() for leaf in mean.values()])
     return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(mean.items(), pieces, strict=True)}
-
-
-def _inside(theta: Params, prefix: str) -> Params:
-    return {name.removeprefix(prefix): leaf for name, leaf in theta.items() if name.startswith(prefix)}

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from metarun.algorithm.parts import Estimate, TaskGradients
+from metarun.algorithm.bilevel import TaskGradients
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.algorithm.protocols import EstimateFunction
 from metarun.errors import TrainingError
-from metarun.maths.trees import Params, detached
+from metarun.maths.trees import Params
 from metarun.problems.base import Problem
 from metarun.tasks.types import Examples, TaskBatch
 
@@ -29,11 +31,11 @@ class Compiled:
         backend: of `torch.compile`.
     """
 
-    estimate: Estimate
+    estimate: EstimateFunction
     backend: str = "inductor"
     _programs: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
 
-    def __call__(self, theta: Params, problem: Problem, tasks: TaskBatch, step: int) -> TaskGradients:
+    def __call__(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, step: int) -> TaskGradients:
         """What `estimate` gives, but for rounding.
 
         Raises:
@@ -41,7 +43,7 @@ class Compiled:
             TrainingError: the compiler does not work here; found in the first call for each shape alone.
         """
         arguments = _arguments(theta, tasks, step)
-        program = self._program(problem, tasks, arguments)
+        program = self._program(theta, problem, tasks, arguments)
         # Imported here: the compiler takes seconds.
         from torch._dynamo.exc import TorchDynamoException
 
@@ -54,16 +56,18 @@ class Compiled:
                 "on the path, and Triton on a GPU; device.compile=false does without."
             ) from error
 
-    def trace(self, theta: Params, problem: Problem, tasks: TaskBatch) -> None:
+    def trace(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch) -> None:
         """Make the program for tasks of this shape; it is compiled when it is first called.
 
         Raises:
             ValueError: the course depends on values.
         """
-        self._program(problem, tasks, _arguments(theta, tasks, 0))
+        self._program(theta, problem, tasks, _arguments(theta, tasks, 0))
 
-    def _program(self, problem: Problem, like: TaskBatch, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        classes = like.support.classes, like.query.classes
+    def _program(
+        self, theta: MetaParameters, problem: Problem, like: TaskBatch, arguments: tuple[Any, ...]
+    ) -> Callable[..., Any]:
+        classes = like.support_set.classes, like.query_set.classes
         shape = classes, _shape(arguments)
         if shape not in self._programs:
 
@@ -71,7 +75,7 @@ class Compiled:
                 *examples, step = tensors
                 sets = zip((examples[:2], examples[2:]), classes, strict=True)
                 tasks = TaskBatch(*(Examples(*tensors, number) for tensors, number in sets), {})
-                found = self.estimate(leaves, problem, tasks, step)
+                found = self.estimate(theta.updated(leaves), problem, tasks, step)
                 return found.gradient, found.query_loss, found.params, found.stats
 
             try:
@@ -89,14 +93,15 @@ class Compiled:
         return self._programs[shape]
 
 
-def _arguments(theta: Params, tasks: TaskBatch, step: int) -> tuple[Any, ...]:
+def _arguments(theta: MetaParameters, tasks: TaskBatch, step: int) -> tuple[Any, ...]:
     """All that a step's gradient depends on, as tensors; a number would become part of the program.
 
     How tensors lie in memory decides which operations are views, so they are made to lie always alike.
     """
-    support, query = tasks.support, tasks.query
+    support, query = tasks.support_set, tasks.query_set
     tensors = support.inputs, support.targets, query.inputs, query.targets
-    return detached(theta), *(each.contiguous() for each in tensors), torch.tensor(float(step), dtype=torch.float64)
+    leaves = {name: leaf.detach() for name, leaf in (dict(theta) | theta.unlearned).items()}
+    return leaves, *(each.contiguous() for each in tensors), torch.tensor(float(step), dtype=torch.float64)
 
 
 def _shape(arguments: tuple[Any, ...]) -> Hashable:

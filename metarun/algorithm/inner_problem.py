@@ -1,16 +1,17 @@
-"""What a task asks of its parameters: minimise  loss(phi; support) + lambda/2 ||phi - theta||^2."""
+"""What a task asks of its parameters: minimise  loss(phi; support) + regulariser(phi; theta)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from metarun.maths.line_search import backtrack
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.algorithm.proximal import Proximal, ProximalTerm
 from metarun.maths.operators import (
-    DISAGREEMENT,
     RADII,
     LinearOperator,
     differences,
@@ -21,25 +22,19 @@ from metarun.maths.operators import (
 )
 from metarun.maths.trees import (
     Params,
-    axpy,
     detached,
     gradient,
     norm_per_task,
     ravel,
-    ravel_like,
     relative_norm,
-    rows,
     unravel,
     value_and_gradient,
 )
-from metarun.problems.base import Problem, losses_of, of_its_classes, outputs_of
-from metarun.tasks.types import Examples
+from metarun.problems.base import Problem, losses_of, one_loss, outputs_of
+from metarun.tasks.types import Data, TaskBatch
 
 Curvature = Literal["hessian", "hessian_forward", "gauss_newton", "finite_difference"]
 CURVATURES: tuple[Curvature, ...] = ("hessian", "hessian_forward", "gauss_newton", "finite_difference")
-
-Weight = float | Params
-"""lambda: one number, or leaves that broadcast against those of phi, [B, ...] or [B, 1, ...]."""
 
 
 @dataclass(frozen=True)
@@ -49,79 +44,113 @@ class Point:
     Attributes:
         params: phi, leaves [B, ...].
         value: the inner objective there, [B], without graph.
-        gradient: makes the objective's gradient of the same pass, once; differentiable when `params` are.
+        gradient: the objective's gradient of the same pass, made when first asked for; differentiable when `params` are.
+        data: on which it was computed.
     """
 
     params: Params
     value: Tensor
     gradient: Callable[[], Params]
+    data: Data
 
 
 @dataclass(frozen=True)
 class InnerProblem:
-    """The inner objectives of B tasks. The proximal term belongs to the problem, so lambda has this one owner.
-
-    phi are the adapted parameters alone; what is not adapted is in `frozen` and comes along unchanged.
+    """The inner objectives of B tasks, as functions of phi: the adapted leaves alone, [B, ...].
 
     Attributes:
-        support: support sets, [B, S, ...].
-        anchor: theta's adapted leaves, repeated: [B, ...]. Where it carries a graph, so do the gradients made here.
-        proximal_weight: lambda >= 0.
-        frozen: theta's other leaves, [B, ...].
+        theta: leaves [B, ...]. Where it carries a graph, so do the gradients made here.
+        data: support data: stored ones, or those collected last.
+        term: what the objective has beside the loss, and its learned settings.
     """
 
     problem: Problem
-    support: Examples
-    anchor: Params
-    proximal_weight: Weight
-    frozen: Params = field(default_factory=dict)
+    tasks: TaskBatch
+    theta: MetaParameters
+    term: ProximalTerm
+    data: Data
 
-    @property
-    def is_proximal(self) -> bool:
-        """Whether lambda is there at all."""
-        return isinstance(self.proximal_weight, dict) or self.proximal_weight != 0
+    @staticmethod
+    def of(problem: Problem, tasks: TaskBatch, theta: MetaParameters, term: ProximalTerm) -> "InnerProblem":
+        """The inner problems of tasks, with the data of the first step."""
+        data = problem.support(tasks, detached(theta.start | theta.shared), 0)
+        return InnerProblem(problem, tasks, theta, term, data)
 
-    def value(self, params: Params) -> Tensor:
-        """The objective, proximal term included: [B]."""
-        return self._with_proximal(params, losses_of(self.problem, params | self.frozen, self.support))
+    def collected(self, phi: Params, step: int) -> "InnerProblem":
+        """With the support data of inner step `step`, taken at `phi`; the same where data are stored."""
+        if not self.problem.data_depend_on_params or step == 0:
+            return self
+        return replace(self, data=self.problem.support(self.tasks, detached(self.complete(phi)), step))
 
-    def distance(self, params: Params) -> Tensor:
-        """lambda ||phi - theta||^2, each parameter with its own lambda: [B]."""
-        away = axpy(-1.0, self.anchor, params)
-        pulls = self._weighted(away)
-        return torch.stack([rows(away[name] * pulls[name]).sum(1) for name in away]).sum(0)
+    def at_theta(self, theta: MetaParameters) -> "InnerProblem":
+        """The same tasks from another theta, leaves [B, ...]."""
+        if self.problem.data_depend_on_params:
+            return InnerProblem.of(self.problem, self.tasks, theta, self.term)
+        return replace(self, theta=theta)
 
-    def loss_gradient(self, params: Params) -> Params:
-        """Gradient of the support loss alone, leaves [B, ...]; differentiable when `params` are."""
-        return gradient(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
+    def with_graph(self) -> "InnerProblem":
+        """With theta's meta-learned leaves as fresh leaves of a graph."""
+        return replace(self, theta=self.theta.detached(requires_grad=True))
 
-    def pull(self, params: Params) -> Params:
-        """Gradient of the proximal term alone: lambda (phi - theta)."""
-        return self._weighted(axpy(-1.0, self.anchor, params))
+    @cached_property
+    def start(self) -> Params:
+        """theta's adapted leaves: phi before the first step."""
+        return self.theta.start
 
-    def gradient(self, params: Params) -> Params:
-        """Gradient of the objective, leaves [B, ...]; differentiable when `params` are."""
-        return self._pulled(params, self.loss_gradient(params))
+    @cached_property
+    def shared(self) -> Params:
+        """theta's other leaves, which all tasks share."""
+        return self.theta.shared
 
-    def residual(self, params: Params, first: Tensor | None = None) -> Tensor:
-        """Norm of the objective's gradient at `params` over that at theta, [B]: 0 at a stationary point.
+    @cached_property
+    def regulariser(self) -> Proximal:
+        """`term` for this theta, with theta's graph, wherever it is first asked for."""
+        with torch.enable_grad():
+            return self.term.at(self.theta)
+
+    def complete(self, phi: Params) -> Params:
+        """All parameters of the model."""
+        return phi | self.shared
+
+    def loss(self, phi: Params) -> Tensor:
+        """Support losses [B]."""
+        return losses_of(self.problem, self.complete(phi), self.data)
+
+    def value(self, phi: Params) -> Tensor:
+        """The objective: [B]."""
+        return self._regularised(phi, self.loss(phi))
+
+    def loss_gradient(self, phi: Params) -> Params:
+        """Gradient of the support loss alone, leaves [B, ...]; differentiable when `phi` is."""
+        return gradient(self.loss, phi)
+
+    def gradient(self, phi: Params) -> Params:
+        """Gradient of the objective, leaves [B, ...]; differentiable when `phi` is."""
+        return self.regulariser.added_to(self.loss_gradient(phi), phi)
+
+    def residual(self, phi: Params, first: Tensor | None = None) -> Tensor:
+        """Norm of the objective's gradient at `phi` over that at theta, [B]: 0 at a stationary point.
 
         Args:
             first: the latter, [B], where it is known already.
         """
         if first is None:
-            first = norm_per_task(self.gradient(detached(self.anchor)))
-        return relative_norm(norm_per_task(self.gradient(detached(params))), first)
+            first = norm_per_task(self.gradient(detached(self.start)))
+        return relative_norm(norm_per_task(self.gradient(detached(phi))), first)
 
-    def at(self, params: Params) -> Point:
+    def at(self, phi: Params) -> Point:
         """The objective and its gradient together, by one forward pass."""
-        value, slope = value_and_gradient(lambda p: losses_of(self.problem, p | self.frozen, self.support), params)
+        value, loss_gradient = value_and_gradient(self.loss, phi)
         with torch.no_grad():
-            value = self._with_proximal(params, value)
-        return Point(params, value, lambda: self._pulled(params, slope()))
+            value = self._regularised(phi, value)
+        return Point(phi, value, cache(lambda: self.regulariser.added_to(loss_gradient(), phi)), self.data)
 
-    def curvature(self, params: Params, kind: Curvature, disagreements: list[Tensor] | None = None) -> LinearOperator:
-        """Second derivatives of the support loss alone (never of the proximal term) in the adapted parameters, at `params`.
+    def refreshed(self, point: Point) -> Point:
+        """The point on the present data; itself where it was computed on them."""
+        return point if point.data is self.data else self.at(point.params)
+
+    def curvature(self, phi: Params, kind: Curvature, disagreements: list[Tensor] | None = None) -> LinearOperator:
+        """Second derivatives of the support loss alone (never of the regulariser) in the adapted parameters, at `phi`.
 
         "hessian" is exact and may be indefinite; "hessian_forward" is the same by forward over reverse mode, with a forward
         pass in each product and no graph between them; "finite_difference" takes no second derivative. "gauss_newton", for
@@ -131,122 +160,65 @@ class InnerProblem:
             disagreements: where "finite_difference" tells of each product how far to trust it (`operators.differences`).
         """
         if kind == "hessian":
-            return hessian(self.loss_gradient, params)
+            return hessian(self.loss_gradient, phi)
         if kind == "hessian_forward":
-            return hessian_by_jvp(self._functional_gradient, params)
+            return hessian_by_jvp(self._functional_gradient, phi)
         if kind == "finite_difference":
-            return finite_difference(self.loss_gradient, params, disagreements)
+            return finite_difference(self.loss_gradient, phi, disagreements)
         return gauss_newton(
-            lambda p: outputs_of(self.problem, p | self.frozen, self.support), vmap(self.problem.divergence), params
+            lambda p: outputs_of(self.problem, self.complete(p), self.data), vmap(self.problem.divergence), phi
         )
 
-    def mixed(self, params: Params, vectors: Params, kind: Curvature) -> Params:
-        """How the frozen leaves turn the gradient: d/dw <d loss/d phi, vectors>, leaves of `frozen`.
+    def pull(self, phi: Params, vectors: Params, kind: Curvature) -> Params:
+        """What phi's optimality makes of vectors: d/d theta <vectors, d objective / d phi>, of every meta-parameter.
 
-        Of the loss itself, whatever the curvature; by differences along the vectors where the curvature is, too.
+        By one product of automatic differentiation, whatever the regulariser; where the curvature is taken by differences,
+        the loss's part is, too (along the vectors), so that no second derivative is taken.
+
+        Args:
+            vectors: leaves as those of `phi`, [B, ...].
+        Returns:
+            Leaves [B, ...] by the names of `theta`; zero for a meta-parameter on which the objective's gradient does not depend.
         """
-        if not self.frozen:
-            return {}
-        if kind == "finite_difference":
-
-            def slope(phi: Params) -> Params:
-                return gradient(lambda frozen: losses_of(self.problem, phi | frozen, self.support), self.frozen)
-
-            radii = RADII[next(iter(params.values())).dtype]
-            return unravel(differences(slope, params, radii)(ravel(vectors)), self.frozen)
-        frozen = {name: leaf.detach().requires_grad_() for name, leaf in self.frozen.items()}
+        inner = replace(self, theta=self.theta.detached(requires_grad=True))
+        # The support loss depends on theta through the leaves that are not adapted alone.
+        through_loss = bool(self.theta.fixed) and kind != "finite_difference"
         with torch.enable_grad():
-            leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
-            loss = losses_of(self.problem, leaves | frozen, self.support).sum()
-            slope = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
-            product = sum((g * vectors[name]).sum() for name, g in zip(leaves, slope, strict=True))
-        products = torch.autograd.grad(product, list(frozen.values()), materialize_grads=True)
-        return dict(zip(frozen, products, strict=True))
+            leaves = {name: leaf.detach().requires_grad_() for name, leaf in phi.items()}
+            gradients = [inner.regulariser.gradient(leaves)] if inner.regulariser.is_there else []
+            if through_loss:
+                loss = inner.loss(leaves).sum()
+                made = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
+                gradients.append(dict(zip(leaves, made, strict=True)))
+            product = sum((each[name] * vectors[name]).sum() for each in gradients for name in leaves)
+        pulled = {name: torch.zeros_like(leaf) for name, leaf in self.theta.items()}
+        if isinstance(product, Tensor) and product.requires_grad:
+            found = torch.autograd.grad(product, list(inner.theta.values()), materialize_grads=True)
+            pulled = dict(zip(inner.theta, found, strict=True))
+        if self.theta.fixed and kind == "finite_difference":
+            pulled |= self._pulled_by_differences(phi, vectors)
+        return pulled
 
-    def weights(self, like: Params) -> float | Tensor:
-        """lambda against raveled parameters: one number, or [B, D]."""
-        if isinstance(self.proximal_weight, dict):
-            return ravel_like(self.proximal_weight, like)
-        return self.proximal_weight
+    def _pulled_by_differences(self, phi: Params, vectors: Params) -> Params:
+        """The fixed leaves' part of `pull`, which goes through the support loss alone."""
 
-    def _with_proximal(self, params: Params, loss: Tensor) -> Tensor:
-        """`loss` and the proximal term."""
-        return loss + 0.5 * self.distance(params) if self.is_proximal else loss
+        def of_fixed(moved: Params) -> Params:
+            return gradient(
+                lambda fixed: losses_of(self.problem, self.complete(moved) | fixed, self.data), self.theta.fixed
+            )
 
-    def _pulled(self, params: Params, slope: Params) -> Params:
-        """`slope` of the loss, and that of the proximal term."""
-        if not self.is_proximal:
-            return slope
-        return axpy(self.proximal_weight, axpy(-1.0, self.anchor, params), slope)
+        radii = RADII[next(iter(phi.values())).dtype]
+        return unravel(differences(of_fixed, phi, radii)(ravel(vectors)), self.theta.fixed)
 
-    def _weighted(self, params: Params) -> Params:
-        weight = self.proximal_weight
-        if isinstance(weight, dict):
-            return {name: weight[name] * leaf for name, leaf in params.items()}
-        return {name: weight * leaf for name, leaf in params.items()}
+    def _regularised(self, phi: Params, loss: Tensor) -> Tensor:
+        return loss + self.regulariser.value(phi) if self.regulariser.is_there else loss
 
-    def _functional_gradient(self, params: Params) -> Params:
+    def _functional_gradient(self, phi: Params) -> Params:
         """`loss_gradient` by `torch.func`, which forward mode needs: one task's gradient, lifted."""
-        problem, classes = self.problem, self.support.classes
+        loss = one_loss(self.problem, self.data.classes)
 
-        def loss(phi: Params, frozen: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-            outputs = of_its_classes(problem.outputs(phi | frozen, inputs, None), classes)
-            return problem.loss(outputs, targets)
+        def of_adapted(params: Params, shared: Params, *tensors: Tensor) -> Tensor:
+            return loss(params | shared, *tensors)
 
-        return problem.lift(grad(loss))(params, self.frozen, self.support.inputs, self.support.targets)
-
-
-def kinks(disagreements: list[Tensor]) -> dict[str, Tensor]:
-    """As a statistic, [B]: the largest disagreement of the products by differences; none where there were no such."""
-    return {"curvature/disagreement": torch.stack(disagreements).amax(0)} if disagreements else {}
-
-
-def kinks_in_words(means: Mapping[str, float]) -> str | None:
-    """A warning where the means of a run's statistics say that products by differences are mostly error."""
-    apart = means.get("train/curvature/disagreement", 0.0)
-    if apart <= DISAGREEMENT:
-        return None
-    return (
-        f"curvature by differences of gradients is off by some {100 * apart:.0f} %: the differences ahead of and behind the "
-        "parameters disagree. Likely causes: the loss has kinks in every step's way (ReLU, max-pool; many images in a support "
-        "set; no norm and biases of zero), or rounding (device.dtype=float64). algorithm.meta_gradient.curvature=hessian "
-        "takes second derivatives, and model.activation=tanh, where the model has it, has no kinks."
-    )
-
-
-def search(
-    start: Point,
-    move: Callable[[Tensor], Point],
-    descent: Tensor,
-    max_backtracks: int,
-    running: Tensor | None = None,
-    sufficient_decrease: float = 1e-4,
-) -> tuple[Tensor, Point, Tensor]:
-    """Move as far as the inner objective falls enough (`backtrack`).
-
-    Args:
-        move: the point at step lengths [B]; 1 is tried first.
-        descent: the objective's slope at the start, along the way, [B].
-        running: which tasks move at all, [B]; all without it.
-        sufficient_decrease: Armijo's constant.
-    Returns:
-        Step lengths [B], 0 where none was accepted; the point there; by how much a whole step would change the objective, [B].
-    """
-    moving = torch.ones_like(descent, dtype=torch.bool) if running is None else running
-    tried, point = None, start
-
-    def value(length: Tensor) -> Tensor:
-        nonlocal tried, point
-        tried = torch.where(moving, length, 0)
-        point = move(tried)
-        # A task that has ended asks for nothing more, and a step into overflow is a step too long.
-        return torch.where(moving, point.value, start.value).nan_to_num(nan=torch.inf)
-
-    slope = torch.where(moving, descent, 0)
-    length, at_one = backtrack(
-        value, start.value, slope, max_backtracks=max_backtracks, sufficient_decrease=sufficient_decrease
-    )
-    length = torch.where(moving, length, 0)
-    if not torch.equal(length, tried):
-        point = move(length)
-    return length, point, at_one - start.value
+        tensors = self.data.inputs, self.data.targets, *self.data.norms
+        return self.problem.lift(grad(of_adapted))(phi, self.shared, *tensors)

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarun import __version__
 from metarun.algorithm import ConjugateGradient, Implicit
-from metarun.algorithm.linear_solver import LinearSolver
+from metarun.algorithm.meta_gradient.solver.system import LinearSolver
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.build import Parts, fitted, make, make_parts
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.files import write_atomically
@@ -36,7 +37,6 @@ from metarun.gradients.measure import (
     solver_name,
 )
 from metarun.json_text import json_text
-from metarun.maths.trees import Params
 from metarun.memory import require_bytes
 from metarun.report.console import header, waiting
 from metarun.report.gradient_figure import gradient_figure
@@ -80,7 +80,7 @@ def compare(cfg: DictConfig) -> None:
     indices = torch.arange(grid.tasks, device=parts.device)
     tasks = parts.source.sample(config["seed"], "train", indices, schedule.shots, schedule.queries)
     bench = Bench(parts.algorithm, parts.problem, parts.learner, theta, tasks).to(parts.device, grid.torch_dtype)
-    adapted = sum(theta[key].numel() for key in _adapted(parts))
+    adapted = sum(leaf.numel() for leaf in theta.start.values())
     header(console, _header(config, grid, parts, origin, adapted, columns, folder))
 
     own = parts.algorithm.meta_gradient
@@ -149,7 +149,7 @@ def _policy(solver: LinearSolver) -> str | None:
     return solver.negative_curvature if isinstance(solver, ConjugateGradient) else None
 
 
-def _theta(grid: Grid, parts: Parts) -> tuple[Params, dict[str, Any]]:
+def _theta(grid: Grid, parts: Parts) -> tuple[MetaParameters, dict[str, Any]]:
     """All meta-parameters and where they come from: the start of the seed, or the best state of a run."""
     if grid.run is None:
         return parts.theta, {"run": None, "step": 0}

@@ -1,18 +1,20 @@
 """The exact meta-gradient: solve the inner problem to rounding, then the implicit system to rounding."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from metarun.algorithm import Algorithm, ConjugateGradient, Dense, Implicit, Minres, NewtonCG
+from metarun.algorithm.bilevel import Bilevel, TaskGradients
+from metarun.algorithm.inner.loop import solve
 from metarun.algorithm.inner_problem import InnerProblem
-from metarun.algorithm.linear_solver import LinearSolver
-from metarun.algorithm.parts import InnerSolution, TaskGradients
-from metarun.maths.trees import Params, detached, expand
+from metarun.algorithm.meta_gradient.solver.system import LinearSolver
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.algorithm.protocols import InnerSolution
+from metarun.maths.trees import Params, detached
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
 
@@ -52,24 +54,30 @@ class _At:
 
     params: Params
     steps: int = 0
-    eval_steps: Sequence[int] = (0,)
-    offers: ClassVar[frozenset[str]] = frozenset({"minimum"})
-    learns: ClassVar[bool] = False
+    is_differentiable: bool = False
+    descends: bool = True
 
-    def check(self, problem: Problem, adapted: Params) -> None:
-        """Fits every problem."""
+    def start(self, inner: InnerProblem, phi: Params) -> "_At":
+        """The answer."""
+        return self
 
-    def meta_parameters(self, adapted: Params) -> Params:
+    def step(self, inner: InnerProblem, state: "_At", number: int) -> "_At":
         """None."""
-        return {}
+        return state
 
-    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
+    def solution(self, inner: InnerProblem, state: "_At", steps: int) -> InnerSolution:
         """The answer."""
         return InnerSolution(self.params, {})
 
 
 def exact_gradient(
-    algorithm: Algorithm, theta: Params, problem: Problem, tasks: TaskBatch, *, solver_steps: int, newton_steps: int
+    algorithm: Algorithm,
+    theta: MetaParameters,
+    problem: Problem,
+    tasks: TaskBatch,
+    *,
+    solver_steps: int,
+    newton_steps: int,
 ) -> Exact:
     """d query loss(phi*) / d theta = (H + L)^-1 L dloss/dphi, with phi* the minimiser of the inner objective and L = lambda.
 
@@ -80,26 +88,29 @@ def exact_gradient(
 
     Args:
         algorithm: with a proximal term.
-        theta: all meta-parameters, leaves without task axis.
+        theta: leaves without task axis.
         solver_steps: of the algorithm's own inner solver, >= 0.
         newton_steps: at most.
     """
-    each = expand(detached(theta), len(tasks))
-    inner, learned = algorithm.episode(problem, tasks).set_up(each)
-    phi, residual = _minimiser(algorithm, inner, learned, solver_steps, newton_steps)
+    bilevel = algorithm.bilevel(theta, problem, tasks)
+    phi, residual = _minimiser(algorithm, bilevel.inner, solver_steps, newton_steps)
     if sum(leaf[0].numel() for leaf in phi.values()) <= MAX_DENSE:
         # One task at a time: a matrix of 2 000 x 2 000 is 32 MB.
-        method, one = "dense", {name: leaf.detach()[None] for name, leaf in theta.items()}
+        method = "dense"
         found = [
-            _at(algorithm, one, problem, tasks[b : b + 1], {n: leaf[b : b + 1] for n, leaf in phi.items()}, Dense())
+            _at(
+                algorithm.bilevel(theta, problem, tasks[b : b + 1]),
+                {n: leaf[b : b + 1] for n, leaf in phi.items()},
+                Dense(),
+            )
             for b in range(len(tasks))
         ]
     else:
-        gradients, method = solved_to_the_end(lambda solver: _at(algorithm, each, problem, tasks, phi, solver))
+        gradients, method = solved_to_the_end(lambda solver: _at(bilevel, phi, solver))
         found = [gradients]
     stats = {name: torch.cat([piece.stats[name] for piece in found]) for name in found[0].stats}
     return Exact(
-        gradient={name: torch.cat([piece.gradient[name] for piece in found]) for name in phi | inner.frozen},
+        gradient={name: torch.cat([piece.gradient[name] for piece in found]) for name in (*phi, *bilevel.theta.fixed)},
         params=phi,
         residual=residual,
         solved=residual <= max(_SOLVED, 100 * torch.finfo(residual.dtype).eps),
@@ -126,19 +137,18 @@ def solved_to_the_end(estimate: Callable[[LinearSolver], TaskGradients]) -> tupl
 
 
 def _minimiser(
-    algorithm: Algorithm, inner: InnerProblem, learned: Params, solver_steps: int, newton_steps: int
+    algorithm: Algorithm, inner: InnerProblem, solver_steps: int, newton_steps: int
 ) -> tuple[Params, Tensor]:
     """The adapted leaves where the objective's gradient is smallest, and how small it is, relative to theta's."""
-    start = detached(inner.anchor)
+    start = detached(inner.start)
     if solver_steps:
-        moved = detached(algorithm.inner.solve(inner, learned, solver_steps).params)
+        moved = detached(solve(algorithm.inner, inner, solver_steps).params)
         with torch.no_grad():
             better = inner.value(moved) < inner.value(start)  # False where the steps diverged
         start = _chosen(better, moved, start)
     newton = NewtonCG(
         steps=newton_steps,
         cg_steps=200,
-        eval_steps=[newton_steps],
         curvature="hessian",
         damping=0.0,
         adapt_damping=True,
@@ -149,7 +159,7 @@ def _minimiser(
         max_backtracks=30,
         tolerance=10 * torch.finfo(next(iter(start.values())).dtype).eps,
     )
-    end = newton.solve(inner, {}, start=start).params
+    end = solve(newton, inner, phi=start).params
     before, after = inner.residual(start), inner.residual(end)
     better = after < before
     return _chosen(better, end, start), torch.where(better, after, before)
@@ -162,14 +172,7 @@ def _chosen(choice: Tensor, one: Params, other: Params) -> Params:
     }
 
 
-def _at(
-    algorithm: Algorithm,
-    theta: Params,
-    problem: Problem,
-    tasks: TaskBatch,
-    params: Params,
-    solver: LinearSolver,
-) -> TaskGradients:
-    """The implicit gradient with the exact Hessian at `params`."""
-    episode = dataclasses.replace(algorithm.episode(problem, tasks), solver=_At(params))
-    return Implicit(curvature="hessian", solver=solver, damping=0.0).estimate(theta, episode)
+def _at(bilevel: Bilevel, phi: Params, solver: LinearSolver) -> TaskGradients:
+    """The implicit gradient with the exact Hessian at phi."""
+    there = dataclasses.replace(bilevel, solver=_At(phi), steps=0)
+    return Implicit(curvature="hessian", solver=solver, damping=0.0).estimate(there)

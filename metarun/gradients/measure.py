@@ -20,13 +20,14 @@ from metarun.algorithm import (
     Richardson,
     Unrolled,
 )
-from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
-from metarun.algorithm.parts import InnerSolution, InnerSolver, MetaGradient, TaskGradients
-from metarun.algorithm.proximal import ProximalWeight
+from metarun.algorithm.bilevel import TaskGradients
+from metarun.algorithm.inner_problem import CURVATURES, Curvature
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.algorithm.protocols import EqualSteps, MetaGradient
 from metarun.gradients.cost import median_s, peak_bytes
 from metarun.gradients.exact import Exact, exact_gradient, solved_to_the_end
 from metarun.maths.operators import DISAGREEMENT
-from metarun.maths.trees import Params, axpy, detached, expand, norm_per_task
+from metarun.maths.trees import Params, axpy, norm_per_task
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
@@ -96,45 +97,31 @@ class Estimator:
 
 
 @dataclass(frozen=True)
-class _Taking:
-    """An inner solver that takes `steps` in place of its own number."""
-
-    solver: InnerSolver
-    steps: int
-
-    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
-        """As the solver does."""
-        return self.solver.solve(inner, learned, self.steps if steps is None else steps)
-
-
-@dataclass(frozen=True)
 class Bench:
     """What an estimator works on: theta without task axis, and the tasks, in one number format."""
 
     algorithm: Algorithm
     problem: Problem
     learner: Learner
-    theta: Params
+    theta: MetaParameters
     tasks: TaskBatch
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Bench":
         """The same on `device` in `dtype`. The model's constant buffers, if any, move with it: one format at a time."""
         self.learner.to(device, dtype)
-        theta = {name: leaf.to(device, dtype) for name, leaf in self.theta.items()}
+        theta = self.theta.map(lambda leaf: leaf.to(device, dtype))
         return dataclasses.replace(self, theta=theta, tasks=self.tasks.to(device, dtype))
 
     def estimate(self, part: MetaGradient, inner_steps: int) -> TaskGradients:
         """Adapt by the algorithm's own inner solver, and estimate."""
-        inner = self.algorithm.inner
         # Learned sizes of each step stay those of the training number of steps; the last one's serves those beyond.
-        solver = _Taking(inner, inner_steps) if inner.learns else dataclasses.replace(inner, steps=inner_steps)
-        episode = dataclasses.replace(self.algorithm.episode(self.problem, self.tasks), solver=solver)
-        return part.estimate(expand(detached(self.theta), len(self.tasks)), episode)
+        bilevel = self.algorithm.bilevel(self.theta, self.problem, self.tasks)
+        return part.estimate(dataclasses.replace(bilevel, steps=inner_steps))
 
 
 def is_proximal(algorithm: Algorithm) -> bool:
     """Whether there is an implicit meta-gradient to speak of."""
-    return ProximalWeight(algorithm.proximal_weight).is_there
+    return algorithm.proximal_term.is_there
 
 
 def solver_name(algorithm: Algorithm) -> str:
@@ -153,20 +140,20 @@ def estimators(algorithm: Algorithm, grid: Grid) -> list[Estimator]:
         ValueError: nothing can, with the keys to change.
     """
     inner = algorithm.inner
-    if "minimum" not in inner.offers:
+    if not inner.descends:
         raise ValueError(
             f"meta-gradients are compared through an inner solver that descends from theta, and {type(inner).__name__} "
             "does not. Choose algorithm/inner=gradient_descent."
         )
-    if not is_proximal(algorithm) and "graph" not in inner.offers:
+    if not is_proximal(algorithm) and not inner.is_differentiable:
         raise ValueError(
             f"without a proximal term the exact meta-gradient is the unrolled one, and {type(inner).__name__} cannot be "
             "differentiated. Set algorithm.proximal_weight (iMAML's paper uses 2.0) or choose algorithm/inner=gradient_descent."
         )
-    found = [Estimator("unrolled", Unrolled())] if "graph" in inner.offers else []
+    found = [Estimator("unrolled", Unrolled())] if inner.is_differentiable else []
     found.append(Estimator("first_order", FirstOrder()))
     if not is_proximal(algorithm):
-        if {"iterates", "fixed rates"} <= inner.offers:
+        if isinstance(inner, EqualSteps) and inner.fixed_step_size is not None:
             found += [
                 Estimator("recursion", Recursion(curvature=curvature), curvature)
                 for curvature in ("hessian", "finite_difference")
@@ -243,14 +230,12 @@ def measure_inner(bench: Bench, grid: Grid, exact: Exact | None) -> list[dict[st
     rows = []
     for steps in sorted(set(grid.inner_steps)):
         params = bench.estimate(FirstOrder(), steps).params
-        inner, _ = bench.algorithm.episode(bench.problem, bench.tasks).set_up(
-            expand(detached(bench.theta), len(bench.tasks))
-        )
-        phi = {name: params[name] for name in inner.anchor}
+        inner = bench.algorithm.bilevel(bench.theta, bench.problem, bench.tasks).inner
+        phi = {name: params[name] for name in inner.start}
         row = {"inner_steps": steps, "relative_gradient": _finite(inner.residual(phi).quantile(0.5))}
         if exact is not None:
             away = norm_per_task(axpy(-1.0, exact.params, phi))
-            row["distance"] = _finite((away / norm_per_task(axpy(-1.0, exact.params, inner.anchor))).quantile(0.5))
+            row["distance"] = _finite((away / norm_per_task(axpy(-1.0, exact.params, inner.start))).quantile(0.5))
         rows.append(row)
     return rows
 

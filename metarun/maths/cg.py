@@ -1,6 +1,6 @@
 """Conjugate gradients for B symmetric systems at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -49,8 +49,10 @@ def conjugate_gradient(
     rtol: float | Tensor = 0.0,
     atol: float = 0.0,
     start: Tensor | None = None,
+    preconditioner: Tensor | None = None,
     progress_rtol: float = 0.0,
     absolute_curvature: bool = False,
+    refresh_every: int = REFRESH,
     early_exit: bool | None = None,
 ) -> CGResult:
     """Solve A x = rhs, from x = 0 or `start`, with each system stopping on its own.
@@ -69,18 +71,25 @@ def conjugate_gradient(
         rtol: stop when the residual's norm is <= rtol times the right-hand side's; a number, or one for each system [B].
         atol: or when it is <= atol.
         start: first x, [B, D]; zero without it. Costs one product.
+        preconditioner: a positive diagonal S, [B, D] or [1, D], with S^2 near the inverse of A's diagonal. What is solved is
+            S A S y = S rhs, and x = S y: the norms of residuals, and curvatures, are those in these coordinates.
         progress_rtol: or when the last max(10, k/10) of k steps together lowered x'Ax/2 - x'rhs by less than this fraction,
             for each of them, of what all k did (0: never).
         absolute_curvature: go on at negative curvature with its absolute value, as saddle-free methods do; a curvature of
             zero still stops.
+        refresh_every: steps after which the residual is computed anew, for one product more (`REFRESH`).
         early_exit: leave the loop when all systems have stopped, which changes no bit; None: where the question is free
             (`may_ask`).
     Returns:
         CGResult; finite but for systems with the status NOT_FINITE, as where |Ap| squared overflows. In long solves a system
         whose recurrence rounding has parted from the true residual goes on from that.
-    Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; progress test: Martens 2010, section 4.4.
+    Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; Saad 2003, section 9.2.1 (preconditioning);
+        progress test: Martens 2010, section 4.4.
     """
     early_exit = may_ask(rhs) if early_exit is None else early_exit
+    if preconditioner is not None:
+        operator, rhs = operator.between(preconditioner), preconditioner * rhs
+        start = None if start is None else start / preconditioner
     scale = binary_scale(rhs)
     rhs = rhs / scale[:, None]
     rhs_squared = _dot(rhs, rhs)
@@ -88,7 +97,8 @@ def conjugate_gradient(
     status = torch.where(rhs_squared.isfinite(), Status.MAX_STEPS, Status.NOT_FINITE)
     min_curvature = torch.full_like(rhs_squared, torch.inf)
     if max_steps == 0:
-        return CGResult(scale[:, None] * rhs, steps, torch.ones_like(rhs_squared), min_curvature, status)
+        untouched = CGResult(scale[:, None] * rhs, steps, torch.ones_like(rhs_squared), min_curvature, status)
+        return _back(untouched, preconditioner)
     solution = torch.zeros_like(rhs) if start is None else start / scale[:, None]
     residual = rhs.clone() if start is None else rhs - operator.apply(solution)
     direction = residual.clone()
@@ -131,7 +141,7 @@ def conjugate_gradient(
         rate = torch.where(running, squared / torch.where(running, curvature, 1), 0)
         solution = torch.addcmul(solution, rate[:, None], direction)
         residual = torch.addcmul(residual, rate[:, None], product, value=-1)
-        if (step + 1) % REFRESH == 0:
+        if (step + 1) % refresh_every == 0:
             left = rhs - operator.apply(solution)
             drift = left - residual
             parted = running & (_dot(drift, drift) > 0.25 * _dot(residual, residual))
@@ -147,7 +157,12 @@ def conjugate_gradient(
     converged = (status == Status.MAX_STEPS) & (squared <= threshold)
     status = torch.where(converged, Status.CONVERGED, status)
     relative = (squared / torch.where(rhs_squared > 0, rhs_squared, 1)).sqrt()
-    return finished(CGResult(scale[:, None] * solution, steps, relative, min_curvature, status))
+    return _back(finished(CGResult(scale[:, None] * solution, steps, relative, min_curvature, status)), preconditioner)
+
+
+def _back(result: CGResult, preconditioner: Tensor | None) -> CGResult:
+    """From preconditioned coordinates: x = S y."""
+    return result if preconditioner is None else replace(result, solution=preconditioner * result.solution)
 
 
 def binary_scale(vectors: Tensor) -> Tensor:

@@ -24,13 +24,11 @@ class RightFunctions(TorchFunctionMode):
 
     Attributes:
         used: names of the functions above that were called so far.
-        statistics_rows: of batch norm, for the length of one call (`batch_norm`).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.used: set[str] = set()
-        self.statistics_rows: int | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -60,7 +58,7 @@ class RightFunctions(TorchFunctionMode):
     ) -> Tensor:
         self.used.add("batch norm")
         if training:  # running statistics play no part in what training gives, and are not kept
-            return batch_norm(inputs, weight, bias, eps, self.statistics_rows)
+            return batch_norm(inputs, weight, bias, eps)
         shape = (-1,) + (1,) * (inputs.dim() - 2)
         scale = torch.rsqrt(running_var + eps).reshape(shape)
         normalised = (inputs - running_mean.reshape(shape)) * scale

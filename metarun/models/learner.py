@@ -17,7 +17,7 @@ from metarun.models.exchange import batch_norms, difference, refuse_unsafe_layer
 from metarun.models.failures import failure_of
 from metarun.models.functions import RightFunctions
 from metarun.models.head import find_head, learnable, names_of_each, parameters_of
-from metarun.models.norm import TaskBatchNorm
+from metarun.models.norm import TaskBatchNorm, statistics_of_first
 from metarun.models.once import refuse_second_derivatives
 
 BATCH_NORM_MODES = ("transductive", "support")
@@ -96,24 +96,24 @@ class Learner:
         self.module.to(device, dtype)
         return self
 
-    def __call__(self, params: Params, inputs: Tensor, support: Tensor | None = None) -> Tensor:
+    @property
+    def normalises_by_support(self) -> bool:
+        """Whether query examples are normalised by the statistics of the support set."""
+        return self.batch_norm == "support"
+
+    def __call__(self, params: Params, inputs: Tensor, norm_inputs: Tensor | None = None) -> Tensor:
         """Outputs [S, ...] for inputs [S, *input_shape] of one task.
 
-        `support` [K, *input_shape] are the task's support inputs; they matter only where `batch_norm` is "support".
-
+        Args:
+            norm_inputs: [K, *input_shape], whose statistics batch norms take in place of the inputs' own, where they are asked to
+                (`normalises_by_support`).
         Raises:
             ModelError: the module's own code fails.
         """
-        normed = [*self._norms, *([self._functions] if self._functions else [])]
-        if support is None or self._asked != "support" or not normed:
+        if norm_inputs is None or not self.normalises_by_support:
             return self._call(params, inputs)
-        for layer in normed:
-            layer.statistics_rows = len(support)
-        try:
-            return self._call(params, torch.cat([support, inputs]))[len(support) :]
-        finally:
-            for layer in normed:
-                layer.statistics_rows = None
+        with statistics_of_first(len(norm_inputs)):
+            return self._call(params, torch.cat([norm_inputs, inputs]))[len(norm_inputs) :]
 
     def _call(self, params: Params, inputs: Tensor) -> Tensor:
         if self._aliases:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
-from metarun.tasks.types import Examples
+from metarun.tasks.types import Data, Examples, TaskBatch
 
 
 class Problem(Protocol):
-    """Leaf functions, each written for one task.
+    """Where a task's data come from, and leaf functions written for one task.
 
     `outputs` is split from `loss` so that Gauss-Newton and Fisher matrices are to be had for every problem: the Hessian of
     `divergence` at its reference is the metric of output space.
@@ -22,18 +22,35 @@ class Problem(Protocol):
     score: ClassVar[str]
     """The metric by which states are selected and results reported."""
     higher_is_better: ClassVar[bool]
+    data_depend_on_params: ClassVar[bool]
+    """Whether data are collected with the parameters (policy gradients), anew for each inner step; else they are stored."""
     learner: Learner
     """The model."""
+
+    def support(self, tasks: TaskBatch, params: Params, step: int) -> Data:
+        """The data of B tasks on which inner step `step`, from 0, is taken.
+
+        Whatever is random in them is a function of the tasks (their `latent`) and of `step`, drawn by `rng`, so that a task's
+        data do not depend on the other tasks of its chunk or rank.
+
+        Args:
+            params: complete parameters, leaves [B, ...], without graph; stored data do not ask for them.
+        """
+        ...
+
+    def query(self, tasks: TaskBatch, params: Params, step: int) -> Data:
+        """The data of B tasks on which parameters are measured that were adapted by `step` inner steps; as `support`."""
+        ...
 
     def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of one task's tensors for those of B tasks, as the model allows (`Learner.lift`)."""
         ...
 
-    def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
-        """Outputs [S, ...] of the model; `support` are the task's support inputs, for norms that need them."""
+    def outputs(self, params: Params, inputs: Tensor, norm_inputs: Tensor | None = None) -> Tensor:
+        """Outputs [S, ...] of the model; norm layers take their statistics of `norm_inputs` where these are given."""
         ...
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Any) -> Tensor:
         """Mean loss over the examples: a scalar."""
         ...
 
@@ -41,28 +58,53 @@ class Problem(Protocol):
         """Divergence of `outputs` from `reference`, mean over the examples, scaled as the loss: a scalar."""
         ...
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def metrics(self, outputs: Tensor, targets: Any) -> dict[str, Tensor]:
         """Named scalars, `score` among them. A task of which one is not finite counts as diverged."""
         ...
 
 
-def outputs_of(problem: Problem, params: Params, examples: Examples, support: Examples | None = None) -> Tensor:
+class Supervised:
+    """What problems have in common whose support and query sets are stored in the tasks."""
+
+    data_depend_on_params: ClassVar[bool] = False
+    learner: Learner
+
+    def support(self, tasks: TaskBatch, params: Params, step: int) -> Examples:
+        """The support set, whatever the parameters."""
+        return tasks.support_set
+
+    def query(self, tasks: TaskBatch, params: Params, step: int) -> Examples:
+        """The query set, whatever the parameters; with the support inputs where norm layers take their statistics there."""
+        query = tasks.query_set
+        return query.normalised_by(tasks.support_set) if self.learner.normalises_by_support else query
+
+    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As the model allows."""
+        return self.learner.lift(function)
+
+    def outputs(self, params: Params, inputs: Tensor, norm_inputs: Tensor | None = None) -> Tensor:
+        """Outputs [S, ...] of the model."""
+        return self.learner(params, inputs, norm_inputs)
+
+
+def outputs_of(problem: Problem, params: Params, data: Data) -> Tensor:
     """Outputs [B, S, ...] of B tasks for parameters with leaves [B, ...], those of no class as `of_its_classes` has them."""
-    if support is None:
-        outputs = problem.lift(lambda p, x: problem.outputs(p, x, None))(params, examples.inputs)
-    else:
-        outputs = problem.lift(problem.outputs)(params, examples.inputs, support.inputs)
-    return of_its_classes(outputs, examples.classes)
+    outputs = problem.lift(problem.outputs)(params, data.inputs, *data.norms)
+    return of_its_classes(outputs, data.classes)
 
 
-def losses_of(problem: Problem, params: Params, examples: Examples, support: Examples | None = None) -> Tensor:
+def losses_of(problem: Problem, params: Params, data: Data) -> Tensor:
     """Losses [B] of B tasks for parameters with leaves [B, ...]."""
+    return problem.lift(one_loss(problem, data.classes))(params, data.inputs, data.targets, *data.norms)
 
-    def loss(phi: Params, inputs: Tensor, targets: Tensor, support_inputs: Tensor | None = None) -> Tensor:
-        return problem.loss(of_its_classes(problem.outputs(phi, inputs, support_inputs), examples.classes), targets)
 
-    rest = () if support is None else (support.inputs,)
-    return problem.lift(loss)(params, examples.inputs, examples.targets, *rest)
+def one_loss(problem: Problem, classes: int | None) -> Callable[..., Tensor]:
+    """The loss of one task as a function of its parameters and tensors."""
+
+    def loss(params: Params, inputs: Tensor, targets: Any, *norm_inputs: Tensor) -> Tensor:
+        return problem.loss(of_its_classes(problem.outputs(params, inputs, *norm_inputs), classes), targets)
+
+    return loss
 
 
 def of_its_classes(outputs: Tensor, classes: int | None) -> Tensor:

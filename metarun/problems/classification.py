@@ -1,32 +1,23 @@
 """N-way classification by softmax cross-entropy."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.maths.trees import Params
 from metarun.models.learner import Learner
+from metarun.problems.base import Supervised
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Supervised):
     """Targets are class ids [S]; outputs are logits [S, N]; losses are in nats."""
 
     learner: Learner
     score: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
-
-    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """As the model allows."""
-        return self.learner.lift(function)
-
-    def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
-        """Logits [S, N]."""
-        return self.learner(params, inputs, support)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, mean over examples."""

@@ -1,31 +1,22 @@
 """Regression by mean squared error."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.maths.trees import Params
 from metarun.models.learner import Learner
+from metarun.problems.base import Supervised
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Supervised):
     """Targets and outputs are [S, *target_shape]; the loss is the mean squared error without a factor of one half."""
 
     learner: Learner
     score: ClassVar[str] = "mse"
     higher_is_better: ClassVar[bool] = False
-
-    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """As the model allows."""
-        return self.learner.lift(function)
-
-    def outputs(self, params: Params, inputs: Tensor, support: Tensor | None) -> Tensor:
-        """Predictions [S, *target_shape]."""
-        return self.learner(params, inputs, support)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error over examples and outputs."""

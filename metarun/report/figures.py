@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metarun.algorithm import Algorithm
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.files import write_atomically
-from metarun.maths.trees import Params
 from metarun.problems.base import Problem, outputs_of
 from metarun.tasks.types import Examples, TaskBatch
 
@@ -49,7 +49,7 @@ def adaptation_curves(
     path: Path,
     algorithm: Algorithm,
     problem: Problem,
-    theta: Params,
+    theta: MetaParameters,
     tasks: TaskBatch,
     grid: Examples,
     inner_steps: Sequence[int],
@@ -68,18 +68,21 @@ def adaptation_curves(
     for task, axes in enumerate(panels[0]):
         axes.plot(x[task], grid.targets[task, :, 0].cpu(), color="black", linewidth=1.5, label="true function")
         axes.plot(
-            tasks.support.inputs[task, :, 0].cpu(),
-            tasks.support.targets[task, :, 0].cpu(),
+            tasks.support_set.inputs[task, :, 0].cpu(),
+            tasks.support_set.targets[task, :, 0].cpu(),
             "^",
             color="black",
             markersize=6,
             label="support",
             zorder=5,
         )
-    for steps, colour in zip(inner_steps, colours, strict=False):
-        phi = algorithm.adapt(theta, problem, tasks.support, steps).params
+    drawn = list(zip(inner_steps, colours, strict=False))
+    adapted = algorithm.adaptations(theta, problem, tasks, [steps for steps, _ in drawn])
+    if problem.learner.normalises_by_support:
+        grid = grid.normalised_by(tasks.support_set)
+    for (steps, colour), phi in zip(drawn, adapted, strict=True):
         with torch.no_grad():
-            y = outputs_of(problem, phi, grid, tasks.support)[..., 0].cpu()
+            y = outputs_of(problem, phi, grid)[..., 0].cpu()
         words = "before" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
         for task, axes in enumerate(panels[0]):
             axes.plot(x[task], y[task], "--" if steps == 0 else "-", color=colour, linewidth=1.4, label=words)

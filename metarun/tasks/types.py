@@ -1,7 +1,8 @@
 """What a task is made of, as plain tensors with the task axis first."""
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -10,51 +11,104 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+class Data(Protocol):
+    """What B tasks are learned from or measured on, whatever their kind: stored examples, or what a policy has collected.
+
+    Attributes:
+        inputs: of the model, [B, S, ...].
+        targets: all else that a loss is made of: a tensor [B, S, ...], or several by name.
+        classes: outputs from there on are of no class of these tasks; None: every output is, or there are no classes.
+        norms: inputs whose statistics norm layers take in place of their own: one tensor [B, K, ...], or none.
+    """
+
+    @property
+    def inputs(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def targets(self) -> Any: ...  # noqa: D102
+
+    @property
+    def classes(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def norms(self) -> tuple[Tensor, ...]: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Examples:
     """A support or a query set of B tasks: inputs [B, S, *input_shape]; targets [B, S, *target_shape].
 
-    The targets of a classification are class ids, int64 [B, S], all smaller than `classes`: outputs from there on are of no
-    class of these tasks. None: every output is, or there are no classes.
+    The targets of a classification are class ids, int64 [B, S], all smaller than `classes` (`Data`).
     """
 
     inputs: Tensor
     targets: Tensor
     classes: int | None = None
+    norms: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Examples":
         """A copy on `device`, floating-point tensors in `dtype`."""
-        return Examples(_moved(self.inputs, device, dtype), _moved(self.targets, device, dtype), self.classes)
+        return self._map(lambda tensor: _moved(tensor, device, dtype))
 
-    def __getitem__(self, tasks: slice) -> "Examples":
-        return Examples(self.inputs[tasks], self.targets[tasks], self.classes)
-
-
-@dataclass(frozen=True)
-class TaskBatch:
-    """B tasks. `latent` says what defines each (class ids [B, N], amplitude [B], ...), so that any task can be audited."""
-
-    support: Examples
-    query: Examples
-    latent: dict[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(self.support.inputs)
+    def normalised_by(self, others: "Examples") -> "Examples":
+        """The same, norm layers taking their statistics of the inputs of `others`."""
+        return replace(self, norms=(others.inputs,))
 
     @property
     def num_bytes(self) -> int:
         """Of inputs and targets."""
-        sets = self.support, self.query
-        return sum(tensor.nbytes for examples in sets for tensor in (examples.inputs, examples.targets))
+        return self.inputs.nbytes + self.targets.nbytes
+
+    def __getitem__(self, tasks: slice) -> "Examples":
+        return self._map(lambda tensor: tensor[tasks])
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Examples":
+        norms = tuple(function(tensor) for tensor in self.norms)
+        return Examples(function(self.inputs), function(self.targets), self.classes, norms)
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """B tasks. `latent` says what defines each (class ids [B, N], amplitude [B], ...), so that any task can be audited.
+
+    Tasks whose data depend on parameters have no support and query sets: what is in `latent` is all there is of them.
+    """
+
+    support: Examples | None
+    query: Examples | None
+    latent: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.support.inputs if self.support is not None else next(iter(self.latent.values())))
+
+    @property
+    def support_set(self) -> Examples:
+        """The stored support set.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return _stored(self.support)
+
+    @property
+    def query_set(self) -> Examples:
+        """The stored query set; raises as `support_set`."""
+        return _stored(self.query)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of inputs and targets, or of what defines the tasks where there are none."""
+        sets = [examples.num_bytes for examples in (self.support, self.query) if examples is not None]
+        return sum(sets or [value.nbytes for value in self.latent.values()])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "TaskBatch":
         """A copy on `device`, floating-point examples in `dtype`; `latent` keeps its dtypes."""
-        latent = {name: value.to(device) for name, value in self.latent.items()}
-        return TaskBatch(self.support.to(device, dtype), self.query.to(device, dtype), latent)
+        sets = (None if examples is None else examples.to(device, dtype) for examples in (self.support, self.query))
+        return TaskBatch(*sets, {name: value.to(device) for name, value in self.latent.items()})
 
     def __getitem__(self, tasks: slice) -> "TaskBatch":
-        latent = {name: value[tasks] for name, value in self.latent.items()}
-        return TaskBatch(self.support[tasks], self.query[tasks], latent)
+        sets = (None if examples is None else examples[tasks] for examples in (self.support, self.query))
+        return TaskBatch(*sets, {name: value[tasks] for name, value in self.latent.items()})
 
     def chunks(self, size: int) -> list["TaskBatch"]:
         """The batch cut into consecutive pieces of at most `size` tasks."""
@@ -82,3 +136,9 @@ class TaskSource(Protocol):
 
 def _moved(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+
+def _stored(examples: Examples | None) -> Examples:
+    if examples is None:
+        raise ValueError("these tasks hold no examples: their data depend on the parameters")
+    return examples

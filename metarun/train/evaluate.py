@@ -9,8 +9,8 @@ from torch.func import vmap
 
 from metarun import checks
 from metarun.algorithm import Algorithm
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.maths.stats import Summary, diverged, summarize
-from metarun.maths.trees import Params
 from metarun.problems.base import Problem, outputs_of
 from metarun.tasks.types import Split, TaskSource
 
@@ -94,23 +94,23 @@ class Evaluator:
 
     def __call__(
         self,
-        theta: Params,
+        theta: MetaParameters,
         split: Split,
         num_tasks: int,
         inner_steps: Sequence[int],
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Measurement]:
-        """Metrics of tasks 0 to num_tasks - 1 of `split`, after each number of inner steps. Leaves theta as it is."""
+        """Metrics of tasks 0 to num_tasks - 1 of `split`, after each number of inner steps, ascending. Leaves theta as it is."""
         collected: list[dict[str, list[Tensor]]] = [{} for _ in inner_steps]
         for start in range(0, num_tasks, self.chunk):
             indices = torch.arange(start, min(start + self.chunk, num_tasks), device=self.device)
             examples = self.evaluation.examples(split)
             tasks = self.source.sample(self.evaluation.seed, split, indices, *examples).to(self.device, self.dtype)
-            for steps, metrics in zip(inner_steps, collected, strict=True):
-                phi = self.algorithm.adapt(theta, self.problem, tasks.support, steps).params
+            adapted = self.algorithm.adaptations(theta, self.problem, tasks, inner_steps)
+            for steps, metrics, phi in zip(inner_steps, collected, adapted, strict=True):
                 with torch.no_grad():
-                    outputs = outputs_of(self.problem, phi, tasks.query, tasks.support)
-                    values = vmap(self.problem.metrics)(outputs, tasks.query.targets)
+                    query = self.problem.query(tasks, phi, steps)
+                    values = vmap(self.problem.metrics)(outputs_of(self.problem, phi, query), query.targets)
                 for name, value in values.items():
                     metrics.setdefault(name, []).append(value)
             if progress is not None:

@@ -64,7 +64,8 @@ class Footprint:
             phi, task = self._phi, self._task(shots, queries)
             return saved_bytes(
                 lambda: (
-                    losses_of(self.problem, phi, task.support) + losses_of(self.problem, phi, task.query, task.support)
+                    losses_of(self.problem, phi, self.problem.support(task, phi, 0))
+                    + losses_of(self.problem, phi, self.problem.query(task, phi, 0))
                 )
             )
 

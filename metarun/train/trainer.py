@@ -15,11 +15,12 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm import Algorithm
-from metarun.algorithm.parts import Estimate, MetaEstimate
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.algorithm.protocols import EstimateFunction, MetaEstimate
 from metarun.errors import TrainingError
 from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.stats import Summary, count_words
-from metarun.maths.trees import Params, norm
+from metarun.maths.trees import norm
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
@@ -94,6 +95,7 @@ class Trainer:
     """The collaborators of a run. Training tasks are a function of (seed, step), so a run may stop and go on anywhere.
 
     Attributes:
+        theta: meta-parameters before the first step, on any device.
         optimizer, lr_schedule: constructors, of (list of parameters) and of (optimizer). A schedule that watches the score
             (`watches_score`) takes a step after each validation, any other after each outer step.
         task_chunk: tasks worked on at once.
@@ -105,6 +107,7 @@ class Trainer:
     """
 
     algorithm: Algorithm
+    theta: MetaParameters
     problem: Problem
     source: TaskSource
     schedule: Schedule
@@ -120,15 +123,15 @@ class Trainer:
     observer: Observer
     checkpoints: Path
     ranks: Ranks = ALONE
-    estimate: Estimate | None = None
+    estimate: EstimateFunction | None = None
 
-    def start(self, theta: Params, fingerprint: str) -> TrainState:
+    def start(self, fingerprint: str) -> TrainState:
         """The state before the first step."""
-        leaves = [leaf.detach().requires_grad_() for leaf in theta.values()]
+        leaves = list(self.theta.detached(requires_grad=True).values())
         optimizer = self.optimizer(leaves)
         lr_schedule = self.lr_schedule(optimizer)
         states = optimizer.state_dict(), lr_schedule.state_dict()
-        return TrainState(0, theta, *states, fingerprint, algorithm=self.algorithm.start())
+        return TrainState(0, dict(self.theta), *states, fingerprint, algorithm=self.algorithm.start())
 
     def run(self, state: TrainState) -> TrainState:
         """Train from `state` to the end.
@@ -138,17 +141,17 @@ class Trainer:
             TrainingError: a loss, a meta-gradient or parameters that are not finite, or the device's memory is full; the
                 last checkpoint stands.
         """
-        theta = {k: leaf.detach().to(self.device, self.dtype, copy=True) for k, leaf in state.theta.items()}
+        theta = self.theta.updated(state.theta).map(lambda leaf: leaf.detach().to(self.device, self.dtype, copy=True))
         for leaf in theta.values():
             leaf.requires_grad_()
         optimizer = self.optimizer(list(theta.values()))
         lr_schedule = self.lr_schedule(optimizer)
         optimizer.load_state_dict(state.optimizer)
         lr_schedule.load_state_dict(state.lr_schedule)
-        state.theta = theta
+        state.theta = dict(theta)
         schedule = self.schedule
         sitting = time.perf_counter() - state.train_s
-        advised = warned = False
+        diagnosed = warned = False
         batches = self._batches(state.step)
 
         with _stop_requests() as requests:
@@ -158,14 +161,14 @@ class Trainer:
                 sampled = time.perf_counter()
                 try:
                     estimate = self.algorithm.meta_step(
-                        theta,
-                        self.problem,
-                        tasks,
-                        self.task_chunk,
-                        state.algorithm,
-                        state.step,
-                        self.ranks,
-                        self.estimate,
+                        theta=theta,
+                        problem=self.problem,
+                        tasks=tasks,
+                        task_chunk=self.task_chunk,
+                        state=state.algorithm,
+                        step=state.step,
+                        ranks=self.ranks,
+                        estimate=self.estimate,
                     )
                 except torch.OutOfMemoryError as error:
                     raise TrainingError(_out_of_memory(self.task_chunk)) from error
@@ -187,12 +190,12 @@ class Trainer:
                 for name, value in times.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value
                 if state.step % schedule.log_every == 0 or is_last:
-                    advice = self._log(state, optimizer.param_groups[0]["lr"])
-                    if advice and not advised:
-                        _logger.warning("steps up to %d: %s", state.step, advice)
-                    advised = advised or advice is not None
+                    diagnosis = self._log(state, optimizer.param_groups[0]["lr"])
+                    if diagnosis and not diagnosed:
+                        _logger.warning("steps up to %d: %s", state.step, diagnosis)
+                    diagnosed = diagnosed or diagnosis is not None
                 if is_judged:
-                    score, warning = self._validate(state) if self.ranks.is_first else (0.0, None)
+                    score, warning = self._validate(state, theta) if self.ranks.is_first else (0.0, None)
                     if warning and not warned:
                         _logger.warning("validation after step %d: %s", state.step, warning)
                     warned = warned or warning is not None
@@ -261,12 +264,12 @@ class Trainer:
         means = {name: total / state.count for name, total in state.sums.items()}
         self.tracker.log(state.step, means | {"train/learning_rate": learning_rate})
         state.sums, state.count = {}, 0
-        return self.algorithm.advice(means)
+        return self.algorithm.diagnosis(means)
 
-    def _validate(self, state: TrainState) -> tuple[float, str | None]:
+    def _validate(self, state: TrainState, theta: MetaParameters) -> tuple[float, str | None]:
         """Measure, remember the best state, and write a line; returns the score, and what to say of tasks that diverged."""
         steps = self.evaluator.evaluation.measured_steps(self.algorithm.inner.steps)[-1:]
-        (measurement,) = self.evaluator(state.theta, "val", self.evaluator.evaluation.val_tasks, steps)
+        (measurement,) = self.evaluator(theta, "val", self.evaluator.evaluation.val_tasks, steps)
         score = measurement.summary(self.problem.score)
         best = state.best_score
         better = score.is_finite and (  # what is no number compares with nothing, and ranks last
@@ -277,7 +280,7 @@ class Trainer:
         if better:
             state.best_score, state.best_step = score.mean, state.step
             # a copy, since the optimizer writes into theta
-            state.best_theta = {name: leaf.detach().clone() for name, leaf in state.theta.items()}
+            state.best_theta = {name: leaf.detach().clone() for name, leaf in theta.items()}
             save_best(self.checkpoints, state)
         metrics = {f"val/{name}": measurement.summary(name).mean for name in measurement.metrics}
         metrics |= {f"val/{self.problem.score}_ci95": score.ci95, "val/diverged": score.num_diverged}
@@ -306,7 +309,7 @@ def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: Task
     return "; ".join(words) + ". The last checkpoint stands."
 
 
-def _require_finite(theta: Params, step: int) -> None:
+def _require_finite(theta: MetaParameters, step: int) -> None:
     """Refuse parameters that are not finite before they are judged or saved: one wait for the device.
 
     Raises:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from metarun.algorithm import Algorithm
-from metarun.algorithm.parts import TaskGradients
+from metarun.algorithm.bilevel import TaskGradients
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.maths.trees import Params, norm_per_task
 from metarun.models.failures import describe, lacks_batching_rule
 from metarun.problems.base import Problem
@@ -39,7 +40,7 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
     steps = min(algorithm.inner.steps, _INNER_STEPS)  # more of the same would only take longer
     algorithm = dataclasses.replace(algorithm, inner=dataclasses.replace(algorithm.inner, steps=steps))
 
-    def estimate(batch: TaskBatch, theta: Params) -> TaskGradients:
+    def estimate(batch: TaskBatch, theta: MetaParameters) -> TaskGradients:
         return algorithm.estimate(theta, problem, batch)
 
     theta = algorithm.meta_parameters(problem, model)
@@ -66,8 +67,11 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
                 "mixes tasks or is lifted wrongly by vmap. Write it in PyTorch's own functions of each example"
             )
     if algorithm.direction.needs_tasks:
-        _tried(lambda: algorithm.meta_step(theta, problem, tasks, len(tasks) - 1), learner.module)
-    _tried(lambda: algorithm.adapt(theta, problem, tasks.support, steps), learner.module)
+        _tried(
+            lambda: algorithm.meta_step(theta=theta, problem=problem, tasks=tasks, task_chunk=len(tasks) - 1),
+            learner.module,
+        )
+    _tried(lambda: algorithm.adapt(theta, problem, tasks, steps), learner.module)
 
 
 def _tried(function: Callable[[], Any], module: torch.nn.Module) -> Any:

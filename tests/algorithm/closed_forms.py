@@ -1,6 +1,7 @@
 """Problems small enough to be solved by hand, shared by the golden tests."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor
 from torch.func import vmap
 
 from metarun.algorithm import Algorithm, ConjugateGradient, GradientDescent, Implicit, Plain
+from metarun.problems.base import Supervised
 from metarun.tasks.types import Examples, TaskBatch
 
 
 def descent(steps: int, step_size: float, **changes) -> GradientDescent:
-    return GradientDescent(**{"steps": steps, "step_size": step_size, "eval_steps": [steps]} | changes)
+    return GradientDescent(**{"steps": steps, "step_size": step_size} | changes)
 
 
 def composed(inner, meta_gradient, *, weight=0.0, direction=None, **changes) -> Algorithm:
@@ -37,15 +39,20 @@ def stacked(*tasks: TaskBatch) -> TaskBatch:
     return TaskBatch(all_of([t.support for t in tasks]), all_of([t.query for t in tasks]), {})
 
 
-@dataclass(frozen=True)
-class Quadratic:
-    """loss = 1/2 sum a (phi - c)^2 with targets (a, c), phi a vector; the divergence is that of unit-variance Gaussians."""
+class WithoutModel(Supervised):
+    """Problems whose outputs are written out; there are no norm layers to be told anything."""
 
     score: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
     lift: ClassVar = staticmethod(vmap)
+    learner: ClassVar = SimpleNamespace(normalises_by_support=False)
 
-    def outputs(self, params, inputs, support):
+
+@dataclass(frozen=True)
+class Quadratic(WithoutModel):
+    """loss = 1/2 sum a (phi - c)^2 with targets (a, c), phi a vector; the divergence is that of unit-variance Gaussians."""
+
+    def outputs(self, params, inputs):
         return params["phi"]
 
     def loss(self, outputs, targets):
@@ -61,14 +68,10 @@ def quadratic(support: tuple[list, list], query: tuple[list, list]) -> TaskBatch
 
 
 @dataclass(frozen=True)
-class Quartic:
+class Quartic(WithoutModel):
     """Support loss phi^4 / 4 (target 4), query loss phi^2 / 2 (target 2)."""
 
-    score: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
-    lift: ClassVar = staticmethod(vmap)
-
-    def outputs(self, params, inputs, support):
+    def outputs(self, params, inputs):
         return params["phi"]
 
     def loss(self, outputs, targets):
@@ -76,14 +79,10 @@ class Quartic:
 
 
 @dataclass(frozen=True)
-class Bilinear:
+class Bilinear(WithoutModel):
     """output = w b, loss = 1/2 (output - target)^2."""
 
-    score: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
-    lift: ClassVar = staticmethod(vmap)
-
-    def outputs(self, params, inputs, support):
+    def outputs(self, params, inputs):
         return params["w"] * params["b"]
 
     def loss(self, outputs, targets):
@@ -100,14 +99,10 @@ def toy() -> tuple[dict[str, Tensor], TaskBatch]:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(WithoutModel):
     """outputs = inputs @ phi, loss = half the mean squared error."""
 
-    score: ClassVar[str] = "loss"
-    higher_is_better: ClassVar[bool] = False
-    lift: ClassVar = staticmethod(vmap)
-
-    def outputs(self, params, inputs, support):
+    def outputs(self, params, inputs):
         return inputs @ params["phi"]
 
     def loss(self, outputs, targets):

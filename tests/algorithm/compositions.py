@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarun import rng
 from metarun.algorithm import Algorithm
-from metarun.algorithm.natural_gradient import POINTS
+from metarun.algorithm.direction.natural_gradient import POINTS
 from metarun.algorithm.proximal import LEARNED
 from metarun.config_folder import config_folder, groups
 from metarun.models.learner import Learner
@@ -44,7 +44,9 @@ DIRECTIONS = tuple(
 )
 VALUES = {"0": 0.0, "2": 2.0, "by layer": {"*.3.*": 1.5, "*": 3.0}}
 WEIGHTS = tuple(f"{value}, {learned}" for value in VALUES for learned in LEARNED)
-ADAPTED = {"all": (1, 3), "head": (3,), "body": (1,)}
+_BODY, _HEAD = ["layers.1.weight", "layers.1.bias"], ["layers.3.weight", "layers.3.bias"]
+ADAPTED = {"all": [*_BODY, *_HEAD], "head": _HEAD, "body": _BODY, "context": ["layers.1.bias"]}
+UNLEARNED = {"context": ["layers.1.bias"]}
 PROBLEMS = ("classification", "regression")
 AXES = (INNER, META_GRADIENTS, DIRECTIONS, WEIGHTS, tuple(ADAPTED), PROBLEMS)
 
@@ -52,6 +54,7 @@ AXES = (INNER, META_GRADIENTS, DIRECTIONS, WEIGHTS, tuple(ADAPTED), PROBLEMS)
 
 NEWTON = ("newton_cg", "newton_cg_martens")
 RATES = ("learned_rates", "learned_rates_5")
+COMPUTED = ("prototypes", "ridge_head")
 IMPLICIT = tuple(name for name in META_GRADIENTS if name.startswith("implicit"))
 NATURAL = tuple(name for name in DIRECTIONS if name.startswith("natural_gradient"))
 WITHOUT = tuple(weight for weight in WEIGHTS if weight.startswith("0"))
@@ -63,18 +66,18 @@ ILLEGAL = (
     (NEWTON, ("unrolled", "multi_step_loss", "recursion", "hessian_free")),
     # The recursion's factors I - alpha H are those of equal steps on the objective; a step on the proximal term alone is another.
     # So are steps of sizes that a search finds.
-    (("pull_back_16", "backtracking_descent"), ("recursion", "hessian_free", "multi_step_loss")),
+    (("pull_back_16", "backtracking_descent"), ("recursion", "hessian_free")),
     (RATES, ("recursion", "hessian_free")),
     # A stationary point does not depend on step sizes (their implicit gradient is 0); an identity or a displacement knows none.
     (RATES, (*IMPLICIT, "first_order", "reptile")),
-    # A head of class means is no step from theta's head: no displacement, no identity, no stationary point, no path.
+    # A computed head is no step from theta's head: no displacement, no identity, no stationary point, no path.
     (
-        ("prototypes",),
+        COMPUTED,
         (*IMPLICIT, "first_order", "reptile", "recursion", "hessian_free", "multi_step_loss"),
     ),
-    (("prototypes",), tuple(weight for weight in WEIGHTS if weight != "0, never")),
-    (("prototypes",), ("head", "body")),
-    (("prototypes",), ("regression",)),
+    (COMPUTED, tuple(weight for weight in WEIGHTS if weight != "0, never")),
+    (COMPUTED, ("head", "body", "context")),
+    (COMPUTED, ("regression",)),
     # phi is a function of theta through the proximal term: without it nothing holds phi near theta.
     (IMPLICIT, WITHOUT),
     # lambda = exp(rho) is never 0, and one number cannot start from several.
@@ -84,11 +87,11 @@ ILLEGAL = (
     # A displacement is no gradient, and nothing is none: there is nothing to turn.
     (("none", "reptile"), NATURAL),
     # A Fisher matrix is one of the model's parameters; it has no rows for step sizes and lambda.
-    (RATES, NATURAL),
+    ((*RATES, "ridge_head"), NATURAL),
     (TO_LEARN, NATURAL),
     # The pull-back needs P = d phi / d theta: a sum over steps has no one phi, the recursion has P' alone; P has no frozen rows.
     (("recursion", "hessian_free", "multi_step_loss"), ("natural_gradient pullback",)),
-    (("head", "body"), ("natural_gradient pullback",)),
+    (("head", "body", "context"), ("natural_gradient pullback",)),
 )  # fmt: skip
 
 
@@ -169,7 +172,8 @@ def compose(composition: tuple[str, ...]) -> Algorithm:
         direction=direction_of(direction),
         proximal_weight=VALUES[value],
         learn_proximal_weight=learned,
-        adapted=adapted,
+        adapted=ADAPTED[adapted] if adapted in UNLEARNED else adapted,
+        not_meta_learned=UNLEARNED.get(adapted, []),
     )
     algorithm.check(setting(problem).problem, setting(problem).theta)
     return algorithm
@@ -231,4 +235,4 @@ def meta_parameters(algorithm: Algorithm, kind: str) -> dict[str, Tensor]:
     model = setting(kind).theta
     theta = algorithm.meta_parameters(setting(kind).problem, model)
     turned = {n: 0.8 + 0.4 * torch.rand(leaf.shape, generator=generator) for n, leaf in theta.items() if n not in model}
-    return theta | {name: theta[name] * factor for name, factor in turned.items()}
+    return dict(theta) | {name: theta[name] * factor for name, factor in turned.items()}

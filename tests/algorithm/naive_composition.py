@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import Tensor
 
-from tests.reference import curvature, gradient_steps, implicit_function, natural_gradient, newton_cg, prototypes
+from tests.reference import curvature, gradient_steps, implicit_function, natural_gradient, newton_cg, prototypes, ridge
 from tests.reference.imaml import flat, named
 
 from .compositions import (
@@ -29,13 +29,14 @@ class NaiveTask:
     def __init__(self, inner: str, weight: str, adapted: str, kind: str, theta, task) -> None:
         self.setting, self.task, inputs, targets = setting(kind), task, task[0], task[1]
         self.theta = {name: leaf.clone().requires_grad_() for name, leaf in theta.items()}
-        self.model = {name: self.theta[name] for name in self.setting.theta}
-        names = [f"layers.{layer}.{leaf}" for layer in ADAPTED[adapted] for leaf in ("weight", "bias")]
+        self.model = {name: self.theta.get(name, leaf) for name, leaf in self.setting.theta.items()}
+        names = ADAPTED[adapted]
         self.anchor = {name: self.model[name] for name in names}
         self.frozen = {name: leaf for name, leaf in self.model.items() if name not in names}
         value, _, self.learned = weight.partition(", ")
         self.weight = {name: self.weight_of(name, VALUES[value]) for name in names}
-        self.path = self.adapt(inner, inner_of(inner), inputs, targets)
+        self.inner, self.solver = inner, inner_of(inner)
+        self.path = self.adapt(inner, self.solver, inputs, targets)
         self.phi = {name: leaf.detach() for name, leaf in self.path[-1].items()}
 
     def rho_name(self, name):
@@ -57,10 +58,16 @@ class NaiveTask:
     def query_loss(self, params):
         return self.setting.loss(self.outputs(params, self.task[2]), self.task[3])
 
-    def adapt(self, name, solver, inputs, targets):
+    def adapt(self, name, solver, inputs, targets, steps=None):
         if name == "prototypes":
             params = self.anchor | {"layers.3.weight": torch.eye(2), "layers.3.bias": torch.zeros(2)}
             weight, bias = prototypes.head_of_prototypes(self.outputs(params, inputs), targets, 3)
+            return [self.anchor | {"layers.3.weight": weight, "layers.3.bias": bias}]
+        if name == "ridge_head":
+            params = self.anchor | {"layers.3.weight": torch.eye(2), "layers.3.bias": torch.zeros(2)}
+            learned = [self.theta[f"inner/{n}"] for n in ("log_regulariser", "scale", "offset")]
+            features = self.outputs(params, inputs)
+            weight, bias = ridge.head_of_ridge(features, targets, 3, learned[0].exp(), *learned[1:])
             return [self.anchor | {"layers.3.weight": weight, "layers.3.bias": bias}]
         if name in NEWTON:
             return [self.anchor, named(self.newton(solver), self.anchor)]
@@ -75,7 +82,9 @@ class NaiveTask:
             return rates[leaf] if rates else solver.step_size
 
         descend = gradient_steps.descend_and_pull_back if name == "pull_back_16" else gradient_steps.descend
-        return descend(self.support_loss, self.anchor, self.weight, rate, steps=solver.steps)
+        return descend(
+            self.support_loss, self.anchor, self.weight, rate, steps=solver.steps if steps is None else steps
+        )
 
     def objective(self, phi):
         """Of the inner problem, at a vector; theta as a constant."""
@@ -139,10 +148,21 @@ class NaiveTask:
     @functools.cache  # noqa: B019
     def gradient(self, meta_gradient):
         """In every meta-parameter."""
+        found = self.in_every_leaf(meta_gradient)
+        return {name: found[name] for name in self.theta}
+
+    def in_every_leaf(self, meta_gradient):
+        """Leaves that are not meta-learned among them, where the formula has them."""
         if meta_gradient in ("unrolled", "recursion", "hessian_free"):
             return self.differentiated(self.query_loss(self.path[-1]))
         if meta_gradient == "multi_step_loss":
-            losses = [self.query_loss(phi) for phi in self.path[1:]] or [self.query_loss(self.path[-1])]
+            ends = self.path[1:]
+            if self.inner == "pull_back_16":  # each number of steps has a pull-back of its own
+                ends = [
+                    self.adapt(self.inner, self.solver, *self.task[:2], steps=k + 1)[-1]
+                    for k in range(self.solver.steps)
+                ]
+            losses = [self.query_loss(phi) for phi in ends] or [self.query_loss(self.path[-1])]
             early = (1 - STEP / meta_gradient_of(meta_gradient).annealed_over) / len(losses)
             return self.differentiated(
                 sum(early * loss for loss in losses[:-1]) + (1 - early * (len(losses) - 1)) * losses[-1]
@@ -178,8 +198,11 @@ class NaiveTask:
     @functools.cache  # noqa: B019
     def fisher(self, point):
         params = self.model if point == "theta" else self.model | self.phi
-        params = {name: params[name].detach() for name in self.model}
-        return self.setting.fisher(lambda p: self.outputs(named(p, params), self.task[2]), flat(params.values()))
+        params = {name: leaf.detach() for name, leaf in params.items()}
+        learned = {name: leaf for name, leaf in params.items() if name in self.theta}
+        return self.setting.fisher(
+            lambda p: self.outputs(params | named(p, learned), self.task[2]), flat(learned.values())
+        )
 
 
 def naive_direction(tasks: list[NaiveTask], meta_gradient: str, direction: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarun.algorithm import BacktrackingDescent
+from tests.calls import meta_step
 
 from .closed_forms import Quadratic, composed, descent, implicit, quadratic
 
@@ -14,12 +15,12 @@ def advice_for(inner, curvature: float, centre: float = 0.0) -> str | None:
     """Of one task with support loss curvature/2 (phi - centre)^2, from theta = 1 with lambda = 1."""
     algorithm = composed(inner, implicit(1, negative_curvature="stop"), weight=1.0)
     tasks = quadratic(([curvature], [centre]), ([1.0], [0.0]))
-    stats = algorithm.meta_step({"phi": torch.tensor([1.0])}, Quadratic(), tasks).stats
-    return algorithm.advice({f"train/{name}": values.double().mean().item() for name, values in stats.items()})
+    stats = meta_step(algorithm, {"phi": torch.tensor([1.0])}, Quadratic(), tasks).stats
+    return algorithm.diagnosis({f"train/{name}": values.double().mean().item() for name, values in stats.items()})
 
 
 def searched(steps: int) -> BacktrackingDescent:
-    return BacktrackingDescent(steps=steps, step_size=0.1, eval_steps=[steps], max_backtracks=20)
+    return BacktrackingDescent(steps=steps, step_size=0.1, max_backtracks=20)
 
 
 @pytest.mark.parametrize(

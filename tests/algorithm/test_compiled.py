@@ -6,10 +6,12 @@ import torch
 from metarun.algorithm.compiled import Compiled
 from metarun.build import make_parts
 from metarun.config_folder import config_folder, groups
+from tests.calls import task_gradients
 from tests.train.small import GLYPHS, QUICK, assert_same_runs, configuration, only_folder, python, run_here
 
 STATIC = ("algorithm/inner=gradient_descent_16", "algorithm.meta_gradient.solver.negative_curvature=stop")
 ALGORITHMS = {name: (f"algorithm={name}",) for name in groups(config_folder())["algorithm"]} | {
+    "cavia": ("algorithm=cavia", "model=context_mlp"),
     "imaml, fixed steps": ("algorithm=imaml", *STATIC),
     "imaml_ng, fixed steps": ("algorithm=imaml_ng", *STATIC),
     "imaml, learned lambda": ("algorithm=imaml", *STATIC, "algorithm.learn_proximal_weight=layer"),
@@ -28,10 +30,7 @@ def other_arguments(parts):
     """Another theta and other tasks than those that were traced."""
     theta, problem, _ = parts.example()
     generator = torch.Generator().manual_seed(1)
-    theta = {
-        name: leaf + 0.01 * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
-        for name, leaf in theta.items()
-    }
+    theta = theta.map(lambda leaf: leaf + 0.01 * torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype))
     shots, queries = parts.schedule.shots, parts.schedule.queries
     tasks = parts.source.sample(5, "train", torch.arange(7, 7 + parts.task_chunk), shots, queries)
     return theta, problem, tasks.to(parts.device, parts.dtype)
@@ -47,7 +46,9 @@ def gradients_of(estimate, arguments, step=3) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("which", sorted(set(ALGORITHMS) - ASKS_FOR_VALUES))
 def test_the_traced_operations_are_the_algorithms(which):
     """Run one by one, and not compiled, they give its bits: nothing of the example has become part of the program."""
-    tasks = (*GLYPHS, "model.width=4") if which == "protonet" else ("model.hidden=[5]", "model.activation=tanh")
+    tasks = (
+        (*GLYPHS, "model.width=4") if which in ("protonet", "r2d2") else ("model.hidden=[5]", "model.activation=tanh")
+    )
     parts = parts_of(*ALGORITHMS[which], tasks=tasks)
     traced = Compiled(parts.algorithm.estimate, backend="eager")
     traced.trace(*parts.example())
@@ -79,12 +80,12 @@ def test_each_shape_is_traced_once():
 
     def counted(theta, problem, tasks, step):
         calls.append(len(tasks))
-        return parts.algorithm.estimate(theta, problem, tasks, step)
+        return task_gradients(parts.algorithm, theta, problem, tasks, step)
 
     traced = Compiled(counted, backend="eager")
     theta, problem, tasks = parts.example()
     for piece in (tasks, tasks[:2], tasks, tasks[1:]):
-        expected = parts.algorithm.estimate(theta, problem, piece, 0)
+        expected = task_gradients(parts.algorithm, theta, problem, piece, 0)
         assert torch.equal(traced(theta, problem, piece, 0).query_loss, expected.query_loss)
     assert calls == [3, 2]
 
@@ -126,9 +127,9 @@ def test_a_compiled_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path):
     stopping = (
         "import os, signal, sys; from metarun.algorithm import Algorithm; from metarun.cli import main; "
         "step, calls = Algorithm.meta_step, [];\n"
-        "def killing(*a):\n"
+        "def killing(*a, **named):\n"
         "    calls.append(None)\n"
-        "    return step(*a) if len(calls) < 7 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(*a, **named) if len(calls) < 7 else os.kill(os.getpid(), signal.SIGKILL)\n"
         "Algorithm.meta_step = killing; main()"
     )
     child = python("-c", stopping, *command, f"run.root={tmp_path / 'killed'}")

@@ -10,6 +10,7 @@ from metarun.models.learner import Learner
 from metarun.problems.classification import Classification
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sources.glyphs import glyphs
+from tests.calls import task_gradients
 
 from .closed_forms import composed, descent
 
@@ -32,7 +33,7 @@ def estimates(source: Episodes, norm: str, dtype: torch.dtype):
         learner.to("cpu", kind)
         tasks = source.sample(0, "train", torch.arange(2), 1, 5).to("cpu", kind)
         leaves = {name: leaf.to(kind) for name, leaf in theta.items()}
-        found.append(composed(descent(1, 0.4), estimator).estimate(leaves, problem, tasks))
+        found.append(task_gradients(composed(descent(1, 0.4), estimator), leaves, problem, tasks))
     return found
 
 
@@ -57,8 +58,8 @@ def test_a_net_that_lies_on_its_kinks_is_told(source):
 
 def test_the_warning_in_words():
     recursion = Recursion(curvature="finite_difference")
-    assert recursion.advice({"train/curvature/disagreement": 0.1}) is None
-    assert recursion.advice({}) is None
-    text = recursion.advice({"train/curvature/disagreement": 0.321})
+    assert recursion.diagnosis({"train/curvature/disagreement": 0.1}) is None
+    assert recursion.diagnosis({}) is None
+    text = recursion.diagnosis({"train/curvature/disagreement": 0.321})
     assert text.startswith("curvature by differences of gradients is off by some 32 %")
     assert "algorithm.meta_gradient.curvature=hessian" in text

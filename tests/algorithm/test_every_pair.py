@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 
+from tests.calls import meta_step
 from tests.reference import prototypes
 from tests.train.small import configuration
 
 from .compositions import (
     ALL,
     AXES,
+    COMPUTED,
     CONTRADICTORY,
     FORBIDDEN,
     GROUPS,
@@ -52,8 +54,8 @@ def check(composition: tuple[str, ...]) -> None:
     inner, meta_gradient, direction, weight, adapted, kind = composition
     algorithm, here = compose(composition), setting(kind)
     theta = meta_parameters(algorithm, kind)
-    estimate = algorithm.meta_step(
-        theta, here.problem, here.tasks, {"classification": 1, "regression": 2}[kind], None, STEP
+    estimate = meta_step(
+        algorithm, theta, here.problem, here.tasks, {"classification": 1, "regression": 2}[kind], None, STEP
     )
     tasks = naive_tasks(inner, weight, adapted, kind)
     losses = torch.stack([task.query_loss(task.phi).detach() for task in tasks])
@@ -146,7 +148,7 @@ def test_the_hessian_by_other_ways_is_the_same(inner, meta_gradient, turned, cur
     steps = []
     for way in ("hessian", curvature):
         part = dataclasses.replace(getattr(algorithm, turned), curvature=way)
-        steps.append(dataclasses.replace(algorithm, **{turned: part}).meta_step(here.theta, here.problem, here.tasks))
+        steps.append(meta_step(dataclasses.replace(algorithm, **{turned: part}), here.theta, here.problem, here.tasks))
     rtol = DIFFERENCES_RTOL if curvature == "finite_difference" else RTOL
     for name, leaf in steps[0].gradient.items():
         assert (steps[1].gradient[name] - leaf).norm() <= rtol * leaf.norm()
@@ -159,7 +161,7 @@ def test_every_legal_composition_matches_the_naive_one(inner, meta_gradient):
     name, _, solver = meta_gradient.partition(" ")
     words = [f"algorithm/meta_gradient/solver={solver}"] if solver else []
     node = settings(f"algorithm/inner={inner}", f"algorithm/meta_gradient={name}", *words)
-    if inner != "prototypes":  # whose problem is no sinusoid
+    if inner not in COMPUTED:  # whose problem is no sinusoid
         assert type(instantiate(node, _convert_="all").inner) is type(inner_of(inner))
     for composition in LEGAL:
         if composition[:2] == (inner, meta_gradient):
@@ -177,7 +179,8 @@ def test_every_algorithm_is_in_the_walk(name):
     direction = f"{choices['algorithm/direction']} {node['direction'].get('point', '')}".strip()
     weight = f"{'2' if node['proximal_weight'] else '0'}, {node['learn_proximal_weight']}"
     problem = "regression" if inner == "none" else "classification"
-    composition = (inner, meta_gradient, direction, weight, node["adapted"], problem)
+    adapted = node["adapted"] if isinstance(node["adapted"], str) else "context"
+    composition = (inner, meta_gradient, direction, weight, adapted, problem)
     assert composition in LEGAL
     built, walked = instantiate(node, _convert_="all"), compose(composition)
     for part in ("inner", "meta_gradient", "direction"):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from metarun.algorithm import Algorithm, ConjugateGradient, FirstOrder, GradientDescent, Implicit, Plain, Unrolled
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.maths.operators import dense
-from metarun.maths.trees import expand
 from metarun.models.learner import Learner
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
+from tests.calls import adapt, bilevel, meta_step
 
 from .closed_forms import Bilinear, Linear, Quadratic, one_task, toy
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def algorithm(meta_gradient, *, steps: int, step_size: float, weight: float = 0.0) -> Algorithm:
-    inner = GradientDescent(steps=steps, step_size=step_size, eval_steps=[steps])
+    inner = GradientDescent(steps=steps, step_size=step_size)
     return Algorithm(inner=inner, meta_gradient=meta_gradient, direction=Plain(), proximal_weight=weight)
 
 
@@ -34,7 +34,7 @@ def implicit(cg_steps: int, curvature: str = "hessian", negative_curvature: str 
 
 
 def inner_problem(chosen: Algorithm, problem, tasks: TaskBatch, theta) -> InnerProblem:
-    return chosen.episode(problem, tasks).set_up(expand(theta, len(tasks)))[0]
+    return bilevel(chosen, theta, problem, tasks).inner
 
 
 # One parameter, quadratic losses: support a/2 (phi - c)^2, query b/2 (phi - e)^2; a=2, c=1, b=3, e=-1, theta=0.
@@ -71,9 +71,9 @@ def quadratic_tasks() -> TaskBatch:
 )
 def test_scalar_quadratic(chosen, phi, expected):
     problem, tasks, theta = Quadratic(), quadratic_tasks(), {"phi": torch.zeros(1)}
-    adapted = chosen.adapt(theta, problem, tasks.support).params["phi"].item()
+    adapted = adapt(chosen, theta, problem, tasks)["phi"].item()
     assert adapted == pytest.approx(float(Fraction(phi)), rel=1e-14)
-    estimate = chosen.meta_step(theta, problem, tasks)
+    estimate = meta_step(chosen, theta, problem, tasks)
     assert estimate.gradient["phi"].item() == pytest.approx(float(Fraction(expected)), rel=1e-14)
     assert estimate.query_loss.item() == pytest.approx(float(Fraction(3, 2) * (Fraction(phi) + 1) ** 2), rel=1e-14)
 
@@ -87,7 +87,7 @@ def test_the_mean_over_tasks_is_taken_whatever_the_chunk():
     )
     chosen = algorithm(Unrolled(), steps=1, step_size=1 / 4)
     for chunk in (1, 2, 3, None):
-        estimate = chosen.meta_step({"phi": torch.zeros(1)}, Quadratic(), tasks, chunk)
+        estimate = meta_step(chosen, {"phi": torch.zeros(1)}, Quadratic(), tasks, chunk)
         assert estimate.gradient["phi"].item() == pytest.approx(3.0, rel=1e-14)
 
 
@@ -105,9 +105,9 @@ def test_ridge_regression_with_one_point(cg_steps, expected, curvature):
     """RR1: phi* = (5/3, 1/3); the system has two distinct eigenvalues, so two CG steps are exact and further ones harmless."""
     chosen = algorithm(implicit(cg_steps, curvature), steps=400, step_size=1 / 6, weight=1.0)
     theta = {"phi": torch.tensor([1.0, -1.0])}
-    phi = chosen.adapt(theta, Linear(), tiny_tasks().support).params["phi"][0]
+    phi = adapt(chosen, theta, Linear(), tiny_tasks())["phi"][0]
     torch.testing.assert_close(phi, torch.tensor([5 / 3, 1 / 3]), rtol=1e-13, atol=0)
-    estimate = chosen.meta_step(theta, Linear(), tiny_tasks())
+    estimate = meta_step(chosen, theta, Linear(), tiny_tasks())
     torch.testing.assert_close(estimate.gradient["phi"], torch.tensor(expected), rtol=1e-10, atol=1e-13)
 
 
@@ -116,9 +116,9 @@ def test_one_maml_step_on_one_point(estimator, expected):
     """RR2."""
     chosen = algorithm(estimator, steps=1, step_size=0.1)
     theta = {"phi": torch.tensor([1.0, -1.0])}
-    phi = chosen.adapt(theta, Linear(), tiny_tasks().support).params["phi"][0]
+    phi = adapt(chosen, theta, Linear(), tiny_tasks())["phi"][0]
     torch.testing.assert_close(phi, torch.tensor([1.4, -0.2]), rtol=1e-14, atol=0)
-    estimate = chosen.meta_step(theta, Linear(), tiny_tasks())
+    estimate = meta_step(chosen, theta, Linear(), tiny_tasks())
     torch.testing.assert_close(estimate.gradient["phi"], torch.tensor(expected), rtol=1e-14, atol=1e-15)
 
 
@@ -173,7 +173,7 @@ def converged_imaml(ridge: Ridge, weight: float, cg_steps: int = 4) -> Algorithm
 
 def test_implicit_gradient_of_ridge_regression(ridge):
     """RR3: the dense closed form, and central differences of theta -> query loss at the exact inner solution."""
-    estimate = converged_imaml(ridge, 1.0).meta_step({"phi": ridge.theta}, Linear(), ridge.tasks)
+    estimate = meta_step(converged_imaml(ridge, 1.0), {"phi": ridge.theta}, Linear(), ridge.tasks)
     torch.testing.assert_close(estimate.gradient["phi"], ridge.exact(1.0), rtol=1e-10, atol=0)
 
     def loss(theta: Tensor) -> Tensor:
@@ -190,16 +190,16 @@ def test_early_stopped_inner_loop(ridge, steps):
     step_size = 1 / (high + weight)
     unrolled = algorithm(Unrolled(), steps=steps, step_size=step_size, weight=weight)
     stopped = algorithm(implicit(20), steps=steps, step_size=step_size, weight=weight)
-    phi = stopped.adapt(theta, Linear(), ridge.tasks.support).params["phi"][0]
+    phi = adapt(stopped, theta, Linear(), ridge.tasks)["phi"][0]
 
     system = ridge.hessian + weight * torch.eye(4)
     inverse = torch.linalg.inv(system)
     shrinking = torch.linalg.matrix_power(torch.eye(4) - step_size * system, steps)
     jacobian = weight * inverse + shrinking @ ridge.hessian @ inverse
-    actual = unrolled.meta_step(theta, Linear(), ridge.tasks).gradient["phi"]
+    actual = meta_step(unrolled, theta, Linear(), ridge.tasks).gradient["phi"]
     torch.testing.assert_close(actual, jacobian.T @ ridge.query_gradient(phi), rtol=1e-12, atol=1e-13)
 
-    actual = stopped.meta_step(theta, Linear(), ridge.tasks).gradient["phi"]
+    actual = meta_step(stopped, theta, Linear(), ridge.tasks).gradient["phi"]
     smoothness = torch.linalg.eigvalsh(ridge.query_x.T @ ridge.query_x / 5)[-1]
     distance = (phi - ridge.solution(ridge.theta, weight)).norm()
     assert (actual - ridge.exact(weight)).norm() <= weight / (low + weight) * smoothness * distance + 1e-12
@@ -209,9 +209,9 @@ def test_large_weight_limit_is_one_maml_step(ridge):
     """RR5: the difference to MAML with one step of 1/lambda falls as lambda^-2, so that times lambda^2 it is constant."""
     theta, scaled = {"phi": ridge.theta}, []
     for weight in (1e2, 1e3, 1e4):
-        implicit_gradient = converged_imaml(ridge, weight).meta_step(theta, Linear(), ridge.tasks).gradient["phi"]
+        implicit_gradient = meta_step(converged_imaml(ridge, weight), theta, Linear(), ridge.tasks).gradient["phi"]
         maml = algorithm(Unrolled(), steps=1, step_size=1 / weight)
-        maml_gradient = maml.meta_step(theta, Linear(), ridge.tasks).gradient["phi"]
+        maml_gradient = meta_step(maml, theta, Linear(), ridge.tasks).gradient["phi"]
         scaled.append((implicit_gradient - maml_gradient).norm().item() * weight**2)
     assert scaled[0] > 0.1
     assert scaled[1] == pytest.approx(scaled[0], rel=0.1)
@@ -231,7 +231,7 @@ def test_regression_has_no_half(ridge, curvature):
     phi = torch.linalg.solve(system, 2 * ridge.x.T @ ridge.y / 6 + weight * ridge.theta)
     expected = weight * torch.linalg.solve(system, 2 * ridge.query_gradient(phi))
     chosen = algorithm(implicit(4, curvature), steps=800, step_size=step_size, weight=weight)
-    actual = chosen.meta_step(theta, problem, tasks).gradient["weight"][0]
+    actual = meta_step(chosen, theta, problem, tasks).gradient["weight"][0]
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=0)
 
 
@@ -261,7 +261,7 @@ def converged_toy(curvature: str) -> Algorithm:
 def test_bilinear_net_after_one_step(estimator, expected):
     """TOY1, TOY2."""
     theta, tasks = toy()
-    gradient = algorithm(estimator, steps=1, step_size=0.1).meta_step(theta, Bilinear(), tasks).gradient
+    gradient = meta_step(algorithm(estimator, steps=1, step_size=0.1), theta, Bilinear(), tasks).gradient
     torch.testing.assert_close(torch.cat([gradient["w"], gradient["b"]]), torch.tensor(expected), rtol=1e-13, atol=0)
 
 
@@ -276,9 +276,9 @@ def test_bilinear_net_with_implicit_gradient(curvature, published):
     phi, expected = toy_by_newton(curvature)
     torch.testing.assert_close(phi, torch.tensor([0.69856317, 1.88849723]), rtol=0, atol=6e-9)
     torch.testing.assert_close(expected, torch.tensor(published), rtol=0, atol=6e-9)
-    adapted = chosen.adapt(theta, Bilinear(), tasks.support).params
+    adapted = adapt(chosen, theta, Bilinear(), tasks)
     torch.testing.assert_close(torch.cat([adapted["w"], adapted["b"]])[:, 0], phi, rtol=1e-12, atol=0)
-    gradient = chosen.meta_step(theta, Bilinear(), tasks).gradient
+    gradient = meta_step(chosen, theta, Bilinear(), tasks).gradient
     torch.testing.assert_close(torch.cat([gradient["w"], gradient["b"]]), expected, rtol=1e-10, atol=0)
 
 
@@ -288,15 +288,15 @@ def test_bilinear_curvatures():
     chosen = converged_toy("hessian")
     inner = inner_problem(chosen, Bilinear(), tasks, theta)
     like = torch.zeros(())
-    hessian = dense(inner.curvature(inner.anchor, "hessian"), 1, 2, like=like)[0]
+    hessian = dense(inner.curvature(inner.start, "hessian"), 1, 2, like=like)[0]
     torch.testing.assert_close(hessian, torch.tensor([[4.0, 3.0], [3.0, 1.0]]), rtol=1e-15, atol=0)
-    gauss_newton = dense(inner.curvature(inner.anchor, "gauss_newton"), 1, 2, like=like)[0]
+    gauss_newton = dense(inner.curvature(inner.start, "gauss_newton"), 1, 2, like=like)[0]
     torch.testing.assert_close(gauss_newton, torch.tensor([[4.0, 2.0], [2.0, 1.0]]), rtol=1e-15, atol=0)
 
-    phi = chosen.adapt(theta, Bilinear(), tasks.support).params
+    phi = adapt(chosen, theta, Bilinear(), tasks)
     eigenvalues = torch.linalg.eigvalsh(dense(inner.curvature(phi, "hessian"), 1, 2, like=like)[0])
     torch.testing.assert_close(eigenvalues, torch.tensor([-0.2209, 4.2753]), rtol=0, atol=5e-5)
-    stats = chosen.meta_step(theta, Bilinear(), tasks).stats
+    stats = meta_step(chosen, theta, Bilinear(), tasks).stats
     assert not stats["system/negative_curvature"].any()
     assert stats["system/residual"].item() < 1e-14
 
@@ -307,7 +307,7 @@ def test_negative_curvature_stops_a_task_where_it_is():
     p'Ap = 5 + 2 * 29 = 63 > 0 there, so one step of 5/63 is made; the next direction has curvature < 0 and ends it.
     """
     theta, tasks = toy()
-    estimate = algorithm(implicit(5), steps=0, step_size=0.1, weight=0.5).meta_step(theta, Bilinear(), tasks)
+    estimate = meta_step(algorithm(implicit(5), steps=0, step_size=0.1, weight=0.5), theta, Bilinear(), tasks)
     assert estimate.stats["system/negative_curvature"].tolist() == [True]
     assert estimate.stats["system/steps"].tolist() == [1]
     assert estimate.stats["system/min_curvature"].item() < 0

@@ -26,6 +26,7 @@ from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
+from tests.calls import adapt, meta_step
 
 from .closed_forms import Bilinear, Linear, Quadratic, Quartic, Ridge, composed, descent, implicit, quadratic, toy
 
@@ -39,7 +40,7 @@ def scalar_task() -> TaskBatch:
 
 def scalar_gradient(chosen, name: str = "phi", theta: float = 0.0) -> float:
     meta = chosen.meta_parameters(None, {"phi": torch.full((1,), theta)})
-    return chosen.meta_step(meta, Quadratic(), scalar_task()).gradient[name].item()
+    return meta_step(chosen, meta, Quadratic(), scalar_task()).gradient[name].item()
 
 
 def pair(gradient: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -62,7 +63,7 @@ def pair(gradient: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_adapting_one_half_of_a_bilinear_net(adapted, estimator, expected):
     theta, tasks = toy()
     chosen = composed(descent(1, 0.1), estimator, adapted=adapted)
-    gradient = chosen.meta_step(theta, Bilinear(), tasks).gradient
+    gradient = meta_step(chosen, theta, Bilinear(), tasks).gradient
     torch.testing.assert_close(pair(gradient), torch.tensor(expected), rtol=1e-13, atol=0)
 
 
@@ -76,7 +77,7 @@ def test_implicit_gradient_of_a_frozen_parameter():
     expected = torch.cat(torch.autograd.grad(loss, [w, b]))
     # One step of size 1 / (b^2 + lambda) lands on the minimum.
     chosen = composed(descent(1, 1 / 6), implicit(1), weight=weight, adapted=["w"])
-    gradient = chosen.meta_step(theta, Bilinear(), tasks).gradient
+    gradient = meta_step(chosen, theta, Bilinear(), tasks).gradient
     torch.testing.assert_close(pair(gradient), expected, rtol=1e-13, atol=0)
 
 
@@ -104,11 +105,9 @@ def test_a_lambda_for_each_parameter(ridge):
     """RR6: g = L (H + L)^-1 v and not its transpose (which must miss), and d M / d lambda_j by central differences."""
     chosen = composed(descent(600, 0.09), implicit(4), weight=1.0, learn_proximal_weight="parameter")
     theta = {"phi": ridge.theta, "proximal_weight/phi": WEIGHTS.log()}
-    gradient = chosen.meta_step(theta, Linear(), ridge.tasks).gradient
+    gradient = meta_step(chosen, theta, Linear(), ridge.tasks).gradient
     phi = ridge.solution(WEIGHTS)
-    torch.testing.assert_close(
-        chosen.adapt(theta, Linear(), ridge.tasks.support).params["phi"][0], phi, rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(adapt(chosen, theta, Linear(), ridge.tasks)["phi"][0], phi, rtol=1e-12, atol=0)
     slope = ridge.query_gradient(phi)
     exact = WEIGHTS * torch.linalg.solve(ridge.hessian + torch.diag(WEIGHTS), slope)
     torch.testing.assert_close(gradient["phi"], exact, rtol=1e-10, atol=0)
@@ -128,8 +127,8 @@ def test_lambda_by_patterns_is_lambda_by_parameters():
     theta, tasks = toy()
     by_pattern = composed(descent(400, 0.1), implicit(2), weight={"w": 1.5, "*": 3.0})
     learned = composed(descent(400, 0.1), implicit(2), weight={"w": 1.5, "*": 3.0}, learn_proximal_weight="layer")
-    one = by_pattern.meta_step(theta, Bilinear(), tasks).gradient
-    other = learned.meta_step(learned.meta_parameters(Bilinear(), theta), Bilinear(), tasks).gradient
+    one = meta_step(by_pattern, theta, Bilinear(), tasks).gradient
+    other = meta_step(learned, learned.meta_parameters(Bilinear(), theta), Bilinear(), tasks).gradient
     torch.testing.assert_close(pair(one), pair(other), rtol=1e-13, atol=0)
     with pytest.raises(ValueError, match=r"no pattern of \['w'\] fits b\. Add"):
         composed(descent(1, 0.1), implicit(2), weight={"w": 1.5}).check(Bilinear(), theta)
@@ -142,23 +141,23 @@ def test_the_released_codes_step_and_system():
     """SC7: one step of 1/4, a pull-back to 1/4, A = 2 + 2/12 = 13/6, and so 15/4 / (13/6) = 45/26."""
     official = implicit(5, negative_curvature="stop", identity=2.0, weight_offset=10.0)
     chosen = composed(descent(1, 1 / 4, proximal="pull_back"), official, weight=2.0)
-    adapted = chosen.adapt({"phi": torch.zeros(1)}, Quadratic(), scalar_task().support)
-    assert adapted.params["phi"].item() == pytest.approx(1 / 4, rel=1e-14)
+    adapted = adapt(chosen, {"phi": torch.zeros(1)}, Quadratic(), scalar_task())
+    assert adapted["phi"].item() == pytest.approx(1 / 4, rel=1e-14)
     assert scalar_gradient(chosen) == pytest.approx(float(Fraction(45, 26)), rel=1e-14)
 
 
 def test_lambda_in_evaluation_is_its_own():
     """With lambda 0 at test, two steps of 1/4 are MAML's: phi = 3/4."""
     chosen = composed(descent(2, 1 / 4), implicit(1), weight=2.0, eval_proximal_weight=0.0)
-    adapted = chosen.adapt({"phi": torch.zeros(1)}, Quadratic(), scalar_task().support)
-    assert adapted.params["phi"].item() == pytest.approx(3 / 4, rel=1e-14)
+    adapted = adapt(chosen, {"phi": torch.zeros(1)}, Quadratic(), scalar_task())
+    assert adapted["phi"].item() == pytest.approx(3 / 4, rel=1e-14)
 
 
 # ---- learned rates, Reptile, several losses, baselines ---------------------------------------------------------------
 
 
 def rates(kind: str, steps: int = 1) -> LearnedRates:
-    return LearnedRates(steps=steps, step_size=1 / 4, eval_steps=[steps], rates=kind)
+    return LearnedRates(steps=steps, step_size=1 / 4, rates=kind)
 
 
 @pytest.mark.parametrize("kind", ["parameter", "layer", "layer_and_step"])
@@ -173,10 +172,10 @@ def test_each_step_has_a_rate_of_its_own():
     """phi_2 = c + (1 - 2 a_1)(1 - 2 a_2)(theta - c): d M / d a_i = L'(phi_2) * 2 (1 - 2 a) at a = 1/4; L'(3/4) = 21/4."""
     chosen = composed(rates("layer_and_step", 2), Unrolled())
     meta = chosen.meta_parameters(None, {"phi": torch.zeros(1)})
-    gradient = chosen.meta_step(meta, Quadratic(), scalar_task()).gradient["inner/step_size/phi"]
+    gradient = meta_step(chosen, meta, Quadratic(), scalar_task()).gradient["inner/step_size/phi"]
     torch.testing.assert_close(gradient, torch.full((2,), 21 / 4), rtol=1e-14, atol=0)
     # A third step, at test, takes the last rate: phi_3 = 7/8.
-    third = chosen.adapt(meta, Quadratic(), scalar_task().support, 3).params["phi"].item()
+    third = adapt(chosen, meta, Quadratic(), scalar_task(), 3)["phi"].item()
     assert third == pytest.approx(7 / 8, rel=1e-14)
 
 
@@ -191,7 +190,7 @@ def test_the_loss_of_every_step():
     at = {}
     for step in (0, 50, 100, 500):
         chosen = composed(descent(3, 1 / 4), MultiStepLoss(annealed_over=100))
-        estimate = chosen.meta_step({"phi": torch.zeros(1)}, Quadratic(), scalar_task(), step=step)
+        estimate = meta_step(chosen, {"phi": torch.zeros(1)}, Quadratic(), scalar_task(), step=step)
         at[step] = estimate.gradient["phi"].item()
         assert estimate.query_loss.item() == pytest.approx(1.5 * (7 / 8 + 1) ** 2, rel=1e-14)
     equal, last = (9 / 4 + 21 / 16 + 45 / 64) / 3, 45 / 64
@@ -200,7 +199,7 @@ def test_the_loss_of_every_step():
 
 def test_no_meta_learning_moves_nothing():
     chosen = composed(descent(1, 1 / 4), NoGradient())
-    estimate = chosen.meta_step({"phi": torch.zeros(1)}, Quadratic(), scalar_task())
+    estimate = meta_step(chosen, {"phi": torch.zeros(1)}, Quadratic(), scalar_task())
     assert estimate.gradient["phi"].tolist() == [0.0]
     assert estimate.query_loss.item() == pytest.approx(1.5 * 1.5**2, rel=1e-14)
 
@@ -213,7 +212,9 @@ def test_the_recursion_is_the_unrolled_gradient_with_a_proximal_term(ridge):
     theta = {"phi": ridge.theta}
     for steps in (1, 2, 5):
         unrolled, recursion = (
-            composed(descent(steps, 0.1), estimator, weight=0.7).meta_step(theta, Linear(), ridge.tasks).gradient["phi"]
+            meta_step(composed(descent(steps, 0.1), estimator, weight=0.7), theta, Linear(), ridge.tasks).gradient[
+                "phi"
+            ]
             for estimator in (Unrolled(), Recursion(curvature="hessian"))
         )
         torch.testing.assert_close(recursion, unrolled, rtol=1e-13, atol=1e-15)
@@ -223,7 +224,7 @@ def test_differences_of_gradients_are_exact_on_quadratics(ridge):
     """HF3: HF-MAML is MAML there, but for rounding: 1e-16 / 6e-6, the radius."""
     theta = {"phi": ridge.theta}
     exact, differences = (
-        composed(descent(2, 0.1), estimator).meta_step(theta, Linear(), ridge.tasks).gradient["phi"]
+        meta_step(composed(descent(2, 0.1), estimator), theta, Linear(), ridge.tasks).gradient["phi"]
         for estimator in (Unrolled(), Recursion(curvature="finite_difference"))
     )
     torch.testing.assert_close(differences, exact, rtol=1e-9, atol=0)
@@ -234,7 +235,7 @@ def quartic(estimator) -> float:
         *(Examples(torch.zeros(1, 1), torch.tensor([[power]])) for power in (4.0, 2.0)), {}
     )  # support phi^4/4, query phi^2/2
     return (
-        composed(descent(1, 0.1), estimator).meta_step({"phi": torch.ones(1)}, Quartic(), tasks).gradient["phi"].item()
+        meta_step(composed(descent(1, 0.1), estimator), {"phi": torch.ones(1)}, Quartic(), tasks).gradient["phi"].item()
     )
 
 
@@ -250,7 +251,7 @@ def test_maml_on_a_quartic():
 
 def solver_gradient(ridge: Ridge, solver, weight: float = 1.0, curvature: str = "hessian") -> torch.Tensor:
     chosen = composed(descent(400, 0.15), implicit(0, curvature, solver=solver), weight=weight)
-    return chosen.meta_step({"phi": ridge.theta}, Linear(), ridge.tasks).gradient["phi"]
+    return meta_step(chosen, {"phi": ridge.theta}, Linear(), ridge.tasks).gradient["phi"]
 
 
 def test_every_solver_finds_the_same_gradient(ridge):
@@ -274,7 +275,7 @@ def test_the_neumann_series_is_its_partial_sum(ridge):
     v, matrix = ridge.query_gradient(phi), -ridge.hessian / weight
     expected = sum(torch.linalg.matrix_power(matrix, j) @ v for j in range(4))
     chosen = composed(descent(400, 0.03), implicit(0, solver=Richardson(steps=3, step_size=1.0)), weight=weight)
-    actual = chosen.meta_step({"phi": ridge.theta}, Linear(), ridge.tasks).gradient["phi"]
+    actual = meta_step(chosen, {"phi": ridge.theta}, Linear(), ridge.tasks).gradient["phi"]
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
 
 
@@ -302,7 +303,7 @@ def test_policies_at_negative_curvature(policy):
     """
     theta, tasks = toy()
     chosen = composed(descent(0, 0.1), implicit(2, negative_curvature=policy), weight=0.5)
-    estimate = chosen.meta_step(theta, Bilinear(), tasks)
+    estimate = meta_step(chosen, theta, Bilinear(), tasks)
     assert estimate.stats["system/negative_curvature"].tolist() == [True]
     matrix = torch.eye(2) + 2 * torch.tensor([[4.0, 3.0], [3.0, 1.0]])
     rhs = torch.tensor([-2.0, -1.0])
@@ -336,7 +337,7 @@ def test_negative_curvature_can_end_the_run():
     theta, tasks = toy()
     chosen = composed(descent(0, 0.1), implicit(2, negative_curvature="raise"), weight=0.5)
     with pytest.raises(RuntimeError, match=r"1 of 1 tasks is not positive definite.*curvature=gauss_newton"):
-        chosen.meta_step(theta, Bilinear(), tasks)
+        meta_step(chosen, theta, Bilinear(), tasks)
 
 
 # ---- prototypes ------------------------------------------------------------------------------------------------------
@@ -350,10 +351,10 @@ def test_prototypes_are_a_linear_head():
     theta = problem.learner.init(dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     inputs = torch.randn(1, 6, 3, generator=g)
-    support = Examples(inputs[:, :3], torch.tensor([[0, 1, 1]]))
-    chosen = composed(Prototypes(steps=1, eval_steps=[1]), Unrolled())
+    tasks = TaskBatch(Examples(inputs[:, :3], torch.tensor([[0, 1, 1]])), None, {})
+    chosen = composed(Prototypes(steps=1), Unrolled())
     chosen.check(problem, theta)
-    params = chosen.adapt(theta, problem, support).params
+    params = adapt(chosen, theta, problem, tasks)
     embed = nn.Sequential(*list(module.layers)[:-1])
     support_e, query_e = embed(inputs[0, :3]), embed(inputs[0, 3:])
     centres = torch.stack([support_e[0], (support_e[1] + support_e[2]) / 2])
@@ -371,7 +372,7 @@ def test_meta_gradient_of_prototypes_is_that_of_the_distances():
     g = torch.Generator().manual_seed(0)
     inputs, targets = torch.randn(1, 8, 3, generator=g), torch.tensor([[0, 1, 0, 1, 0, 1, 1, 0]])
     tasks = TaskBatch(Examples(inputs[:, :4], targets[:, :4]), Examples(inputs[:, 4:], targets[:, 4:]), {})
-    actual = composed(Prototypes(steps=1, eval_steps=[1]), Unrolled()).meta_step(theta, problem, tasks).gradient
+    actual = meta_step(composed(Prototypes(steps=1), Unrolled()), theta, problem, tasks).gradient
 
     embed = nn.Sequential(*list(module.layers)[:-1])
     e = embed(inputs[0])

@@ -18,13 +18,15 @@ from metarun.algorithm import (
     Recursion,
     Unrolled,
 )
-from metarun.maths.trees import Params, axpy, expand
+from metarun.algorithm.proximal import ProximalTerm
+from metarun.maths.trees import Params, axpy
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
 from metarun.problems.regression import Regression
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.types import Examples, TaskBatch
 from metarun.train.evaluate import Evaluation, Evaluator
+from tests.calls import adapt, bilevel, meta_step, sorted_theta
 
 from .held import peak_bytes
 
@@ -34,7 +36,7 @@ NUM_TASKS = 3
 
 
 def algorithm(meta_gradient, *, steps: int, step_size: float, weight: float = 0.0) -> Algorithm:
-    inner = GradientDescent(steps=steps, step_size=step_size, eval_steps=[0, steps])
+    inner = GradientDescent(steps=steps, step_size=step_size)
     return Algorithm(inner=inner, meta_gradient=meta_gradient, direction=Plain(), proximal_weight=weight)
 
 
@@ -82,7 +84,7 @@ def differences(chosen: Algorithm, net: Net, radius: float = 1e-5) -> Tensor:
             shift = torch.zeros(leaf.numel())
             shift[i] = radius
             losses = [
-                chosen.meta_step(net.theta | {name: leaf + sign * shift.view_as(leaf)}, net.problem, net.tasks)
+                meta_step(chosen, net.theta | {name: leaf + sign * shift.view_as(leaf)}, net.problem, net.tasks)
                 for sign in (1, -1)
             ]
             result.append((losses[0].query_loss - losses[1].query_loss).mean() / (2 * radius))
@@ -101,7 +103,7 @@ def differences(chosen: Algorithm, net: Net, radius: float = 1e-5) -> Tensor:
 )
 def test_meta_gradient_is_the_derivative_of_the_query_loss(chosen, net):
     """S2. Central differences of radius 1e-5 err by about 1e-10 times third derivatives."""
-    estimate = chosen.meta_step(net.theta, net.problem, net.tasks)
+    estimate = meta_step(chosen, net.theta, net.problem, net.tasks)
     torch.testing.assert_close(flat(estimate.gradient), differences(chosen, net), rtol=1e-7, atol=1e-8)
 
 
@@ -118,7 +120,7 @@ def test_differences_take_no_second_derivative(estimator, weight, adapted, net, 
         chosen = dataclasses.replace(
             algorithm(estimator(curvature), steps=3, step_size=0.1, weight=weight), adapted=adapted
         )
-        return flat(chosen.meta_step(net.theta, net.problem, net.tasks).gradient)
+        return flat(meta_step(chosen, net.theta, net.problem, net.tasks).gradient)
 
     exact = gradient_by("hessian")
     differentiate = torch.autograd.grad
@@ -135,20 +137,20 @@ def test_differences_take_no_second_derivative(estimator, weight, adapted, net, 
 
 def test_other_estimators_are_not_that_derivative(net):
     """So that the test above can fail: first order, Gauss-Newton and one CG step are approximations."""
-    exact = flat(algorithm(Unrolled(), steps=1, step_size=0.1).meta_step(net.theta, net.problem, net.tasks).gradient)
-    first = flat(algorithm(FirstOrder(), steps=1, step_size=0.1).meta_step(net.theta, net.problem, net.tasks).gradient)
+    exact = flat(meta_step(algorithm(Unrolled(), steps=1, step_size=0.1), net.theta, net.problem, net.tasks).gradient)
+    first = flat(meta_step(algorithm(FirstOrder(), steps=1, step_size=0.1), net.theta, net.problem, net.tasks).gradient)
     assert (first - exact).norm() > 1e-2 * exact.norm()
     settings = {"steps": 60, "step_size": 0.1, "weight": 5.0}
-    exact = flat(algorithm(implicit(), **settings).meta_step(net.theta, net.problem, net.tasks).gradient)
+    exact = flat(meta_step(algorithm(implicit(), **settings), net.theta, net.problem, net.tasks).gradient)
     for estimator in (implicit(curvature="gauss_newton"), implicit(cg_steps=1), implicit(damping=1.0)):
-        other = flat(algorithm(estimator, **settings).meta_step(net.theta, net.problem, net.tasks).gradient)
+        other = flat(meta_step(algorithm(estimator, **settings), net.theta, net.problem, net.tasks).gradient)
         assert (other - exact).norm() > 1e-4 * exact.norm()
 
 
 def test_implicit_equals_unrolled_at_convergence(net):
     settings = {"steps": 80, "step_size": 0.1, "weight": 5.0}
-    unrolled = algorithm(Unrolled(), **settings).meta_step(net.theta, net.problem, net.tasks)
-    estimate = algorithm(implicit(), **settings).meta_step(net.theta, net.problem, net.tasks)
+    unrolled = meta_step(algorithm(Unrolled(), **settings), net.theta, net.problem, net.tasks)
+    estimate = meta_step(algorithm(implicit(), **settings), net.theta, net.problem, net.tasks)
     torch.testing.assert_close(flat(estimate.gradient), flat(unrolled.gradient), rtol=1e-10, atol=1e-12)
     assert (estimate.stats["inner/residual"] < 1e-14).all()
 
@@ -156,19 +158,19 @@ def test_implicit_equals_unrolled_at_convergence(net):
 def test_maml_minus_first_order_is_minus_alpha_hessian_gradient(net):
     """S2: exactly, after one step; H g by differentiating the support gradient at theta along g."""
     settings = {"steps": 1, "step_size": 0.1}
-    maml = algorithm(Unrolled(), **settings).meta_step(net.theta, net.problem, net.tasks).gradient
+    maml = meta_step(algorithm(Unrolled(), **settings), net.theta, net.problem, net.tasks).gradient
     first = algorithm(FirstOrder(), **settings)
     expected = torch.zeros_like(flat(net.theta))
     for b in range(NUM_TASKS):
         task = net.tasks[b : b + 1]
-        slope = flat(first.meta_step(net.theta, net.problem, task).gradient)
+        slope = flat(meta_step(first, net.theta, net.problem, task).gradient)
         leaves = {name: leaf.clone().requires_grad_() for name, leaf in net.theta.items()}
         outputs = net.problem.outputs(leaves, task.support.inputs[0], None)
         loss = net.problem.loss(outputs, task.support.targets[0])
         support = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
         product = torch.autograd.grad(torch.cat([s.flatten() for s in support]) @ slope, list(leaves.values()))
         expected -= 0.1 * torch.cat([p.flatten() for p in product]) / NUM_TASKS
-    difference = flat(maml) - flat(first.meta_step(net.theta, net.problem, net.tasks).gradient)
+    difference = flat(maml) - flat(meta_step(first, net.theta, net.problem, net.tasks).gradient)
     torch.testing.assert_close(difference, expected, rtol=1e-10, atol=1e-13)
 
 
@@ -178,7 +180,7 @@ def test_every_way_to_the_hessian_is_the_same(steps, net):
     settings = {"steps": steps, "step_size": 0.05, "weight": 3.0}
     by = {
         kind: flat(
-            algorithm(implicit(curvature=kind), **settings).meta_step(net.theta, net.problem, net.tasks).gradient
+            meta_step(algorithm(implicit(curvature=kind), **settings), net.theta, net.problem, net.tasks).gradient
         )
         for kind in ("hessian", "hessian_forward", "finite_difference")
     }
@@ -189,9 +191,13 @@ def test_every_way_to_the_hessian_is_the_same(steps, net):
 
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
 def test_no_cg_steps_are_first_order(curvature, net):
-    settings = {"steps": 4, "step_size": 0.05, "weight": 3.0}
-    estimate = algorithm(implicit(0, curvature=curvature), **settings).meta_step(net.theta, net.problem, net.tasks)
-    first = algorithm(FirstOrder(), **settings).meta_step(net.theta, net.problem, net.tasks)
+    settings = {
+        "steps": 4,
+        "step_size": 0.05,
+        "weight": 4.0,
+    }  # z = g / lambda, times lambda again: exact for powers of two
+    estimate = meta_step(algorithm(implicit(0, curvature=curvature), **settings), net.theta, net.problem, net.tasks)
+    first = meta_step(algorithm(FirstOrder(), **settings), net.theta, net.problem, net.tasks)
     assert torch.equal(flat(estimate.gradient), flat(first.gradient))
 
 
@@ -202,7 +208,7 @@ def test_large_weight_limit_is_one_maml_step(net):
         # Step size 1/lambda: the rate is h/lambda, so 12 steps are at rounding.
         chosen = algorithm(implicit(), steps=12, step_size=1 / weight, weight=weight)
         maml = algorithm(Unrolled(), steps=1, step_size=1 / weight)
-        gradients = [flat(a.meta_step(net.theta, net.problem, net.tasks).gradient) for a in (chosen, maml)]
+        gradients = [flat(meta_step(a, net.theta, net.problem, net.tasks).gradient) for a in (chosen, maml)]
         distances.append((gradients[0] - gradients[1]).norm().item())
     assert distances[0] / distances[1] == pytest.approx(100, rel=0.05)
 
@@ -211,14 +217,14 @@ def test_damping_is_an_addition_to_the_curvature(net):
     """(I + (H + d)/lambda) x = v is (I + H/(lambda + d)) x = v lambda/(lambda + d): iMAML's system at lambda + d, scaled."""
     weight, damping, steps = 4.0, 2.0, 5
     phi_settings = {"steps": steps, "step_size": 0.05, "weight": weight}
-    damped = algorithm(implicit(damping=damping), **phi_settings).meta_step(net.theta, net.problem, net.tasks)
+    damped = meta_step(algorithm(implicit(damping=damping), **phi_settings), net.theta, net.problem, net.tasks)
     # phi of weight 4 as theta of an inner loop of no steps, task by task, with weight 6.
-    phi = algorithm(FirstOrder(), **phi_settings).adapt(net.theta, net.problem, net.tasks.support).params
+    phi = adapt(algorithm(FirstOrder(), **phi_settings), net.theta, net.problem, net.tasks)
     expected = torch.zeros_like(flat(net.theta))
     heavier = algorithm(implicit(), steps=0, step_size=1.0, weight=weight + damping)
     for b in range(NUM_TASKS):
         theta = {name: leaf[b] for name, leaf in phi.items()}
-        expected += flat(heavier.meta_step(theta, net.problem, net.tasks[b : b + 1]).gradient) / NUM_TASKS
+        expected += flat(meta_step(heavier, theta, net.problem, net.tasks[b : b + 1]).gradient) / NUM_TASKS
     scale = weight / (weight + damping)
     torch.testing.assert_close(flat(damped.gradient), scale * expected, rtol=1e-9, atol=1e-12)
 
@@ -241,15 +247,15 @@ def indexed(tasks: TaskBatch, order: list[int]) -> TaskBatch:
 def test_order_chunks_and_copies_of_tasks_do_not_matter(name, net):
     """S3: permuted, chunked and doubled batches; statistics come in the tasks' order."""
     chosen = ALL[name]
-    whole = chosen.meta_step(net.theta, net.problem, net.tasks)
+    whole = meta_step(chosen, net.theta, net.problem, net.tasks)
     order = [2, 0, 1]
-    permuted = chosen.meta_step(net.theta, net.problem, indexed(net.tasks, order))
+    permuted = meta_step(chosen, net.theta, net.problem, indexed(net.tasks, order))
     torch.testing.assert_close(flat(permuted.gradient), flat(whole.gradient), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(permuted.query_loss, whole.query_loss[order], rtol=1e-12, atol=0)
-    doubled = chosen.meta_step(net.theta, net.problem, indexed(net.tasks, [0, 1, 2, 0, 1, 2]))
+    doubled = meta_step(chosen, net.theta, net.problem, indexed(net.tasks, [0, 1, 2, 0, 1, 2]))
     torch.testing.assert_close(flat(doubled.gradient), flat(whole.gradient), rtol=1e-12, atol=1e-14)
     for chunk in (1, 2, 3, 4, None):
-        pieces = chosen.meta_step(net.theta, net.problem, net.tasks, chunk)
+        pieces = meta_step(chosen, net.theta, net.problem, net.tasks, chunk)
         torch.testing.assert_close(flat(pieces.gradient), flat(whole.gradient), rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(pieces.query_loss, whole.query_loss, rtol=1e-12, atol=0)
         assert set(pieces.stats) == set(whole.stats)
@@ -260,7 +266,7 @@ def test_order_chunks_and_copies_of_tasks_do_not_matter(name, net):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_meta_step_is_repeatable_to_the_bit(name, net):
-    first, again = (ALL[name].meta_step(net.theta, net.problem, net.tasks) for _ in range(2))
+    first, again = (meta_step(ALL[name], net.theta, net.problem, net.tasks) for _ in range(2))
     assert torch.equal(flat(first.gradient), flat(again.gradient))
     assert torch.equal(first.query_loss, again.query_loss)
     assert not first.query_loss.requires_grad
@@ -268,7 +274,7 @@ def test_a_meta_step_is_repeatable_to_the_bit(name, net):
 
 
 def bytes_of(chosen: Algorithm, net: Net) -> int:
-    return peak_bytes(lambda: chosen.meta_step(net.theta, net.problem, net.tasks))
+    return peak_bytes(lambda: meta_step(chosen, net.theta, net.problem, net.tasks))
 
 
 def test_memory_of_maml_is_affine_in_inner_steps(net):
@@ -296,7 +302,8 @@ def test_evaluation_changes_nothing_and_repeats_itself(name, net):
     evaluator = Evaluator(ALL[name], net.problem, source, evaluation, torch.device("cpu"), torch.float64, 2)
     before = {key: leaf.clone() for key, leaf in net.theta.items()}
     state = torch.get_rng_state()
-    first, again = (evaluator(net.theta, "test", 5, [0, 1, 3]) for _ in range(2))
+    theta = sorted_theta(ALL[name], net.theta, net.problem)
+    first, again = (evaluator(theta, "test", 5, [0, 1, 3]) for _ in range(2))
     assert first == again
     assert [m.inner_steps for m in first] == [0, 1, 3]
     assert all(len(m.metrics["mse"]) == 5 for m in first)
@@ -306,7 +313,7 @@ def test_evaluation_changes_nothing_and_repeats_itself(name, net):
         assert torch.equal(leaf, before[key])
         assert leaf.grad is None
         assert not leaf.requires_grad
-    whole = dataclasses.replace(evaluator, chunk=5)(net.theta, "test", 5, [0, 1, 3])
+    whole = dataclasses.replace(evaluator, chunk=5)(theta, "test", 5, [0, 1, 3])
     for mine, other in zip(first, whole, strict=True):
         assert mine.metrics["mse"] == pytest.approx(other.metrics["mse"], rel=1e-12)
 
@@ -314,22 +321,22 @@ def test_evaluation_changes_nothing_and_repeats_itself(name, net):
 def test_adapt_takes_the_steps_it_is_told(net):
     """Zero steps leave theta, one is a gradient step, and the numbers nest."""
     chosen = ALL["imaml"]
-    support = net.tasks.support
-    start = chosen.adapt(net.theta, net.problem, support, 0).params
+    tasks = net.tasks
+    start = adapt(chosen, net.theta, net.problem, tasks, 0)
     assert all(torch.equal(start[name][b], leaf) for name, leaf in net.theta.items() for b in range(NUM_TASKS))
-    default, four = (chosen.adapt(net.theta, net.problem, support, steps).params for steps in (None, 4))
+    default, four = (adapt(chosen, net.theta, net.problem, tasks, steps) for steps in (None, 4))
     assert all(torch.equal(default[name], four[name]) for name in default)
-    one = chosen.adapt(net.theta, net.problem, support, 1).params
-    by_maml = algorithm(Unrolled(), steps=1, step_size=0.05).adapt(net.theta, net.problem, support).params
+    one = adapt(chosen, net.theta, net.problem, tasks, 1)
+    by_maml = adapt(algorithm(Unrolled(), steps=1, step_size=0.05), net.theta, net.problem, tasks)
     assert all(torch.equal(one[name], by_maml[name]) for name in one)  # at theta the proximal term has no slope
     assert not any(leaf.requires_grad for leaf in default.values())
 
 
 def test_proximal_term_draws_back_to_theta(net):
     """`value` is loss + lambda/2 |phi - theta|^2, and `gradient` its derivative along a direction."""
-    inner, _ = ALL["imaml"].episode(net.problem, net.tasks).set_up(expand(net.theta, NUM_TASKS))
-    phi = {name: leaf + 0.3 for name, leaf in inner.anchor.items()}
-    free = dataclasses.replace(inner, proximal_weight=0.0)
+    inner = bilevel(ALL["imaml"], net.theta, net.problem, net.tasks).inner
+    phi = {name: leaf + 0.3 for name, leaf in inner.start.items()}
+    free = dataclasses.replace(inner, term=ProximalTerm(0.0))
     size = flat(net.theta).numel()
     torch.testing.assert_close(inner.value(phi), free.value(phi) + 1.5 * size * 0.09, rtol=1e-12, atol=0)
     direction = {name: torch.ones_like(leaf) for name, leaf in phi.items()}
@@ -351,11 +358,11 @@ def test_proximal_weight_is_a_number_that_is_not_negative(weight):
 
 def test_unrolled_needs_a_solver_that_can_be_differentiated():
     class Opaque(GradientDescent):
-        offers = frozenset({"minimum"})
+        is_differentiable = False
 
     with pytest.raises(ValueError, match=r"Opaque cannot be\. Choose algorithm/meta_gradient=implicit"):
         Algorithm(
-            inner=Opaque(steps=1, step_size=0.1, eval_steps=[1]),
+            inner=Opaque(steps=1, step_size=0.1),
             meta_gradient=Unrolled(),
             direction=Plain(),
             proximal_weight=0.0,
@@ -387,10 +394,8 @@ def test_bad_settings_of_the_implicit_gradient(changes, message):
         ({"steps": True}, "steps must be an integer >= 0, got True"),
         ({"step_size": 0.0}, "step_size must be a number > 0, got 0.0"),
         ({"step_size": float("nan")}, "step_size must be a number > 0, got nan"),
-        ({"eval_steps": []}, "eval_steps must be a list of integers"),
-        ({"eval_steps": [0, -2]}, "eval_steps must be an integer >= 0, got -2"),
     ],
 )
 def test_bad_settings_of_gradient_descent(changes, message):
     with pytest.raises(ValueError, match=message):
-        GradientDescent(**{"steps": 1, "step_size": 0.1, "eval_steps": [1]} | changes)
+        GradientDescent(**{"steps": 1, "step_size": 0.1} | changes)

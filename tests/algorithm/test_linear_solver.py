@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from metarun.algorithm import ConjugateGradient, Dense, Minres, Richardson
-from metarun.algorithm.linear_solver import System
+from metarun.algorithm.meta_gradient.solver.system import System
 from metarun.maths.cg import Status
 from metarun.maths.operators import LinearOperator
+from tests.calls import meta_step, task_gradients
 
 from .closed_forms import Quadratic, composed, descent, implicit, quadratic, stacked
 
@@ -23,8 +24,9 @@ MATRIX = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
 
 
 def system(matrices: torch.Tensor, rhs: torch.Tensor) -> System:
-    operator = LinearOperator(lambda vectors: torch.einsum("bij,bj->bi", matrices, vectors))
-    return System(operator, rhs, lambda: operator)
+    """`matrices` are C + I."""
+    curvature = LinearOperator(lambda vectors: torch.einsum("bij,bj->bi", matrices, vectors) - vectors)
+    return System(curvature, 1.0, 1.0, lambda: curvature, rhs)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -58,17 +60,19 @@ def test_a_curvature_that_overflows_leaves_no_meta_gradient(policy):
     """h / lambda = 1e300 / 1e-20, whatever is done about negative curvature; the task beside it: 1 / (1 + 1/1e-20)."""
     tasks = stacked(quadratic(([1.0], [1.0]), ([1.0], [0.0])), quadratic(([1e300], [1.0]), ([1.0], [0.0])))
     algorithm = composed(descent(0, 0.1), implicit(2, negative_curvature=policy), weight=1e-20)
-    estimate = algorithm.estimate({"phi": torch.ones(1)}, Quadratic(), tasks)
+    estimate = task_gradients(algorithm, {"phi": torch.ones(1)}, Quadratic(), tasks)
     assert estimate.gradient["phi"][0].item() == pytest.approx(1e-20, rel=1e-12)
     assert estimate.gradient["phi"][1].isnan().all()
     assert estimate.stats["system/not_finite"].tolist() == [False, True]
     assert estimate.stats["system/residual"].isnan().tolist() == [False, True]
-    assert algorithm.meta_step({"phi": torch.ones(1)}, Quadratic(), tasks).gradient["phi"].isnan().all()
+    assert meta_step(algorithm, {"phi": torch.ones(1)}, Quadratic(), tasks).gradient["phi"].isnan().all()
 
 
 def test_a_query_gradient_beyond_the_square_root_of_the_largest_number():
     """1e200 over 1 + 1/1, exactly; its square is infinite."""
     tasks = quadratic(([1.0], [1.0]), ([1e200], [0.0]))
-    estimate = composed(descent(0, 0.1), implicit(2), weight=1.0).estimate({"phi": torch.ones(1)}, Quadratic(), tasks)
+    estimate = task_gradients(
+        composed(descent(0, 0.1), implicit(2), weight=1.0), {"phi": torch.ones(1)}, Quadratic(), tasks
+    )
     assert estimate.gradient["phi"].item() == pytest.approx(5e199, rel=1e-15)
     assert estimate.stats["system/residual"].item() < 1e-15

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from metarun import rng
 from metarun.algorithm import Algorithm, FirstOrder, NaturalGradient, Plain, Unrolled
@@ -14,8 +13,9 @@ from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
+from tests.calls import adapt, meta_step
 
-from .closed_forms import Quadratic, Ridge, composed, descent, implicit, quadratic, stacked
+from .closed_forms import Quadratic, Ridge, WithoutModel, composed, descent, implicit, quadratic, stacked
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -52,7 +52,7 @@ def gaussian(direction, estimator=None) -> Algorithm:
 
 
 def step_of(chosen: Algorithm, theta: float) -> float:
-    return chosen.meta_step({"phi": torch.tensor([theta])}, Quadratic(), gaussian_tasks()).gradient["phi"].item()
+    return meta_step(chosen, {"phi": torch.tensor([theta])}, Quadratic(), gaussian_tasks()).gradient["phi"].item()
 
 
 @pytest.mark.parametrize("estimator", [implicit(1), Unrolled()], ids=["implicit", "unrolled"])
@@ -75,12 +75,12 @@ def test_the_step_at_phi_contracts():
 
 def test_a_step_reaches_no_further_than_the_divergence_allows():
     """NG6: predicted divergence is 1/2 d' F d; shortened to equality where it binds, untouched where it does not."""
-    free = gaussian(natural()).meta_step({"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
+    free = meta_step(gaussian(natural()), {"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
     divergence = free.gradient["phi"].item() ** 2 / 2
     assert free.stats["direction/divergence"].item() == pytest.approx(divergence, rel=1e-13)
     for allowed in (divergence / 7, 3 * divergence):
         bound = gaussian(natural(max_divergence=allowed))
-        estimate = bound.meta_step({"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
+        estimate = meta_step(bound, {"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
         reached = estimate.gradient["phi"].item() ** 2 / 2  # for this model the true divergence of the step
         assert reached == pytest.approx(min(allowed, divergence), rel=1e-13)
         assert estimate.stats["direction/divergence"].item() == pytest.approx(reached, rel=1e-13)
@@ -90,9 +90,9 @@ def test_momentum_averages_the_gradient_before_the_system_is_solved():
     """F = 1 at phi: the steps are m_1 = g_1 and m_2 = 0.8 m_1 + 0.2 g_2, with the plain gradients g at the two thetas."""
     chosen, plain = gaussian(natural(momentum=0.8)), gaussian(Plain())
     first, second = step_of(plain, 4.0), step_of(plain, 1.0)
-    estimate = chosen.meta_step({"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
+    estimate = meta_step(chosen, {"phi": torch.tensor([4.0])}, Quadratic(), gaussian_tasks())
     assert estimate.gradient["phi"].item() == pytest.approx(first, rel=1e-14)
-    estimate = chosen.meta_step({"phi": torch.tensor([1.0])}, Quadratic(), gaussian_tasks(), state=estimate.state)
+    estimate = meta_step(chosen, {"phi": torch.tensor([1.0])}, Quadratic(), gaussian_tasks(), state=estimate.state)
     assert estimate.gradient["phi"].item() == pytest.approx(0.8 * first + 0.2 * second, rel=1e-14)
 
 
@@ -100,7 +100,7 @@ def test_a_gradient_of_zero_is_a_step_of_zero():
     """Where the mean squares of the preconditioner vanish too, with nothing to divide by."""
     tasks = quadratic(([1.0], [2.0]), ([1.0], [2.0]))
     chosen = composed(descent(0, 0.1), FirstOrder(), direction=natural(preconditioner=0.5, max_divergence=1e-3))
-    assert chosen.meta_step({"phi": torch.tensor([2.0])}, Quadratic(), tasks).gradient["phi"].item() == 0.0
+    assert meta_step(chosen, {"phi": torch.tensor([2.0])}, Quadratic(), tasks).gradient["phi"].item() == 0.0
 
 
 def test_the_true_fisher_matrix_and_not_the_empirical_one():
@@ -108,10 +108,10 @@ def test_the_true_fisher_matrix_and_not_the_empirical_one():
     tasks = quadratic(([1.0], [0.0]), ([1.0], [0.9]))
     plain = descent(0, 0.1)
     theta = {"phi": torch.tensor([1.0])}
-    step = composed(plain, FirstOrder(), direction=natural()).meta_step(theta, Quadratic(), tasks).gradient["phi"]
+    step = meta_step(composed(plain, FirstOrder(), direction=natural()), theta, Quadratic(), tasks).gradient["phi"]
     assert step.item() == pytest.approx(0.1, rel=1e-14)
     empirical = composed(plain, FirstOrder(), direction=natural(point="task_empirical", damping=1e-12))
-    assert empirical.meta_step(theta, Quadratic(), tasks).gradient["phi"].item() == pytest.approx(10.0, rel=1e-6)
+    assert meta_step(empirical, theta, Quadratic(), tasks).gradient["phi"].item() == pytest.approx(10.0, rel=1e-6)
 
 
 def test_levenberg_marquardt_asks_whether_the_promise_was_kept():
@@ -125,12 +125,12 @@ def test_levenberg_marquardt_asks_whether_the_promise_was_kept():
     assert chosen.start() == {"damping": 0.3}
     state = None
     for expected in (0.2, 0.4 / 3):
-        estimate = chosen.meta_step(theta, Quadratic(), gaussian_tasks(), state=state)
+        estimate = meta_step(chosen, theta, Quadratic(), gaussian_tasks(), state=state)
         state = estimate.state
         assert state["damping"] == pytest.approx(expected, rel=1e-12)
     # A step nine times too long overshoots: predicted as before, actual = -g 20 s + 400 s^2 / 18 > 0.
     long = gaussian(natural(damping=0.3, step_size=20.0, adapt_damping=True))
-    assert long.meta_step(theta, Quadratic(), gaussian_tasks()).state["damping"] == pytest.approx(0.45, rel=1e-12)
+    assert meta_step(long, theta, Quadratic(), gaussian_tasks()).state["damping"] == pytest.approx(0.45, rel=1e-12)
 
 
 # ---- a small softmax net: matrices row by row ------------------------------------------------------------------------
@@ -189,8 +189,8 @@ def test_the_direction_is_the_dense_solve(point, recompute, preconditioner, chun
     damping = 0.05
     settings = {"weight": 2.0}
     plain = composed(descent(3, 0.2), implicit(6), **settings)
-    gradient = flat(plain.meta_step(net.theta, net.problem, net.tasks).gradient)
-    phi = plain.adapt(net.theta, net.problem, net.tasks.support).params
+    gradient = flat(meta_step(plain, net.theta, net.problem, net.tasks).gradient)
+    phi = adapt(plain, net.theta, net.problem, net.tasks)
     matrix = torch.zeros(net.size, net.size)
     for b in range(2):
         params = net.theta if point == "theta" else {name: leaf[b] for name, leaf in phi.items()}
@@ -199,7 +199,7 @@ def test_the_direction_is_the_dense_solve(point, recompute, preconditioner, chun
     expected = torch.linalg.solve(matrix + damping * torch.eye(net.size), gradient)
     direction = natural(point=point, damping=damping, recompute=recompute, preconditioner=preconditioner)
     chosen = composed(descent(3, 0.2), implicit(6), direction=direction, **settings)
-    actual = flat(chosen.meta_step(net.theta, net.problem, net.tasks, chunk).gradient)
+    actual = flat(meta_step(chosen, net.theta, net.problem, net.tasks, chunk).gradient)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -207,9 +207,9 @@ def test_truncated_and_preconditioned(net):
     """One CG step is t M^-1 g, t = g'M^-1 g / (M^-1 g)'(F + damping I)(M^-1 g); the divergence is that of the dense F."""
     damping, power = 0.05, 0.75
     plain = composed(descent(3, 0.2), implicit(6), weight=2.0)
-    each = [flat(plain.meta_step(net.theta, net.problem, net.tasks[b : b + 1]).gradient) for b in range(2)]
+    each = [flat(meta_step(plain, net.theta, net.problem, net.tasks[b : b + 1]).gradient) for b in range(2)]
     gradient = (each[0] + each[1]) / 2
-    phi = plain.adapt(net.theta, net.problem, net.tasks.support).params
+    phi = adapt(plain, net.theta, net.problem, net.tasks)
     matrix = sum(
         net.fisher({name: leaf[b] for name, leaf in phi.items()}, net.tasks.query.inputs[b]) / 2 for b in range(2)
     )
@@ -217,7 +217,7 @@ def test_truncated_and_preconditioned(net):
     def taken(steps: int, state: dict | None = None):
         direction = natural(damping=damping, preconditioner=power, steps=steps)
         chosen = composed(descent(3, 0.2), implicit(6), weight=2.0, direction=direction)
-        return chosen.meta_step(net.theta, net.problem, net.tasks, 1, state)
+        return meta_step(chosen, net.theta, net.problem, net.tasks, 1, state)
 
     now = (each[0] ** 2 + each[1] ** 2) / 2
     before = torch.linspace(0.1, 1.0, net.size)
@@ -240,8 +240,8 @@ def test_the_pullback_is_the_fisher_matrix_of_the_adapted_predictor(estimator, n
     """P' F P with P by differences of theta -> phi (unrolled) or by a dense solve at phi (implicit)."""
     damping, weight = 0.05, 2.0
     plain = composed(descent(2, 0.2), estimator, weight=weight)
-    gradient = flat(plain.meta_step(net.theta, net.problem, net.tasks).gradient)
-    phi = plain.adapt(net.theta, net.problem, net.tasks.support).params
+    gradient = flat(meta_step(plain, net.theta, net.problem, net.tasks).gradient)
+    phi = adapt(plain, net.theta, net.problem, net.tasks)
     matrix = torch.zeros(net.size, net.size)
     for b in range(2):
         at = {name: leaf[b] for name, leaf in phi.items()}
@@ -254,20 +254,20 @@ def test_the_pullback_is_the_fisher_matrix_of_the_adapted_predictor(estimator, n
     expected = torch.linalg.solve(matrix + damping * torch.eye(net.size), gradient)
     chosen = composed(descent(2, 0.2), estimator, weight=weight, direction=natural(point="pullback", damping=damping))
     for chunk in (1, None):
-        actual = flat(chosen.meta_step(net.theta, net.problem, net.tasks, chunk).gradient)
+        actual = flat(meta_step(chosen, net.theta, net.problem, net.tasks, chunk).gradient)
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
 
 
 def differences(chosen: Algorithm, net: Net, task: int) -> Tensor:
     """d phi / d theta of one task by central differences, [D, D]."""
     columns = []
-    support = net.tasks.support[task : task + 1]
+    tasks = net.tasks[task : task + 1]
     for name, leaf in net.theta.items():
         for i in range(leaf.numel()):
             shift = torch.zeros(leaf.numel())
             shift[i] = 1e-5
             ahead, behind = (
-                flat(chosen.adapt(net.theta | {name: leaf + s * shift.view_as(leaf)}, net.problem, support).params)
+                flat(adapt(chosen, net.theta | {name: leaf + s * shift.view_as(leaf)}, net.problem, tasks))
                 for s in (1, -1)
             )
             columns.append((ahead - behind) / 2e-5)
@@ -279,20 +279,20 @@ def test_task_empirical_is_the_dense_solve(net):
     damping = 0.03
     chosen = composed(descent(1, 0.2), Unrolled(), direction=natural(point="task_empirical", damping=damping))
     plain = composed(descent(1, 0.2), Unrolled())
-    each = [flat(plain.meta_step(net.theta, net.problem, net.tasks[b : b + 1]).gradient) for b in range(2)]
+    each = [flat(meta_step(plain, net.theta, net.problem, net.tasks[b : b + 1]).gradient) for b in range(2)]
     matrix = sum(torch.outer(g, g) for g in each) / 2
     expected = torch.linalg.solve(matrix + damping * torch.eye(net.size), (each[0] + each[1]) / 2)
-    actual = flat(chosen.meta_step(net.theta, net.problem, net.tasks).gradient)
+    actual = flat(meta_step(chosen, net.theta, net.problem, net.tasks).gradient)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-13)
-    alone = flat(chosen.meta_step(net.theta, net.problem, net.tasks[:1]).gradient)
+    alone = flat(meta_step(chosen, net.theta, net.problem, net.tasks[:1]).gradient)
     torch.testing.assert_close(alone, each[0] / (each[0] @ each[0] + damping), rtol=1e-11, atol=0)
 
 
 def test_cg_needs_no_more_steps_than_the_rank(net):
     """NG2: I + F/lambda on 4 support examples of 3 classes has 4 * 2 eigenvalues other than one."""
     one = net.tasks[:1]
-    few = composed(descent(3, 0.2), implicit(9, "gauss_newton"), weight=2.0).meta_step(net.theta, net.problem, one)
-    many = composed(descent(3, 0.2), implicit(17, "gauss_newton"), weight=2.0).meta_step(net.theta, net.problem, one)
+    few = meta_step(composed(descent(3, 0.2), implicit(9, "gauss_newton"), weight=2.0), net.theta, net.problem, one)
+    many = meta_step(composed(descent(3, 0.2), implicit(17, "gauss_newton"), weight=2.0), net.theta, net.problem, one)
     torch.testing.assert_close(flat(few.gradient), flat(many.gradient), rtol=1e-9, atol=1e-12)
 
 
@@ -300,16 +300,12 @@ def test_cg_needs_no_more_steps_than_the_rank(net):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed:
+class Mixed(WithoutModel):
     """Linear regression in coordinates psi, theta = T psi."""
 
     transform: Tensor
 
-    score = "loss"
-    higher_is_better = False
-    lift = staticmethod(vmap)
-
-    def outputs(self, params, inputs, support):
+    def outputs(self, params, inputs):
         return inputs @ (self.transform @ params["phi"])
 
     def loss(self, outputs, targets):
@@ -323,7 +319,7 @@ def reached(transform: Tensor, direction, theta: Tensor, tasks: TaskBatch) -> Te
     """Where one outer step from theta ends, in theta's coordinates."""
     psi = torch.linalg.solve(transform, theta)
     chosen = composed(descent(0, 0.1), FirstOrder(), direction=direction)
-    step = chosen.meta_step({"phi": psi}, Mixed(transform), tasks).gradient["phi"]
+    step = meta_step(chosen, {"phi": psi}, Mixed(transform), tasks).gradient["phi"]
     return transform @ (psi - step)
 
 
@@ -346,9 +342,9 @@ def test_fisher_is_the_hessian_where_outputs_are_linear():
     for net, equal in ((linear, True), (Net.make(), False)):
         gradients = [
             flat(
-                composed(descent(3, 0.2), implicit(20, kind), weight=5.0)
-                .meta_step(net.theta, net.problem, net.tasks)
-                .gradient
+                meta_step(
+                    composed(descent(3, 0.2), implicit(20, kind), weight=5.0), net.theta, net.problem, net.tasks
+                ).gradient
             )
             for kind in ("hessian", "gauss_newton")
         ]

@@ -8,12 +8,14 @@ import torch
 
 from metarun import rng
 from metarun.algorithm import NewtonCG
+from metarun.algorithm.inner.loop import solve
 from metarun.algorithm.inner_problem import InnerProblem
-from metarun.maths.trees import Params, expand, norm_per_task
+from metarun.maths.trees import Params, norm_per_task
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
 from metarun.problems.regression import Regression
 from metarun.tasks.sinusoid import Sinusoid
+from tests.calls import inner_problem, meta_step
 
 from .closed_forms import Quadratic, composed, descent, implicit, quadratic, stacked
 
@@ -24,7 +26,6 @@ def newton(**changes) -> NewtonCG:
     settings = {
         "steps": 1,
         "cg_steps": 3,
-        "eval_steps": [1],
         "curvature": "hessian",
         "damping": 0.0,
         "adapt_damping": False,
@@ -42,13 +43,13 @@ def curved() -> tuple[InnerProblem, Params]:
     """1/2 (phi - 1)' diag(1, 4, 9) (phi - 1), lambda = 1, theta = 0."""
     tasks = quadratic(([1.0, 4.0, 9.0], [1.0, 1.0, 1.0]), ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]))
     theta = {"phi": torch.zeros(3)}
-    return InnerProblem(Quadratic(), tasks.support, expand(theta, 1), 1.0), theta
+    return inner_problem(Quadratic(), tasks, theta, 1.0), theta
 
 
 def test_one_newton_step_solves_a_quadratic():
     """HF1: phi* = (1/2, 4/5, 9/10); three distinct eigenvalues, so three CG steps are exact and the whole step is taken."""
     inner, _ = curved()
-    solution = newton().solve(inner, {})
+    solution = solve(newton(), inner)
     torch.testing.assert_close(solution.params["phi"][0], torch.tensor([0.5, 0.8, 0.9]), rtol=1e-13, atol=0)
     assert solution.stats["inner/backtracks"].tolist() == [0.0]
     assert solution.stats["inner/cg_steps"].tolist() == [3.0]
@@ -58,7 +59,7 @@ def test_one_newton_step_solves_a_quadratic():
 def test_one_cg_step_is_the_steepest_descent_of_the_model():
     """HF1: the step is (49/446) (1, 4, 9)."""
     inner, _ = curved()
-    solution = newton(cg_steps=1).solve(inner, {})
+    solution = solve(newton(cg_steps=1), inner)
     expected = 49 / 446 * torch.tensor([1.0, 4.0, 9.0])
     torch.testing.assert_close(solution.params["phi"][0], expected, rtol=1e-13, atol=0)
 
@@ -77,7 +78,7 @@ def test_damping_shrinks_by_two_thirds_where_the_model_is_right(monkeypatch):
         return shifted(operator, amount)
 
     monkeypatch.setattr(operators.LinearOperator, "shifted", listening)
-    newton(steps=4, damping=0.9, adapt_damping=True).solve(inner, {})
+    solve(newton(steps=4, damping=0.9, adapt_damping=True), inner)
     assert shifts == pytest.approx([0.9, 0.6, 0.4, 0.8 / 3], rel=1e-12)
 
 
@@ -86,8 +87,8 @@ def test_tasks_end_one_by_one():
     start = quadratic(([1.0, 4.0, 9.0], [0.0, 0.0, 0.0]), ([1.0] * 3, [0.0] * 3))
     other = quadratic(([1.0, 4.0, 9.0], [1.0, 1.0, 1.0]), ([1.0] * 3, [0.0] * 3))
     tasks = stacked(start, other)
-    inner = InnerProblem(Quadratic(), tasks.support, expand({"phi": torch.zeros(3)}, 2), 1.0)
-    solution = newton(steps=2, tolerance=1e-12).solve(inner, {})
+    inner = inner_problem(Quadratic(), tasks, {"phi": torch.zeros(3)}, 1.0)
+    solution = solve(newton(steps=2, tolerance=1e-12), inner)
     expected = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.8, 0.9]])
     torch.testing.assert_close(solution.params["phi"], expected, rtol=1e-13, atol=0)
     assert solution.stats["inner/cg_steps"].tolist() == [0.0, 1.5]
@@ -111,7 +112,7 @@ class Net:
         return Net(Regression(learner), learner.init(dtype=torch.float64), tasks)
 
     def inner(self, weight: float) -> InnerProblem:
-        return InnerProblem(self.problem, self.tasks.support, expand(self.theta, 3), weight)
+        return inner_problem(self.problem, self.tasks, self.theta, weight)
 
 
 @pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
@@ -123,12 +124,12 @@ def test_every_step_descends_and_the_end_is_stationary(curvature, weight, adapt_
     chosen = newton(
         cg_steps=16, curvature=curvature, damping=0.1 * adapt_damping, adapt_damping=adapt_damping, tolerance=1e-8
     )
-    values = [inner.value(chosen.solve(inner, {}, steps).params) for steps in range(8)]
+    values = [inner.value(solve(chosen, inner, steps).params) for steps in range(8)]
     for before, after in itertools.pairwise(values):
         assert (after <= before + 1e-13).all()
     # Gauss-Newton converges linearly where residuals remain.
-    phi = chosen.solve(inner, {}, 300).params
-    start = norm_per_task(inner.gradient(inner.anchor))
+    phi = solve(chosen, inner, 300).params
+    start = norm_per_task(inner.gradient(inner.start))
     assert (norm_per_task(inner.gradient(phi)) < 1e-7 * start).all()
 
 
@@ -144,7 +145,7 @@ def test_the_meta_gradient_does_not_ask_how_phi_was_found():
         newton(steps=60, cg_steps=40, curvature="gauss_newton", progress_rtol=5e-4, warm_start=0.5),
     ):
         chosen = composed(inner, implicit(16), weight=weight)
-        estimate = chosen.meta_step(net.theta, net.problem, net.tasks)
+        estimate = meta_step(chosen, net.theta, net.problem, net.tasks)
         assert (estimate.stats["inner/residual"] < 1e-10).all()
         gradients.append(torch.cat([leaf.flatten() for leaf in estimate.gradient.values()]))
     for other in gradients[1:]:
@@ -160,8 +161,8 @@ def test_a_step_that_overflows_is_backed_from():
             return torch.where(outputs > 5, torch.inf, (outputs - 4) ** 2 / 50 - outputs * 0.5).sum()
 
     tasks = quadratic(([1.0], [0.0]), ([1.0], [0.0]))
-    inner = InnerProblem(Steep(), tasks.support, expand({"phi": torch.zeros(1)}, 1), 0.0)
+    inner = inner_problem(Steep(), tasks, {"phi": torch.zeros(1)})
     # slope -0.66, curvature 0.04: the whole step is 16.5, two halvings land at 4.125.
-    solution = newton(cg_steps=1).solve(inner, {})
+    solution = solve(newton(cg_steps=1), inner)
     assert solution.params["phi"].item() == pytest.approx(4.125, rel=1e-12)
     assert solution.stats["inner/backtracks"].tolist() == [2.0]

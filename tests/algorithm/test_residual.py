@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarun.algorithm import BacktrackingDescent, Recursion, Unrolled
+from tests.calls import task_gradients
 
 from .closed_forms import Quadratic, composed, descent, implicit, quadratic, stacked
 from .test_newton_cg import newton
@@ -16,7 +17,7 @@ TASKS = stacked(*(quadratic(([h], [1.0]), ([1.0], [0.0])) for h in CURVATURES.to
 
 def estimate(inner, meta_gradient, start: float = START):
     algorithm = composed(inner, meta_gradient, weight=WEIGHT)
-    return algorithm.estimate({"phi": torch.tensor([start])}, Quadratic(), TASKS)
+    return task_gradients(algorithm, {"phi": torch.tensor([start])}, Quadratic(), TASKS)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def estimate(inner, meta_gradient, start: float = START):
         descent(1, 0.1),
         descent(3, 0.1),
         descent(3, 0.1, proximal="pull_back"),
-        BacktrackingDescent(steps=2, step_size=0.1, eval_steps=[2], max_backtracks=5),
+        BacktrackingDescent(steps=2, step_size=0.1, max_backtracks=5),
         newton(steps=1, damping=2.0),
     ],
 )

@@ -18,7 +18,6 @@ from torch.func import functional_call
 
 from metarun import rng
 from metarun.algorithm import Algorithm, ConjugateGradient, GradientDescent, Implicit, Plain, Unrolled
-from metarun.algorithm.inner_problem import InnerProblem
 from metarun.maths.cg import conjugate_gradient
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator, dense
@@ -30,6 +29,7 @@ from metarun.models.norm import TaskBatchNorm
 from metarun.problems.classification import Classification
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
+from tests.calls import inner_problem, meta_step
 
 pytestmark = [
     pytest.mark.crosscheck,
@@ -137,12 +137,12 @@ def by_torchopt(here: Twin) -> list[Tensor]:
 def test_meta_gradient_of_maml(theirs, net, dtype):
     here = twin(net, dtype)
     algorithm = Algorithm(
-        inner=GradientDescent(steps=STEPS, step_size=STEP_SIZE, eval_steps=[STEPS]),
+        inner=GradientDescent(steps=STEPS, step_size=STEP_SIZE),
         meta_gradient=Unrolled(),
         direction=Plain(),
         proximal_weight=0.0,
     )
-    estimate = algorithm.meta_step(dict(here.module.named_parameters()), here.problem, here.tasks)
+    estimate = meta_step(algorithm, dict(here.module.named_parameters()), here.problem, here.tasks)
     assert_same(estimate.gradient, theirs(here), RTOL[dtype])
 
 
@@ -184,12 +184,12 @@ def test_implicit_gradient_at_convergence(kind):
     here, weight, steps, step_size = twin("mlp", torch.float64, kind), 2.0, 300, 0.2
     solver = ConjugateGradient(steps=60, rtol=1e-14, atol=0.0, negative_curvature="raise")
     algorithm = Algorithm(
-        inner=GradientDescent(steps=steps, step_size=step_size, eval_steps=[steps]),
+        inner=GradientDescent(steps=steps, step_size=step_size),
         meta_gradient=Implicit(curvature="hessian", solver=solver, damping=0.0),
         direction=Plain(),
         proximal_weight=weight,
     )
-    estimate = algorithm.meta_step(dict(here.module.named_parameters()), here.problem, here.tasks)
+    estimate = meta_step(algorithm, dict(here.module.named_parameters()), here.problem, here.tasks)
     assert (estimate.stats["inner/residual"] < 1e-13).all()
     assert_same(estimate.gradient, implicitly_by_torchopt(here, weight, steps, step_size), 1e-10)
 
@@ -215,7 +215,9 @@ def test_curvature_products(net, kind, curvature, theirs, rtol):
     curvlinops, here = library("curvlinops"), twin(net, torch.float64, kind)
     theta = dict(here.module.named_parameters())
     params = {name: leaf.detach() for name, leaf in expand(theta, NUM_TASKS).items()}
-    operator = InnerProblem(here.problem, here.tasks.support, params, 1.0).curvature(params, curvature)
+    operator = inner_problem(
+        here.problem, here.tasks, {name: leaf.detach() for name, leaf in theta.items()}, 1.0
+    ).curvature(params, curvature)
     size = ravel(params).shape[1]
     generator = torch.Generator().manual_seed(1)
     vectors = torch.eye(size) if net == "mlp" else torch.randn(size, 5, generator=generator)

@@ -32,7 +32,7 @@ def grid(**changes) -> Grid:
 
 
 def algorithm(step_size: float = 0.05, weight: float = WEIGHT, meta_gradient=None, **others) -> Algorithm:
-    inner = GradientDescent(steps=2, step_size=step_size, eval_steps=[2])
+    inner = GradientDescent(steps=2, step_size=step_size)
     part = meta_gradient or FirstOrder()
     return Algorithm(inner=inner, meta_gradient=part, direction=Plain(), proximal_weight=weight, **others)
 
@@ -53,7 +53,8 @@ def bench_of(module: nn.Module, chosen: Algorithm, seed: int = 0) -> Bench:
         name: torch.randn(leaf.shape, generator=generator, dtype=torch.float64) / 2
         for name, leaf in learner.init(dtype=torch.float64).items()
     }
-    return Bench(chosen, Regression(learner), learner, theta, tasks)
+    problem = Regression(learner)
+    return Bench(chosen, problem, learner, chosen.meta_parameters(problem, theta), tasks)
 
 
 def ridge(**changes) -> Bench:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from metarun.gradients import exact as module
 from metarun.gradients.exact import exact_gradient
-from metarun.maths.trees import expand
 from metarun.problems.base import losses_of
 
 from .problems import Bench, bench_of, closed_form, flat, hessians, ridge, smooth_net
@@ -61,7 +60,7 @@ def test_a_net_agrees_with_differences_of_its_solutions(changes):
 
     def losses(theta) -> Tensor:
         params = exact_of(dataclasses.replace(bench, theta=theta), 10).params
-        rest = expand({name: theta[name] for name in frozen}, len(bench.tasks))
+        rest = {name: theta[name].expand(len(bench.tasks), *theta[name].shape) for name in frozen}
         return losses_of(bench.problem, params | rest, bench.tasks.query)
 
     step = 1e-5
@@ -69,7 +68,7 @@ def test_a_net_agrees_with_differences_of_its_solutions(changes):
         for index in range(leaf.numel()):
             unit = torch.zeros_like(leaf).flatten()
             unit[index] = step
-            ahead, behind = (losses(bench.theta | {name: leaf + sign * unit.reshape(leaf.shape)}) for sign in (1, -1))
+            ahead, behind = (losses(bench.theta.updated({name: leaf + sign * unit.reshape(leaf.shape)})) for sign in (1, -1))
             difference = (ahead - behind) / (2 * step)
             # Differences err by step^2 and by rounding / step, about 1e-10 each.
             torch.testing.assert_close(found.gradient[name].flatten(1)[:, index], difference, rtol=1e-7, atol=1e-8)

@@ -15,13 +15,13 @@ from torch.func import functional_call, grad, vmap
 
 from metarun import rng
 from metarun.algorithm import Algorithm
-from metarun.algorithm.inner_problem import InnerProblem
 from metarun.config_folder import config_folder
-from metarun.maths.trees import Params, expand, gradient, ravel, unravel
+from metarun.maths.trees import Params, gradient, ravel, unravel
 from metarun.models.learner import Learner
 from metarun.models.norm import TaskBatchNorm
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import Examples, TaskBatch
+from tests.calls import inner_problem, meta_step
 from tests.reference import maml
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -96,7 +96,8 @@ def test_gradients_over_tasks_are_those_of_each_task(model, overrides, batch_nor
     _, problem, theta = learned(config, batch_norm)
     tasks, phi = random_tasks(config), scattered(theta)
     for examples, support in [(tasks.support, None), (tasks.query, tasks.support)]:
-        actual = gradient(lambda p, e=examples, s=support: losses_of(problem, p, e, s), phi)
+        data = examples if support is None else examples.normalised_by(support)
+        actual = gradient(lambda p, data=data: losses_of(problem, p, data), phi)
         for b in range(NUM_TASKS):
             leaves = {name: leaf[b].clone().requires_grad_() for name, leaf in phi.items()}
             inputs = None if support is None else support.inputs[b]
@@ -118,7 +119,7 @@ def test_meta_gradient_through_two_steps(model, overrides, batch_norm, composed,
         for b in range(NUM_TASKS)
     ]
     algorithm: Algorithm = algorithm_of("maml", {"inner": {"steps": 2, "step_size": 0.01}})
-    actual = algorithm.meta_step(theta, problem, tasks).gradient
+    actual = meta_step(algorithm, theta, problem, tasks).gradient
     _, expected = maml.meta_gradient(learner, problem.loss, theta, listed, steps=2, step_size=0.01)
     assert_equal_up_to_rounding(actual, expected)
 
@@ -128,7 +129,7 @@ def test_hessian_products_are_those_of_each_task(model, overrides, composed):
     config = configuration(composed, model, overrides)
     _, problem, theta = learned(config, "transductive")
     tasks, phi = random_tasks(config), scattered(theta)
-    inner = InnerProblem(problem, tasks.support, expand(theta, NUM_TASKS), 1.0)
+    inner = inner_problem(problem, tasks, theta, 1.0)
     vectors = torch.randn(NUM_TASKS, ravel(phi).shape[1], generator=torch.Generator().manual_seed(2))
     actual = unravel(inner.curvature(phi, "hessian").apply(vectors), phi)
     directions = unravel(vectors, phi)

@@ -19,6 +19,7 @@ from metarun.models.learner import Learner
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
 from metarun.train import trial
+from tests.calls import adapt, meta_step
 from tests.reference import imaml
 from tests.reference.prototypes import logits_by_distance
 
@@ -155,7 +156,7 @@ def test_a_module_is_differentiated_as_it_is_written(model, name, algorithm_of):
     expected = plainly(untouched, name, theta)
     size = torch.cat([leaf.flatten() for leaf in expected.values()]).norm()
     for chunk in (2, None):
-        found = algorithm.meta_step(algorithm.meta_parameters(problem, theta), problem, TASKS, chunk)
+        found = meta_step(algorithm, algorithm.meta_parameters(problem, theta), problem, TASKS, chunk)
         if name == "imaml":
             assert not found.stats["system/negative_curvature"].any()
         for key, leaf in expected.items():
@@ -417,7 +418,7 @@ def test_a_head_is_named_by_a_key(algorithm_of):
         learner = Learner(users.Temperature(WAYS).double(), head="head")
     algorithm = composed("anil", algorithm_of)
     problem, theta = tried(learner, algorithm)
-    phi = algorithm.adapt(theta, problem, TASKS.support).params
+    phi = adapt(algorithm, theta, problem, TASKS)
     assert torch.equal(phi["scale"], theta["scale"].expand(NUM_TASKS))
     assert (phi["head.weight"] != theta["head.weight"]).any()
     with pytest.raises(ValueError, match="head must be a layer of the model, got 'tail'; it has head"):
@@ -460,7 +461,7 @@ def test_outputs_of_no_class_are_never_predicted(name, algorithm_of):
     for module in (wide, narrow):
         learner = Learner(module, head="head").to("cpu", torch.float64)
         problem = Classification(learner)
-        results[module] = composed(name, algorithm_of).meta_step(learner.init(dtype=torch.float64), problem, tasks)
+        results[module] = meta_step(composed(name, algorithm_of), learner.init(dtype=torch.float64), problem, tasks)
     torch.testing.assert_close(results[wide].query_loss, results[narrow].query_loss, rtol=1e-13, atol=0)
     for key, leaf in results[narrow].gradient.items():
         torch.testing.assert_close(results[wide].gradient[key][: len(leaf)], leaf, rtol=1e-11, atol=1e-14)

@@ -17,7 +17,7 @@ from .test_folder import write_classes
 SHORT = (
     "algorithm=imaml",
     "algorithm.inner.steps=1",
-    "algorithm.inner.eval_steps=[1]",
+    "evaluation.inner_steps=[1]",
     "algorithm.meta_gradient.solver.steps=1",
     "schedule.steps=1",
     "schedule.tasks_per_step=2",

@@ -84,11 +84,11 @@ def run_and_kill(step: int, *arguments: str) -> None:
     """The command line in this process, ended without a word when its outer step number `step`, from 1, begins."""
     steps, meta_step = [], Algorithm.meta_step
 
-    def killing(*given: Any) -> Any:
+    def killing(*given: Any, **named: Any) -> Any:
         steps.append(None)
         if len(steps) == step:
             raise Killed
-        return meta_step(*given)
+        return meta_step(*given, **named)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Algorithm, "meta_step", killing)

@@ -93,7 +93,7 @@ def test_auto_is_a_function_of_shapes_alone(tmp_path):
 
 def test_float64_from_the_command_line(tmp_path):
     trainer, parts = trainer_of(configuration(*QUICK, "device.dtype=float64", "schedule.steps=3"), tmp_path)
-    state = trainer.run(trainer.start(parts.theta, "f"))
+    state = trainer.run(trainer.start("f"))
     assert {leaf.dtype for leaf in state.theta.values()} == {torch.float64}
     moments = [
         moment for entry in state.optimizer["state"].values() for moment in (entry["exp_avg"], entry["exp_avg_sq"])

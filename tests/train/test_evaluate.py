@@ -73,14 +73,14 @@ def test_zero_inner_steps_judge_theta_itself(judged):
     e, problem = evaluator.evaluation, evaluator.problem
     tasks = evaluator.source.sample(e.seed, "test", torch.arange(3), e.shots, e.queries).to("cpu", torch.float64)
     for k in range(3):
-        outputs = problem.outputs(theta, tasks.query.inputs[k], tasks.support.inputs[k])
+        outputs = problem.outputs(dict(theta), tasks.query.inputs[k], tasks.support.inputs[k])
         for name, value in problem.metrics(outputs, tasks.query.targets[k]).items():
             assert measured.metrics[name][k] == pytest.approx(float(value), rel=1e-12)
 
 
 def test_nothing_is_touched(judged):
     evaluator, theta = judged
-    theta = {name: leaf.clone().requires_grad_() for name, leaf in theta.items()}
+    theta = theta.map(torch.clone).detached(requires_grad=True)
     before = {name: leaf.detach().clone() for name, leaf in theta.items()}
     random_state = torch.get_rng_state()
     evaluator(theta, "test", 6, [0, 2])
@@ -113,7 +113,7 @@ def test_diverged_tasks_are_named(tmp_path):
     _, parts = trainer_of(configuration(*QUICK, "device.dtype=float64"), tmp_path)
     measured = parts.evaluator(parts.theta, "test", 20, [0, 1])
     assert [m.diverged for m in measured] == [[], []]
-    theta = {name: leaf * 30 for name, leaf in parts.theta.items()}
+    theta = parts.theta.map(lambda leaf: leaf * 30)
     (measured,) = parts.evaluator(theta, "test", 20, [3])
     scores = measured.metrics["mse"]
     limit = 100 * statistics.median(score for score in scores if score < math.inf)

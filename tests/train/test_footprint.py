@@ -13,6 +13,7 @@ from metarun.tasks.types import TaskBatch
 from metarun.train import footprint as module
 from metarun.train.device import saved_bytes
 from metarun.train.footprint import Footprint
+from tests.calls import task_gradients
 
 from .small import GLYPHS, QUICK, configuration
 
@@ -29,7 +30,7 @@ def footprint_of(*overrides: str, shots: int, queries: int) -> tuple[Footprint, 
         split="train",
         shots=shots,
         queries=queries,
-        work=lambda tasks: parts.algorithm.estimate(parts.theta, parts.problem, tasks),
+        work=lambda tasks: task_gradients(parts.algorithm, parts.theta, parts.problem, tasks),
     )
     return each, lambda number: parts.source.sample(0, "train", torch.arange(number), shots, queries)
 
@@ -46,7 +47,7 @@ def test_the_sizes_are_those_of_the_whole_task(overrides, shots, queries):
     phi = {name: leaf[None].requires_grad_() for name, leaf in each.model.items()}
     one = sample(1).to("cpu", each.dtype)
     whole = saved_bytes(
-        lambda: losses_of(each.problem, phi, one.support) + losses_of(each.problem, phi, one.query, one.support)
+        lambda: losses_of(each.problem, phi, one.support) + losses_of(each.problem, phi, one.query)
     )
     assert each.saved == whole
     # Lower bounds, to 1 %: what is made once is in the peak and not in the bound, and the smaller set may not count.

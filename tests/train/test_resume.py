@@ -53,11 +53,11 @@ number, step = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 from metarun.algorithm import Algorithm
 from metarun.cli import main
 meta_step, calls = Algorithm.meta_step, []
-def signalled(*arguments):
+def signalled(*arguments, **named):
     calls.append(None)
     if len(calls) == step:
         os.kill(os.getpid(), number)
-    return meta_step(*arguments)
+    return meta_step(*arguments, **named)
 Algorithm.meta_step = signalled
 sys.exit(main())
 """
@@ -83,9 +83,9 @@ def in_step(monkeypatch) -> Callable[[Callable[[int], None]], None]:
         steps = itertools.count(1)
         meta_step = Algorithm.meta_step
 
-        def acting(*arguments):
+        def acting(*arguments, **named):
             act(next(steps))
-            return meta_step(*arguments)
+            return meta_step(*arguments, **named)
 
         monkeypatch.setattr(Algorithm, "meta_step", acting)
 

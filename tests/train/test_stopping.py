@@ -41,11 +41,11 @@ def test_a_signal_while_it_trains_is_a_checkpoint(number, tmp_path, monkeypatch,
 
     meta_step, calls = Algorithm.meta_step, []
 
-    def signalled(*arguments):
+    def signalled(*arguments, **named):
         calls.append(None)
         if len(calls) == 4:
             os.kill(os.getpid(), number)
-        return meta_step(*arguments)
+        return meta_step(*arguments, **named)
 
     monkeypatch.setattr(Algorithm, "meta_step", signalled)
     with pytest.raises(SystemExit) as stopped:

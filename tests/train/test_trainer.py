@@ -17,6 +17,7 @@ from metarun.train import trainer as module
 from metarun.train.evaluate import Evaluator, Measurement
 from metarun.train.state import TrainState, load, load_state
 from metarun.train.trainer import NoObserver, Schedule, Trainer
+from tests.calls import meta_step
 
 from .small import (
     GLYPHS,
@@ -40,8 +41,8 @@ SHORT = (
 
 
 def trained(folder: Path, *overrides: str) -> tuple[TrainState, Trainer]:
-    trainer, parts = trainer_of(configuration(*SHORT, *overrides), folder)
-    return trainer.run(trainer.start(parts.theta, "f")), trainer
+    trainer, _ = trainer_of(configuration(*SHORT, *overrides), folder)
+    return trainer.run(trainer.start("f")), trainer
 
 
 def test_steps_validations_lines_and_checkpoints_come_when_the_schedule_says(tmp_path):
@@ -58,28 +59,28 @@ def test_steps_validations_lines_and_checkpoints_come_when_the_schedule_says(tmp
 
 def test_a_step_is_the_optimizers_step_along_the_algorithms_gradient(tmp_path):
     """SGD without momentum, written out."""
-    trainer, parts = trainer_of(
+    trainer, _ = trainer_of(
         configuration(*SHORT, "optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=0.5", "device.dtype=float64"),
         tmp_path,
     )
     trainer = replace(trainer, schedule=replace(trainer.schedule, steps=2))
-    expected = {name: leaf.clone() for name, leaf in parts.theta.items()}
+    expected = {name: leaf.clone() for name, leaf in trainer.theta.items()}
     for step in range(2):
         indices = torch.arange(3 * step, 3 * step + 3)
         tasks = trainer.source.sample(trainer.seed, "train", indices, 10, 10).to("cpu", torch.float64)
         theta = {name: leaf.requires_grad_() for name, leaf in expected.items()}
-        gradient = trainer.algorithm.meta_step(theta, trainer.problem, tasks).gradient
+        gradient = meta_step(trainer.algorithm, theta, trainer.problem, tasks).gradient
         expected = {name: (leaf - 0.5 * gradient[name]).detach() for name, leaf in theta.items()}
-    state = trainer.run(trainer.start(parts.theta, "f"))
+    state = trainer.run(trainer.start("f"))
     for name, leaf in state.theta.items():
         torch.testing.assert_close(leaf.detach(), expected[name], rtol=1e-13, atol=1e-15)  # float64 rounding
 
 
 def test_training_leaves_the_parameters_that_it_starts_from(tmp_path):
-    trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
-    before = {name: leaf.clone() for name, leaf in parts.theta.items()}
-    trainer.run(trainer.start(parts.theta, "f"))
-    assert_equal_bits(parts.theta, before)
+    trainer, _ = trainer_of(configuration(*SHORT), tmp_path)
+    before = {name: leaf.clone() for name, leaf in trainer.theta.items()}
+    trainer.run(trainer.start("f"))
+    assert_equal_bits(dict(trainer.theta), before)
 
 
 def test_the_global_generator_is_never_used(tmp_path):
@@ -93,12 +94,12 @@ def test_the_global_generator_is_never_used(tmp_path):
 
 @pytest.mark.parametrize("settings", [(), GLYPHS], ids=["many steps at once", "step by step"])
 def test_training_tasks_are_a_function_of_seed_and_step(settings, tmp_path):
-    trainer, parts = trainer_of(configuration(*SHORT, *settings), tmp_path)
+    trainer, _ = trainer_of(configuration(*SHORT, *settings), tmp_path)
     shots, queries = trainer.schedule.shots, trainer.schedule.queries
     drawn = list(itertools.islice(trainer._batches(0), 300))
     for step in (0, 1, 6, 299):
         indices = torch.arange(3 * step, 3 * step + 3)
-        alone = parts.source.sample(0, "train", indices, shots, queries).to("cpu", torch.float32)
+        alone = trainer.source.sample(0, "train", indices, shots, queries).to("cpu", torch.float32)
         for name, value in alone.latent.items():
             assert torch.equal(drawn[step].latent[name], value)
         for one, other in ((drawn[step].support, alone.support), (drawn[step].query, alone.query)):
@@ -113,7 +114,7 @@ def test_training_tasks_are_a_function_of_seed_and_step(settings, tmp_path):
 
 def test_validation_is_the_same_tasks_every_time(tmp_path, monkeypatch):
     asked = []
-    trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
+    trainer, _ = trainer_of(configuration(*SHORT), tmp_path)
     sample = type(trainer.source).sample
 
     def listening(source, seed, split, indices, shots, queries):
@@ -121,7 +122,7 @@ def test_validation_is_the_same_tasks_every_time(tmp_path, monkeypatch):
         return sample(source, seed, split, indices, shots, queries)
 
     monkeypatch.setattr(type(trainer.source), "sample", listening)
-    trainer.run(trainer.start(parts.theta, "f"))
+    trainer.run(trainer.start("f"))
     val = [request for request in asked if request[1] == "val"]
     assert val == [(0, "val", [0, 1, 2, 3], 5, 100)] * 3
     assert not [request for request in asked if request[1] == "test"]
@@ -215,8 +216,8 @@ def test_a_crash_at_any_operation_on_a_file_changes_nothing(tmp_path, monkeypatc
     whole = tmp_path / "whole"
     with monkeypatch.context() as patch:
         seen = crashing(patch, 0)
-        trainer, parts = trainer_of(config, whole)
-        trainer.run(trainer.start(parts.theta, "f"))
+        trainer, _ = trainer_of(config, whole)
+        trainer.run(trainer.start("f"))
         total = len(seen)
     # Lines of steps 2, 4, 5 and of validations 3, 5; checkpoints 2, 4, 5 at four operations each (the record's flush, the
     # file's, a rename, the folder's); at least one best state at three.
@@ -225,26 +226,26 @@ def test_a_crash_at_any_operation_on_a_file_changes_nothing(tmp_path, monkeypatc
         folder = tmp_path / str(at)
         with monkeypatch.context() as patch:
             crashing(patch, at)
-            trainer, parts = trainer_of(config, folder)
+            trainer, _ = trainer_of(config, folder)
             with pytest.raises(Crash):
-                trainer.run(trainer.start(parts.theta, "f"))
+                trainer.run(trainer.start("f"))
         last = folder / "last.pt"
         state = load_state(last) if last.exists() else None
-        trainer, parts = trainer_of(config, folder, last_step=state.step if state else -1)
-        trainer.run(state or trainer.start(parts.theta, "f"))
+        trainer, _ = trainer_of(config, folder, last_step=state.step if state else -1)
+        trainer.run(state or trainer.start("f"))
         assert_same_checkpoints(whole, folder)
         assert metrics_of(whole) == metrics_of(folder), f"crash at operation {at}"
 
 
 @pytest.mark.parametrize("culprit", ["loss", "gradient", "system"])
 def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path, monkeypatch):
-    trainer, parts = trainer_of(configuration(*SHORT), tmp_path)
+    trainer, _ = trainer_of(configuration(*SHORT), tmp_path)
     algorithm = type(trainer.algorithm)
     meta_step, steps = algorithm.meta_step, itertools.count()
     seen = {}
 
-    def poisoned(self, theta, *arguments):
-        estimate = meta_step(self, theta, *arguments)
+    def poisoned(self, *, theta, **arguments):
+        estimate = meta_step(self, theta=theta, **arguments)
         if next(steps) == 5:
             seen.update({name: leaf.detach().clone() for name, leaf in theta.items()})
             if culprit == "loss":
@@ -256,7 +257,7 @@ def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path,
         return estimate
 
     monkeypatch.setattr(algorithm, "meta_step", poisoned)
-    state = trainer.start(parts.theta, "f")
+    state = trainer.start("f")
     with pytest.raises(TrainingError) as raised:
         trainer.run(state)
     message = str(raised.value)
@@ -299,22 +300,22 @@ def test_a_validation_without_a_score_ranks_last(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize("best", [None, math.nan])
 def test_no_state_is_selected_without_a_score(best, tmp_path, monkeypatch):
     """NaN is what earlier versions remembered."""
-    trainer, parts = trainer_of(configuration(*SHORT, "schedule.steps=1"), tmp_path)
-    state = trainer.start(parts.theta, "f")
+    trainer, _ = trainer_of(configuration(*SHORT, "schedule.steps=1"), tmp_path)
+    state = trainer.start("f")
     state.best_score = best
     for values, selected in (([math.nan, 1.0], False), ([2.0, 1.0], True)):
         monkeypatch.setattr(Evaluator, "__call__", lambda *_, v=values: [Measurement(1, {"mse": v}, [])])
-        trainer._validate(state)
+        trainer._validate(state, trainer.theta)
         assert (state.best_score == 1.5) is (tmp_path / "best.pt").exists() is selected
 
 
 def test_the_last_step_may_not_leave_what_is_not_finite(tmp_path):
     """A step beyond float32, whose loss nobody would look at."""
     settings = ("schedule.steps=1", "optimizer=sgd", "optimizer.lr=1e38", "optimizer.momentum=0")
-    trainer, parts = trainer_of(configuration(*SHORT, *settings), tmp_path)
-    theta = {name: 9 * leaf for name, leaf in parts.theta.items()}  # gradients beyond 4
+    trainer, _ = trainer_of(configuration(*SHORT, *settings), tmp_path)
+    trainer = replace(trainer, theta=trainer.theta.map(lambda leaf: 9 * leaf))  # gradients beyond 4
     with pytest.raises(TrainingError) as raised:
-        trainer.run(trainer.start(theta, "f"))
+        trainer.run(trainer.start("f"))
     message = str(raised.value)
     assert message.startswith("after step 1 the parameters are not finite (")
     assert message.endswith("outer steps are too large (optimizer.lr). The last checkpoint stands.")
@@ -338,8 +339,8 @@ def test_what_the_observer_is_told(tmp_path):
         def validated(self, step, score, is_best):
             told.append((step, score.num_tasks, is_best))
 
-    trainer, parts = trainer_of(configuration(*SHORT, "optimizer.lr=1e-30"), tmp_path)
-    replace(trainer, observer=Listener()).run(trainer.start(parts.theta, "f"))
+    trainer, _ = trainer_of(configuration(*SHORT, "optimizer.lr=1e-30"), tmp_path)
+    replace(trainer, observer=Listener()).run(trainer.start("f"))
     steps = [(step, 3) for step in range(1, 8)]
     # The parameters hardly move, so the first validation stays the best: an equal score is no better one.
     assert told == [*steps[:3], (3, 4, True), *steps[3:6], (6, 4, False), steps[6], (7, 4, False)]

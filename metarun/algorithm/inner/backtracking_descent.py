@@ -1,6 +1,5 @@
 """Inner solver: gradient steps that are shortened until the objective falls."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,16 +7,30 @@ import torch
 from torch import Tensor
 
 from metarun import checks
-from metarun.algorithm.inner_problem import InnerProblem, Point, search
-from metarun.algorithm.parts import InnerSolution
+from metarun.algorithm.inner.line_search import search
+from metarun.algorithm.inner_problem import InnerProblem, Point
+from metarun.algorithm.protocols import InnerSolution
 from metarun.maths.trees import Params, against, axpy, detached, norm_per_task, relative_norm
-from metarun.problems.base import Problem
 
 _SUFFICIENT_DECREASE = 0.3
 """Armijo's constant c. On a parabola of curvature h steps up to 2 (1 - c) / h are accepted; with the usual 1e-4, which is
 meant for Newton's steps, some close to 2 / h, that jump to the other side of the valley and hardly fall: 16 of them left
 0.48 of the gradient at lambda 1e4, and leave 5e-7 with 0.3. Where a part of the steps is well below 1 / h it makes no
 difference. Interpolated lengths do as well in half the passes, but depend on theta."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Where the last search ended, the first gradient's norm [B], and the halvings so far [B] (0.0 before the first step)."""
+
+    point: Point
+    first_norm: Tensor | None = None
+    halvings: Tensor | float = 0.0
+
+    @property
+    def params(self) -> Params:
+        """phi."""
+        return self.point.params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,53 +44,49 @@ class BacktrackingDescent:
     Attributes:
         steps: number of steps in training, >= 0.
         step_size: alpha > 0, tried first in every step.
-        eval_steps: evaluation measures after each of these numbers of steps; the last is the one that counts.
         max_backtracks: how many times a step may be halved; a task for which none of them will do stays where it is.
     Source: Nocedal & Wright 2006, algorithm 3.1 (Armijo's rule, with 0.3 in place of 1e-4).
     """
 
     steps: int
     step_size: float
-    eval_steps: Sequence[int]
     max_backtracks: int
-    offers: ClassVar[frozenset[str]] = frozenset({"graph", "minimum"})
-    learns: ClassVar[bool] = False
+    is_differentiable: ClassVar[bool] = True
+    descends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=0)
         checks.number("step_size", self.step_size, minimum=0, exclusive=True)
-        checks.steps("eval_steps", self.eval_steps)
         checks.integer("max_backtracks", self.max_backtracks, minimum=0)
 
-    def check(self, problem: Problem, adapted: Params) -> None:
-        """Fits every problem."""
+    def start(self, inner: InnerProblem, phi: Params) -> Searched:
+        """At phi."""
+        return Searched(inner.at(phi))
 
-    def meta_parameters(self, adapted: Params) -> Params:
-        """None."""
-        return {}
+    def step(self, inner: InnerProblem, state: Searched, number: int) -> Searched:
+        """One searched step."""
+        point = inner.refreshed(state.point)
+        gradient = point.gradient()
+        norm = norm_per_task(detached(gradient))
 
-    def solve(self, inner: InnerProblem, learned: Params, steps: int | None = None) -> InnerSolution:
-        """Adapt every task, with a graph where the anchor has one.
+        def move(length: Tensor) -> Point:
+            rates = dict.fromkeys(point.params, -self.step_size * length)
+            return inner.at(axpy(against(rates, point.params), gradient, point.params))
+
+        length, end, _ = search(
+            point, move, -self.step_size * norm**2, self.max_backtracks, sufficient_decrease=_SUFFICIENT_DECREASE
+        )
+        halvings = state.halvings - torch.where(length > 0, length.log2(), -float(self.max_backtracks))
+        return Searched(end, norm if state.first_norm is None else state.first_norm, halvings)
+
+    def solution(self, inner: InnerProblem, state: Searched, steps: int) -> InnerSolution:
+        """phi, with a graph where theta has one.
 
         `inner/residual` [B] is the norm of the objective's gradient at phi over that at theta, for a backward pass more;
         `inner/backtracks` [B] the mean over the steps.
         """
-        asked = self.steps if steps is None else steps
-        if asked == 0:
-            return InnerSolution(inner.anchor, {})
-        point, norms, halvings = inner.at(inner.anchor), [], 0.0
-        for _ in range(asked):
-            slope = point.gradient()
-            norms.append(norm_per_task(detached(slope)))
-
-            def move(length: Tensor, phi: Params = point.params, slope: Params = slope) -> Point:
-                rates = dict.fromkeys(phi, -self.step_size * length)
-                return inner.at(axpy(against(rates, phi), slope, phi))
-
-            descent = -self.step_size * norms[-1] ** 2
-            length, point, _ = search(
-                point, move, descent, self.max_backtracks, sufficient_decrease=_SUFFICIENT_DECREASE
-            )
-            halvings = halvings - torch.where(length > 0, length.log2(), -float(self.max_backtracks))
-        left = relative_norm(norm_per_task(detached(point.gradient())), norms[0])
-        return InnerSolution(point.params, {"inner/residual": left, "inner/backtracks": halvings / asked}, norms[0])
+        if state.first_norm is None:
+            return InnerSolution(state.params, {})
+        left = relative_norm(norm_per_task(detached(inner.refreshed(state.point).gradient())), state.first_norm)
+        stats = {"inner/residual": left, "inner/backtracks": state.halvings / steps}
+        return InnerSolution(state.params, stats, state.first_norm)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from metarun.algorithm.parts import Adapted, MetaGradient
+from metarun.algorithm.protocols import AdaptedTasks, MetaGradient
 from metarun.maths.ranks import Ranks
 from metarun.maths.trees import Params
 
@@ -15,8 +15,9 @@ from metarun.maths.trees import Params
 class Plain:
     """The meta-gradient itself."""
 
+    transforms_gradient: ClassVar[bool] = False
+    needs_jacobian: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def start(self) -> dict[str, Any]:
         """Nothing to remember."""
@@ -25,7 +26,7 @@ class Plain:
     def direction(
         self,
         gradient: Params,
-        chunks: Sequence[Adapted],
+        chunks: Sequence[AdaptedTasks],
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,

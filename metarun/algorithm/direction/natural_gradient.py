@@ -1,7 +1,7 @@
 """The meta-gradient in the geometry of the models' predictions (natural gradient)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.func import vmap
 
 from metarun import checks
-from metarun.algorithm.parts import Adapted, MetaGradient
+from metarun.algorithm.protocols import AdaptedTasks, HasJacobian, MetaGradient
 from metarun.maths.cg import conjugate_gradient
 from metarun.maths.operators import LinearOperator, gauss_newton
 from metarun.maths.ranks import Ranks
-from metarun.maths.trees import Params, axpy, detached, expand, ravel, unravel
+from metarun.maths.trees import Params, detached, ravel, unravel
 from metarun.problems.base import outputs_of
 
 POINTS = ("phi", "pullback", "theta", "task_empirical")
@@ -64,6 +64,7 @@ class NaturalGradient:
     momentum: float
     preconditioner: float | None
     recompute: bool
+    transforms_gradient: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -81,9 +82,9 @@ class NaturalGradient:
             checks.boolean(name, getattr(self, name))
 
     @property
-    def needs(self) -> frozenset[str]:
-        """A gradient, and for the pull-back the Jacobian of the adaptation."""
-        return frozenset({"gradient", "jacobian"} if self.point == "pullback" else {"gradient"})
+    def needs_jacobian(self) -> bool:
+        """For the pull-back, that of the adaptation."""
+        return self.point == "pullback"
 
     def start(self) -> dict[str, Any]:
         """The damping, where it is adapted; the averages begin with the first step."""
@@ -92,7 +93,7 @@ class NaturalGradient:
     def direction(
         self,
         gradient: Params,
-        chunks: Sequence[Adapted],
+        chunks: Sequence[AdaptedTasks],
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,
@@ -117,13 +118,8 @@ class NaturalGradient:
         else:
             scale, state = self._scale(row, chunks, state, ranks)
             system = self._metric(chunks, meta_gradient, ranks).shifted(damping)
-            result = conjugate_gradient(
-                LinearOperator(lambda vectors: scale * system.apply(scale * vectors)),
-                scale * rhs,
-                max_steps=self.steps,
-                rtol=self.rtol,
-            )
-            solution = scale * result.solution
+            result = conjugate_gradient(system, rhs, max_steps=self.steps, rtol=self.rtol, preconditioner=scale)
+            solution = result.solution
             stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}
             # s'Fs without one more product: CG's residual is orthogonal to its solution. No step at all means that the
             # right-hand side itself has no curvature.
@@ -145,11 +141,11 @@ class NaturalGradient:
         return direction, stats | {"direction/damping": rhs.new_tensor(damping)}, state | adapted
 
     def _scale(
-        self, row: Params, chunks: Sequence[Adapted], state: dict[str, Any], ranks: Ranks
-    ) -> tuple[Tensor | float, dict[str, Any]]:
+        self, row: Params, chunks: Sequence[AdaptedTasks], state: dict[str, Any], ranks: Ranks
+    ) -> tuple[Tensor | None, dict[str, Any]]:
         """The square root of the preconditioner's inverse, and the state with the mean squares it is made of."""
         if self.preconditioner is None:
-            return 1.0, state
+            return None, state
         squares = sum(
             ravel({name: chunk.gradients.gradient[name] for name in row}).square().sum(0, keepdim=True)
             for chunk in chunks
@@ -160,7 +156,7 @@ class NaturalGradient:
         floor = (_FLOOR * squares.mean()).clamp(min=torch.finfo(squares.dtype).tiny)
         return (squares + floor) ** (-self.preconditioner / 2), state | {"squares": squares}
 
-    def _metric(self, chunks: Sequence[Adapted], meta_gradient: MetaGradient, ranks: Ranks) -> LinearOperator:
+    def _metric(self, chunks: Sequence[AdaptedTasks], meta_gradient: MetaGradient, ranks: Ranks) -> LinearOperator:
         """The mean over all tasks of all ranks, on vectors [1, D]."""
         makers = [lambda chunk=chunk: self._sum(chunk, meta_gradient) for chunk in chunks]
         made = None if self.recompute else [make() for make in makers]
@@ -171,19 +167,24 @@ class NaturalGradient:
 
         return LinearOperator(apply)
 
-    def _sum(self, chunk: Adapted, meta_gradient: MetaGradient) -> Callable[[Tensor], Tensor]:
+    def _sum(self, chunk: AdaptedTasks, meta_gradient: MetaGradient) -> Callable[[Tensor], Tensor]:
         """Of one chunk's tasks: v [1, D] -> the sum of their products, [1, D]."""
-        episode = chunk.episode
-        problem, tasks = episode.problem, episode.tasks
-        params = {name: leaf for name, leaf in chunk.theta.items() if name in chunk.gradients.params}
-        params = detached(params) if self.point == "theta" else {name: chunk.gradients.params[name] for name in params}
-        fisher = gauss_newton(
-            lambda p: outputs_of(problem, p, tasks.query, tasks.support), vmap(problem.divergence), params
-        )
-        jacobian = meta_gradient.jacobian(chunk.theta, episode, params) if self.point == "pullback" else None
+        bilevel, complete = chunk.bilevel, chunk.gradients.params
+        inner, theta = bilevel.inner, bilevel.theta
+        problem = inner.problem
+        if self.point == "theta":
+            complete = detached(inner.complete(inner.start))
+        params = {name: complete[name] for name in theta}
+        unlearned = {name: complete[name] for name in theta.unlearned}
+        data = problem.query(inner.tasks, complete, 0 if self.point == "theta" else bilevel.steps)
+        fisher = gauss_newton(lambda p: outputs_of(problem, p | unlearned, data), vmap(problem.divergence), params)
+        jacobian = None
+        if self.point == "pullback":
+            assert isinstance(meta_gradient, HasJacobian)  # else the composition is refused
+            jacobian = meta_gradient.jacobian(bilevel, {name: complete[name] for name in inner.start})
 
         def product(vectors: Tensor) -> Tensor:
-            each = vectors.expand(len(tasks), -1)
+            each = vectors.expand(len(bilevel), -1)
             turned = fisher.apply(each) if jacobian is None else jacobian.pull(fisher.apply(jacobian.push(each)))
             return turned.sum(0, keepdim=True)
 
@@ -197,19 +198,21 @@ def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float) -> Tensor:
     return (rhs - torch.linalg.solve(inner, rows @ rhs.T).T @ rows) / damping
 
 
-def _num_tasks(chunks: Sequence[Adapted], ranks: Ranks) -> Tensor:
+def _num_tasks(chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
     like = next(iter(chunks[0].gradients.params.values()))
-    return ranks.sum(like.new_tensor(float(sum(len(chunk.episode.tasks) for chunk in chunks))))
+    return ranks.sum(like.new_tensor(float(sum(len(chunk.bilevel) for chunk in chunks))))
 
 
-def _change(direction: Params, chunks: Sequence[Adapted], ranks: Ranks) -> Tensor:
+def _change(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
     """By how much the mean query loss changes when theta moves against the direction by a whole step."""
     changes = []
     for chunk in chunks:
-        moved = axpy(-1.0, expand(direction, len(chunk.episode.tasks)), chunk.theta)
-        inner, solution = chunk.episode.solve(detached(moved))
+        theta = chunk.bilevel.theta
+        moved = theta.updated({name: torch.sub(leaf, direction[name]) for name, leaf in theta.items()})
+        there = replace(chunk.bilevel, inner=chunk.bilevel.inner.at_theta(moved))
+        phi = there.solve().params
         with torch.no_grad():
-            changes.append(chunk.episode.judge(solution.params | inner.frozen) - chunk.gradients.query_loss)
+            changes.append(there.query_loss(phi) - chunk.gradients.query_loss)
     return ranks.sum(torch.cat(changes).sum()) / _num_tasks(chunks, ranks)
 
 

@@ -1,0 +1,152 @@
+"""Meta-gradient by the implicit function theorem (iMAML)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from metarun import checks
+from metarun.algorithm.bilevel import Bilevel, TaskGradients
+from metarun.algorithm.compatible import need_descent
+from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
+from metarun.algorithm.meta_gradient.differences import diagnosis_of_differences, disagreement_of
+from metarun.algorithm.meta_gradient.solver.system import LinearSolver, System
+from metarun.algorithm.protocols import InnerSolver, Jacobian
+from metarun.algorithm.proximal import ProximalTerm
+from metarun.maths.cg import Status
+from metarun.maths.operators import LinearOperator
+from metarun.maths.trees import Params, ravel, unravel
+
+_FAR_FROM_STATIONARY = 0.3
+_OFTEN = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implicit:
+    """Solve (C + L) z = query gradient at phi, for each task, and pull z back to theta.
+
+    L is the regulariser's Hessian: lambda, or the diagonal matrix of each parameter's own. The meta-gradient is then minus
+    d/d theta <z, gradient of the inner objective at phi>, by one product (`InnerProblem.pull`), whatever in the objective depends
+    on theta: the anchor (which gives L z), leaves that are not adapted, lambda.
+
+    Only phi matters and not the way there, so memory does not grow with inner steps and any inner solver will do. Exact where
+    phi is a stationary point of the inner objective (`inner/residual` says how far it is, measured at phi: one gradient more,
+    unless the solver has it) and C the Hessian.
+
+    The system is solved in units of L, in which it reads I + L^-1/2 C L^-1/2 (`System`), so that the truncated solution, the
+    tolerances and the smallest curvature mean the same whatever lambda is.
+
+    Attributes:
+        curvature: C, of the support loss at phi (`InnerProblem.curvature`): "hessian" is the paper's.
+        solver: of the linear system.
+        damping: added to C.
+        identity: the factor of L; iMAML's released code has 2 (its option cg_damping plus one).
+        weight_offset: added to lambda in the system alone; iMAML's released code has 10 (its option lam_damping), and takes
+            what the system gives in these units for the meta-gradient, as if z had been pulled back by the larger lambda.
+    Source: Rajeswaran et al. 2019, lemma 1 and algorithm 2; gradients of lambda and of frozen leaves by the same theorem.
+    """
+
+    curvature: Curvature
+    solver: LinearSolver
+    damping: float
+    identity: float = 1.0
+    weight_offset: float = 0.0
+    is_gradient: ClassVar[bool] = True
+    learns_solver: ClassVar[bool] = False
+    learns_regulariser: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.one_of("curvature", self.curvature, CURVATURES)
+        checks.number("damping", self.damping, minimum=0)
+        checks.number("identity", self.identity, minimum=0, exclusive=True)
+        checks.number("weight_offset", self.weight_offset, minimum=0)
+
+    def check(self, solver: InnerSolver, term: ProximalTerm) -> None:
+        """Raise `ValueError` unless the solver descends an objective with a proximal term."""
+        if not term.is_there:
+            raise ValueError(
+                "proximal_weight must be > 0 for the implicit meta-gradient, got 0. "
+                "Set algorithm.proximal_weight (iMAML's paper uses 2.0) or choose algorithm/meta_gradient=first_order."
+            )
+        need_descent("Implicit", solver)
+
+    def estimate(self, bilevel: Bilevel) -> TaskGradients:
+        """Adapt without graph, differentiate the query loss at phi, solve, pull back."""
+        solution = bilevel.solve()
+        phi, inner = solution.params, bilevel.solved(solution.params)
+        losses, direct = bilevel.query_gradient(phi)
+        disagreements: list[Tensor] = []
+        rhs = ravel({name: direct[name] for name in phi})
+        result = self.solver.solve(self._system(inner, phi, disagreements).with_rhs(rhs))
+        stats = dict(solution.stats)
+        if "inner/residual" not in stats:
+            stats["inner/residual"] = inner.residual(phi, solution.first_norm)
+        stats |= {
+            "system/steps": result.steps,
+            "system/residual": result.residual_norm,
+            "system/not_finite": result.status == Status.NOT_FINITE,
+        }
+        if self.solver.sees_curvature:
+            stats["system/min_curvature"] = result.min_curvature
+            negative = (result.min_curvature <= 0) | (result.status == Status.NEGATIVE_CURVATURE)
+            stats["system/negative_curvature"] = negative
+        z = unravel(self._offset(inner, phi) * result.solution, phi)
+        pulled = inner.pull(phi, z, self.curvature)
+        own = {name: leaf for name, leaf in direct.items() if name in bilevel.theta.fixed}
+        gradient = {name: own[name] - leaf if name in own else -leaf for name, leaf in pulled.items()}
+        return TaskGradients.of(bilevel, gradient, losses, phi, stats | disagreement_of(disagreements))
+
+    def jacobian(self, bilevel: Bilevel, phi: Params) -> Jacobian:
+        """(C + L)^-1 L by the same solver; exact only as far as it is."""
+        inner = bilevel.solved(phi)
+        system = self._system(inner, phi)
+        weight = inner.regulariser.hessian_diagonal(phi) + self.weight_offset
+
+        def solved(vectors: Tensor) -> Tensor:
+            return self.solver.solve(system.with_rhs(vectors)).solution
+
+        return Jacobian(push=lambda vectors: solved(weight * vectors), pull=lambda vectors: weight * solved(vectors))
+
+    def diagnosis(self, means: Mapping[str, float]) -> str | None:
+        """Where phi is far from stationary, the Hessian indefinite in most tasks, or its differences mostly error."""
+        left = means["train/inner/residual"]
+        if left > _FAR_FROM_STATIONARY:
+            searched = "train/inner/backtracks" in means
+            causes = (
+                "too few inner steps (algorithm.inner.steps), or a small lambda (algorithm.proximal_weight), with which the "
+                "minimum lies farther away"
+                if searched
+                else "inner steps too large for the curvature (algorithm.inner.step_size) or too few (algorithm.inner.steps), "
+                "or a large lambda with large steps (algorithm.proximal_weight); algorithm/inner=backtracking_descent and "
+                "newton_cg search their step lengths"
+            )
+            return (
+                f"the implicit meta-gradient holds at a stationary point of the inner objective, and its gradient is still "
+                f"{left:.2f} times that at the start. Likely causes: {causes}."
+            )
+        if means.get("train/system/negative_curvature", 0.0) > _OFTEN:
+            return (
+                f"the implicit system is indefinite in {100 * means['train/system/negative_curvature']:.0f} % of the tasks, so "
+                "what is solved there is another one (algorithm.meta_gradient.solver.negative_curvature). "
+                "algorithm.meta_gradient.curvature=gauss_newton never is, and a larger algorithm.proximal_weight helps."
+            )
+        return diagnosis_of_differences(means)
+
+    def _system(self, inner: InnerProblem, phi: Params, disagreements: list[Tensor] | None = None) -> System:
+        """(C + damping + identity * (L + offset)) z = ..., in units of L + offset."""
+
+        def operator(curvature: Curvature) -> LinearOperator:
+            made = inner.curvature(phi, curvature, disagreements)
+            return made.shifted(self.damping) if self.damping else made
+
+        return System(
+            curvature=operator(self.curvature),
+            weight=inner.regulariser.hessian_diagonal(phi) + self.weight_offset,
+            identity=self.identity,
+            positive=lambda: operator("gauss_newton"),
+        )
+
+    def _offset(self, inner: InnerProblem, phi: Params) -> float | Tensor:
+        """(lambda + offset) / lambda: pulling back multiplies by lambda alone."""
+        return 1 + self.weight_offset / inner.regulariser.hessian_diagonal(phi) if self.weight_offset else 1.0

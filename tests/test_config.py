@@ -52,7 +52,7 @@ def companions(choice: str) -> tuple[str, ...]:
         return ("algorithm.proximal_weight=1",)
     if group == "algorithm/inner" and option.startswith("newton_cg"):
         return ("algorithm/meta_gradient=first_order",)
-    return GLYPHS if option in ("prototypes", "protonet") else ()
+    return GLYPHS if option in ("prototypes", "protonet", "ridge_head", "r2d2") else ()
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +116,14 @@ def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
     if dataset in CATALOGUE and dataset != "omniglot":
         pytest.skip("needs its archive: tests/tasks/test_training.py makes a small one")
     is_regression = dataset in ("sinusoid", "harmonic", "sinusoid_and_line")
-    if algorithm == "protonet" and is_regression:
-        with pytest.raises(ConfigurationError, match="prototypes need a classification"):
-            make_parts(configuration(*QUICK, "algorithm=protonet", f"dataset={dataset}"))
+    if algorithm in ("protonet", "r2d2") and is_regression:
+        with pytest.raises(ConfigurationError, match=r"algorithm: .* need a classification"):
+            make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}"))
         return
     where = request.getfixturevalue(dataset) if dataset in ("omniglot", "folder") else ()
     overrides = (f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset], *where)
+    if algorithm == "cavia":
+        overrides = (*(word for word in overrides if not word.startswith("model.")), "model=context_mlp")
     config = configuration(*QUICK, *overrides, "schedule.tasks_per_step=2")
     if algorithm == "pretrain" and not is_regression:
         with pytest.raises(ConfigurationError, match="labels are shuffled in every task"):

@@ -103,6 +103,11 @@ class InnerProblem:
         return self.theta.shared
 
     @cached_property
+    def has_graph(self) -> bool:
+        """Whether theta does; phi need not carry it where the inner loop starts from a context that is not meta-learned."""
+        return any(leaf.requires_grad for leaf in self.theta.values())
+
+    @cached_property
     def regulariser(self) -> Proximal:
         """`term` for this theta, with theta's graph, wherever it is first asked for."""
         with torch.enable_grad():
@@ -121,11 +126,11 @@ class InnerProblem:
         return self._regularised(phi, self.loss(phi))
 
     def loss_gradient(self, phi: Params) -> Params:
-        """Gradient of the support loss alone, leaves [B, ...]; differentiable when `phi` is."""
-        return gradient(self.loss, phi)
+        """Gradient of the support loss alone, leaves [B, ...]; differentiable when `phi` or theta is."""
+        return gradient(self.loss, phi, has_graph=self.has_graph)
 
     def gradient(self, phi: Params) -> Params:
-        """Gradient of the objective, leaves [B, ...]; differentiable when `phi` is."""
+        """Gradient of the objective, leaves [B, ...]; differentiable when `phi` or theta is."""
         return self.regulariser.added_to(self.loss_gradient(phi), phi)
 
     def residual(self, phi: Params, first: Tensor | None = None) -> Tensor:
@@ -140,7 +145,7 @@ class InnerProblem:
 
     def at(self, phi: Params) -> Point:
         """The objective and its gradient together, by one forward pass."""
-        value, loss_gradient = value_and_gradient(self.loss, phi)
+        value, loss_gradient = value_and_gradient(self.loss, phi, has_graph=self.has_graph)
         with torch.no_grad():
             value = self._regularised(phi, value)
         return Point(phi, value, cache(lambda: self.regulariser.added_to(loss_gradient(), phi)), self.data)

@@ -19,6 +19,7 @@ from torch import Tensor
 from metarun import rng
 from metarun.algorithm import Algorithm
 from metarun.algorithm.direction.natural_gradient import POINTS
+from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.proximal import LEARNED
 from metarun.config_folder import config_folder, groups
 from metarun.models.learner import Learner
@@ -229,10 +230,10 @@ def setting(kind: str) -> Setting:
     return Setting(problem, theta, tasks, loss, fisher)
 
 
-def meta_parameters(algorithm: Algorithm, kind: str) -> dict[str, Tensor]:
+def meta_parameters(algorithm: Algorithm, kind: str) -> MetaParameters:
     """As a run starts them, then each learned rate and lambda by itself turned a little away from the others."""
     generator = torch.Generator().manual_seed(4)
     model = setting(kind).theta
     theta = algorithm.meta_parameters(setting(kind).problem, model)
     turned = {n: 0.8 + 0.4 * torch.rand(leaf.shape, generator=generator) for n, leaf in theta.items() if n not in model}
-    return dict(theta) | {name: theta[name] * factor for name, factor in turned.items()}
+    return theta.updated({name: theta[name] * factor for name, factor in turned.items()})

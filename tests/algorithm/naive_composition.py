@@ -29,7 +29,8 @@ class NaiveTask:
     def __init__(self, inner: str, weight: str, adapted: str, kind: str, theta, task) -> None:
         self.setting, self.task, inputs, targets = setting(kind), task, task[0], task[1]
         self.theta = {name: leaf.clone().requires_grad_() for name, leaf in theta.items()}
-        self.model = {name: self.theta.get(name, leaf) for name, leaf in self.setting.theta.items()}
+        made = {name: leaf.clone().requires_grad_() for name, leaf in self.setting.theta.items()}
+        self.model = made | {name: leaf for name, leaf in self.theta.items() if name in made}
         names = ADAPTED[adapted]
         self.anchor = {name: self.model[name] for name in names}
         self.frozen = {name: leaf for name, leaf in self.model.items() if name not in names}

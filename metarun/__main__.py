@@ -2,7 +2,7 @@
 
 import sys
 
-from metarun.cli import main
+from metarun.command_line.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

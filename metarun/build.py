@@ -17,12 +17,12 @@ from metarun import checks, rng
 from metarun.algorithm import Algorithm
 from metarun.algorithm.compiled import Compiled
 from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.configuration.importing import class_of
+from metarun.configuration.kinds import check_kinds
+from metarun.device.memory import require_bytes
+from metarun.device.ranks import ALONE, Ranks
 from metarun.errors import ConfigurationError
-from metarun.importing import class_of
-from metarun.kinds import check_kinds
-from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.trees import Params
-from metarun.memory import require_bytes
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem
 from metarun.tasks.types import Split, TaskBatch, TaskSource

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metarun import rng
 from metarun.build import make_parts
-from metarun.config_folder import config_folder
+from metarun.configuration.config_folder import config_folder
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.packed_file import Originals, open_store, write_store
 from metarun.tasks.sources.catalogue import CATALOGUE, complete, packed_path

@@ -9,7 +9,7 @@ import pytest
 
 from metarun.errors import ConfigurationError, DamagedFile, FileError
 from metarun.files import NUMBER, clear_leftovers, lock, mismatch, read_json, write_atomically
-from metarun.train.folder import RunFolder
+from metarun.run_folder.folder import RunFolder
 
 SHAPE = {"name": str, "rows": [{"steps": int}], "mean": NUMBER}
 GOOD = {"name": "a", "rows": [{"steps": 1}, {"steps": 2, "more": []}], "mean": 0.5}

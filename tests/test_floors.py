@@ -172,21 +172,24 @@ def test_each_large_package_has_its_doors(module):
 def test_torchmeta_comes_in_at_one_door(module):
     named = {node.value for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)}
     imported = "torchmeta" in packages(module) or "torchmeta" in named
-    assert not imported or module in ("metarun.tasks.sources.torchmeta_compat", "metarun.result")  # its version
+    assert not imported or module in (
+        "metarun.tasks.sources.torchmeta_compat",
+        "metarun.commands.result",
+    )  # its version
 
 
 @pytest.mark.parametrize(
     "module",
     [
         "metarun",
-        "metarun.cli",
+        "metarun.command_line.main",
         "metarun.tasks.sources.catalogue",
-        "metarun.help",
-        "metarun.suggest",
-        "metarun.config_folder",
+        "metarun.command_line.help",
+        "metarun.configuration.suggest",
+        "metarun.configuration.config_folder",
         "metarun.maths.stats",
-        "metarun.sweep.status",
-        "metarun.sweep.job",
+        "metarun.commands.status",
+        "metarun.commands.job",
     ]
     + [m for m in MODULES if part_of(m) == "report" and m != "metarun.report.figures"],
 )
@@ -232,7 +235,9 @@ def test_objects_are_made_from_configuration_in_one_place(module):
     assert len(instantiating) == (1 if module == "metarun.build" else 0)
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("metarun.report.terminal", "metarun.help")])
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m not in ("metarun.console.terminal", "metarun.command_line.help")]
+)
 def test_every_console_prints_data_as_it_is(module):
     """rich reads `[bold]` and `:name:` in texts, unless told otherwise; help prints nothing that is not ours."""
     calls = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]

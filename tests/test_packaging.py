@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.config_folder import config_folder, groups
+from metarun.configuration.config_folder import config_folder, groups
 from metarun.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +31,9 @@ def test_an_installed_package_uses_its_own_copy_first(tmp_path):
         config_folder(package)
 
 
-@pytest.mark.parametrize("words", [["-m", "metarun"], ["-m", "metarun.cli"]])
-def test_the_command_works_from_a_checkout_and_from_anywhere(words, tmp_path):
+def test_the_command_works_from_a_checkout_and_from_anywhere(tmp_path):
     done = subprocess.run(
-        [sys.executable, *words, "--cfg", "job", "-p", "seed"], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-m", "metarun", "--cfg", "job", "-p", "seed"], cwd=tmp_path, capture_output=True, text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
     )  # fmt: skip
     assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", "0")
@@ -59,7 +58,10 @@ def test_the_wheel_holds_the_package_and_the_whole_configuration(tmp_path):
     assert not {name for name in names if name.startswith(("tests/", "conf/", "scripts/", "outputs/"))}
     # From the wheel alone: every group, and a composed key.
     assert groups(config_folder(unpacked / "metarun")) == groups(CONF)
-    script = "import metarun, sys; from metarun.cli import main; print(metarun.__file__, flush=True); sys.exit(main())"
+    script = (
+        "import metarun, sys; from metarun.command_line.main import main; "
+        "print(metarun.__file__, flush=True); sys.exit(main())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, "--cfg", "job", "-p", "model"], cwd=unpacked, capture_output=True, text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(unpacked)},

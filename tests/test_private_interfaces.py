@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GATHERED = ("metarun/hydra_private.py", "metarun/tracking/wandb_private.py", "tests/tracking/wandb_private.py")
+GATHERED = (
+    "metarun/configuration/hydra_private.py",
+    "metarun/tracking/wandb_private.py",
+    "tests/tracking/wandb_private.py",
+)
 DISTRIBUTIONS = {"hydra": "hydra-core", "omegaconf": "omegaconf", "wandb": "wandb", "optuna": "optuna"}
 PRIVATE = re.compile(
     r"(hydra|omegaconf|optuna)(\.\w+)*\._[a-z]\w*(\.\w+)*|wandb(\.\w+)*\.(sdk|analytics|proto|_[a-z]\w*)\b.*"
@@ -49,7 +53,7 @@ def test_what_is_used_is_there(file, module, name):
 
 
 def test_hydras_parser_knows_the_flags_that_are_read():
-    from metarun.hydra_private import flags_parser
+    from metarun.configuration.hydra_private import flags_parser
 
     read = {"overrides", "multirun", "run", "cfg", "info", "resolve", "shell_completion", "config_dir", "config_name"}
     missing = read - vars(flags_parser().parse_args([])).keys()

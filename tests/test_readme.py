@@ -12,12 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from metarun import cli
 from metarun.build import make
-from metarun.config_folder import config_folder
+from metarun.command_line.main import main
+from metarun.commands.run import resolved
+from metarun.configuration.config_folder import config_folder
+from metarun.configuration.suggest import check, parse
 from metarun.models.learner import Learner
-from metarun.run import resolved
-from metarun.suggest import check, parse
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -97,13 +97,13 @@ def test_a_command_that_trains(command, users_folder):
 
 
 CALLED = {
-    "evaluate": "metarun.reevaluate.evaluate_run",
-    "status": "metarun.sweep.status.show_status",
-    "report": "metarun.report.command.report",
-    "ls": "metarun.report.command.ls",
-    "list": "metarun.data.list_sets",
-    "check": "metarun.data.check_set",
-    "prepare": "metarun.data.prepare_set",
+    "evaluate": "metarun.commands.evaluate.evaluate_run",
+    "status": "metarun.commands.status.show_status",
+    "report": "metarun.commands.report.report",
+    "ls": "metarun.commands.report.ls",
+    "list": "metarun.commands.data.list_sets",
+    "check": "metarun.commands.data.check_set",
+    "prepare": "metarun.commands.data.prepare_set",
 }
 
 
@@ -115,7 +115,7 @@ def test_a_command_that_does_not(command, monkeypatch, tmp_path):
     (called,) = [place for word, place in CALLED.items() if word in shlex.split(command)[1:3]]
     calls = []
     monkeypatch.setattr(called, lambda *arguments, **named: calls.append((arguments, named)))
-    assert cli.main(shlex.split(command)[1:]) == 0
+    assert main(shlex.split(command)[1:]) == 0
     assert len(calls) == 1
 
 

@@ -26,7 +26,7 @@ from metarun.algorithm.protocols import (
     MetaGradient,
 )
 from metarun.algorithm.proximal import ProximalTerm
-from metarun.maths.ranks import ALONE, Ranks
+from metarun.device.ranks import ALONE, Ranks
 from metarun.maths.trees import Params, axpy, detached
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.proximal import ProximalTerm
-from metarun.maths.ranks import Ranks
+from metarun.device.ranks import Ranks
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch

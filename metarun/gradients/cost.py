@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from metarun.memory import peak_live_bytes
+from metarun.device.memory import peak_live_bytes
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:

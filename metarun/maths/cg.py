@@ -6,7 +6,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from metarun.maths.course import may_ask
+from metarun.device.early_exit import may_ask
 from metarun.maths.operators import LinearOperator
 
 REFRESH = 50

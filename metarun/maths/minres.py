@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from metarun.device.early_exit import may_ask
 from metarun.maths.cg import REFRESH, CGResult, Status, binary_scale, finished
-from metarun.maths.course import may_ask
 from metarun.maths.operators import LinearOperator
 
 _SINGULAR = 0.75

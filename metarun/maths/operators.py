@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from metarun.maths.course import may_ask
+from metarun.device.early_exit import may_ask
 from metarun.maths.trees import Params, detached, ravel, unravel
 
 

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from metarun.report.terminal import say
+from metarun.console.terminal import say
 
 LABELS = {
     "unrolled": "unrolled",

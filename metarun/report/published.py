@@ -5,7 +5,7 @@ from typing import Any
 
 from metarun.errors import ConfigurationError
 from metarun.report.runs import ABSENT, word
-from metarun.train.folder import flatten
+from metarun.run_folder.folder import flatten
 
 _THE_SAME = ("choices.dataset", "dataset.test_ways", "evaluation.shots")
 """Keys of the configuration without which there is no comparison; inner steps, each figure is of a number of them."""

@@ -16,8 +16,8 @@ from metarun.errors import ConfigurationError, DamagedFile
 from metarun.files import read_json
 from metarun.maths.stats import count_words, diverged, summarize
 from metarun.report.planned import MANIFEST, Planned, planned
-from metarun.train.folder import flatten
-from metarun.train.shapes import DATA, result_mismatch
+from metarun.run_folder.folder import flatten
+from metarun.run_folder.shapes import DATA, result_mismatch
 
 ABSENT = "(absent)"
 """The value of a key that a run's configuration does not have."""

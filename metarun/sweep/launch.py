@@ -11,18 +11,18 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import __version__, checks
-from metarun.command_line import command_line, config_dirs
+from metarun.configuration.command_text import command_line, config_dirs
+from metarun.console.notes import shown
+from metarun.console.run_console import waiting
+from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError, SweepError
-from metarun.report.console import waiting
-from metarun.report.notes import shown
-from metarun.report.terminal import terminal
+from metarun.run_folder.folder import RunFolder, differences
 from metarun.sweep import slurm
 from metarun.sweep.local import Slot, cores, run_locally, slots, visible_gpus
 from metarun.sweep.manifest import Job, Manifest, git_state, make_folder, read
 from metarun.sweep.plan import Composed, compose, plan, sweep_folder
 from metarun.sweep.state import DONE, PENDING, JobState, job_state
 from metarun.sweep.view import SweepView, counts, jobs_words
-from metarun.train.folder import RunFolder, differences
 
 
 class Launch:

@@ -11,7 +11,7 @@ from metarun import __version__
 from metarun.errors import ConfigurationError
 from metarun.files import mismatch, read_json, write_atomically
 from metarun.json_text import json_text
-from metarun.train.folder import RunFolder
+from metarun.run_folder.folder import RunFolder
 
 NAME = "manifest.json"
 _JOB = {

@@ -12,10 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from metarun.build import make, make_parts
+from metarun.commands.run import folder_of, require_tasks, resolved, stored_result
 from metarun.errors import ConfigurationError
-from metarun.run import folder_of, require_tasks, resolved, stored_result
+from metarun.run_folder.folder import fingerprint
 from metarun.sweep.manifest import Job
-from metarun.train.folder import fingerprint
 
 Goal = Literal["minimize", "maximize"]
 Composed = tuple[dict[str, Any], tuple[str, ...]]  # a resolved configuration and the task overrides that led to it

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from metarun import checks
-from metarun.command_line import command_line, config_dirs
+from metarun.configuration.command_text import command_line, config_dirs
 from metarun.errors import ConfigurationError
 from metarun.sweep.launch import Launch
 from metarun.sweep.plan import Goal, compose, direction

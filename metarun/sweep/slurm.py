@@ -15,11 +15,11 @@ from metarun import checks
 from metarun.errors import ConfigurationError, DamagedFile
 from metarun.files import read_json, write_atomically
 from metarun.json_text import json_text
+from metarun.run_folder.status import FAILED
 from metarun.sweep.local import job_command
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
-from metarun.train.status import FAILED
 
 SUBMITTED = "slurm.json"
 _POLL_S = 2.0

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metarun.console.run_console import interval, summary_words
 from metarun.errors import DamagedFile
 from metarun.maths.stats import has_score
-from metarun.report.console import interval, summary_words
+from metarun.run_folder.status import BEAT_S, FAILED, PREEMPTED, RUNNING, read_status
 from metarun.sweep.manifest import Job
-from metarun.train.status import BEAT_S, FAILED, PREEMPTED, RUNNING, read_status
 
 PENDING, DONE, LOST = "pending", "done", "lost"
 SILENT_S = 12 * BEAT_S

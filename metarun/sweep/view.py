@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from metarun.report.console import clock_words
+from metarun.console.run_console import clock_words
+from metarun.run_folder.status import FAILED, PREEMPTED, RUNNING
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState
-from metarun.train.status import FAILED, PREEMPTED, RUNNING
 
 _STYLES = {PENDING: "dim", RUNNING: "cyan", DONE: "green", FAILED: "bold red", LOST: "bold red", PREEMPTED: "yellow"}
 _LINE_EVERY_S = 30.0

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import torch
 
+from metarun.device.memory import available_bytes, extrapolated, peak_live_bytes, require_bytes
 from metarun.maths.trees import Params
-from metarun.memory import available_bytes, extrapolated, peak_live_bytes, require_bytes
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.train.device import saved_bytes

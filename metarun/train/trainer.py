@@ -17,17 +17,17 @@ from metarun import checks
 from metarun.algorithm import Algorithm
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.protocols import EstimateFunction, MetaEstimate
+from metarun.device.ranks import ALONE, Ranks
 from metarun.errors import TrainingError
-from metarun.maths.ranks import ALONE, Ranks
 from metarun.maths.stats import Summary, count_words
 from metarun.maths.trees import norm
 from metarun.problems.base import Problem
+from metarun.run_folder.checkpoints import save_best, save_last
+from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
-from metarun.train.checkpoints import save_best, save_last
 from metarun.train.evaluate import Evaluator
 from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
-from metarun.train.state import TrainState
 from metarun.train.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
 
 _logger = logging.getLogger(__name__)

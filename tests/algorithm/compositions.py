@@ -21,7 +21,7 @@ from metarun.algorithm import Algorithm
 from metarun.algorithm.direction.natural_gradient import POINTS
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.proximal import LEARNED
-from metarun.config_folder import config_folder, groups
+from metarun.configuration.config_folder import config_folder, groups
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
 from metarun.problems.classification import Classification

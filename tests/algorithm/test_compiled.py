@@ -5,7 +5,7 @@ import torch
 
 from metarun.algorithm.compiled import Compiled
 from metarun.build import make_parts
-from metarun.config_folder import config_folder, groups
+from metarun.configuration.config_folder import config_folder, groups
 from tests.calls import task_gradients
 from tests.train.small import GLYPHS, QUICK, assert_same_runs, configuration, only_folder, python, run_here
 
@@ -125,7 +125,7 @@ def test_a_compiled_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path):
     )
     assert run_here(*command, f"run.root={tmp_path / 'whole'}") == 0
     stopping = (
-        "import os, signal, sys; from metarun.algorithm import Algorithm; from metarun.cli import main; "
+        "import os, signal, sys; from metarun.algorithm import Algorithm; from metarun.command_line.main import main; "
         "step, calls = Algorithm.meta_step, [];\n"
         "def killing(*a, **named):\n"
         "    calls.append(None)\n"

@@ -68,7 +68,9 @@ def test_a_net_agrees_with_differences_of_its_solutions(changes):
         for index in range(leaf.numel()):
             unit = torch.zeros_like(leaf).flatten()
             unit[index] = step
-            ahead, behind = (losses(bench.theta.updated({name: leaf + sign * unit.reshape(leaf.shape)})) for sign in (1, -1))
+            ahead, behind = (
+                losses(bench.theta.updated({name: leaf + sign * unit.reshape(leaf.shape)})) for sign in (1, -1)
+            )
             difference = (ahead - behind) / (2 * step)
             # Differences err by step^2 and by rounding / step, about 1e-10 each.
             torch.testing.assert_close(found.gradient[name].flatten(1)[:, index], difference, rtol=1e-7, atol=1e-8)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from metarun.algorithm import ConjugateGradient, Dense, Implicit, LearnedRates, NewtonCG, Richardson
+from metarun.device.memory import LiveBytes
 from metarun.gradients.cost import median_s, peak_bytes
 from metarun.gradients.measure import (
     Bench,
@@ -19,7 +20,6 @@ from metarun.gradients.measure import (
     solve,
 )
 from metarun.maths.trees import norm_per_task
-from metarun.memory import LiveBytes
 from metarun.report.gradient_tables import legend
 
 from .problems import NUM_TASKS, SIZE, WEIGHT, algorithm, bench_of, closed_form, flat, grid, hessians, ridge, smooth_net

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from metarun import rng
 from metarun.algorithm import Algorithm
-from metarun.config_folder import config_folder
+from metarun.configuration.config_folder import config_folder
 from metarun.maths.trees import Params, gradient, ravel, unravel
 from metarun.models.learner import Learner
 from metarun.models.norm import TaskBatchNorm

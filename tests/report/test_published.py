@@ -3,7 +3,7 @@
 import pytest
 
 from metarun.report.published import compared
-from metarun.train.folder import flatten
+from metarun.run_folder.folder import flatten
 from tests.train.small import configuration
 
 OMNIGLOT, SINUSOID = "experiment=maml_omniglot", "experiment=maml_sinusoid"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.train.state import load_state
+from metarun.run_folder.state import load_state
 
 from ..train.small import ROOT, assert_same_runs, run_here
 from . import cluster

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from metarun.errors import ConfigurationError
+from metarun.run_folder.status import RunStatus, mark_failed, read_status, slurm_job
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import SILENT_S, exit_words, job_state, last_line
 from metarun.sweep.view import counts
-from metarun.train.status import RunStatus, mark_failed, read_status, slurm_job
 
 from ..report.made import write_run
 from ..train.small import python, run_here
@@ -140,7 +140,7 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
 
 
 def test_a_live_run_renews_its_status(tmp_path, monkeypatch):
-    monkeypatch.setattr("metarun.train.status.BEAT_S", 0.01)
+    monkeypatch.setattr("metarun.run_folder.status.BEAT_S", 0.01)
     path = tmp_path / "status.json"
     with RunStatus(path, steps=7) as status:
         status.at(5)
@@ -179,7 +179,7 @@ def test_status_of_a_sweep_and_of_a_folder_of_sweeps(tmp_path, monkeypatch, caps
     assert run_here("status", str(sweeps)) == 0
     assert capsys.readouterr().out == f"{sweep}  1 done, 1 pending of 2\n"
     code = (
-        "import sys; from metarun.cli import main; status = main(['status', sys.argv[1]]); "
+        "import sys; from metarun.command_line.main import main; status = main(['status', sys.argv[1]]); "
         "slow = {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules); sys.exit(status or ' '.join(slow) or 0)"
     )
     for place, words in ((sweep, "1 done, 1 pending of 2"), (sweeps, f"{sweep}  1 done, 1 pending of 2")):

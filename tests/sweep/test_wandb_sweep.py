@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from metarun.run import run_resolved
-from metarun.train.folder import flatten
+from metarun.commands.run import run_resolved
+from metarun.run_folder.folder import flatten
 
 from ..tracking.wandb_private import create_sweep_command, create_sweep_command_args
 from ..tracking.wandb_reader import read_offline_run

@@ -14,10 +14,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from metarun import cli
 from metarun.algorithm import Algorithm
 from metarun.build import Parts, make_parts, make_trainer
-from metarun.config_folder import config_folder
+from metarun.command_line.main import main
+from metarun.configuration.config_folder import config_folder
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train.trainer import NoObserver, Trainer
 
@@ -73,7 +73,7 @@ def trainer_of(config: dict[str, Any], folder: Path, *, last_step: int = -1) -> 
 
 def run_here(*arguments: str) -> int:
     """The command line in this process (seconds less than another one): its exit status."""
-    return cli.main(list(arguments))
+    return main(list(arguments))
 
 
 class Killed(BaseException):

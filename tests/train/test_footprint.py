@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from metarun import memory
 from metarun.build import make_parts
-from metarun.memory import peak_live_bytes
+from metarun.device import memory
+from metarun.device.memory import peak_live_bytes
 from metarun.problems.base import losses_of
 from metarun.tasks.types import TaskBatch
 from metarun.train import footprint as module
@@ -46,9 +46,7 @@ def test_the_sizes_are_those_of_the_whole_task(overrides, shots, queries):
     assert each.drawn == tasks.num_bytes // 6
     phi = {name: leaf[None].requires_grad_() for name, leaf in each.model.items()}
     one = sample(1).to("cpu", each.dtype)
-    whole = saved_bytes(
-        lambda: losses_of(each.problem, phi, one.support) + losses_of(each.problem, phi, one.query)
-    )
+    whole = saved_bytes(lambda: losses_of(each.problem, phi, one.support) + losses_of(each.problem, phi, one.query))
     assert each.saved == whole
     # Lower bounds, to 1 %: what is made once is in the peak and not in the bound, and the smaller set may not count.
     for bound, real in ((each.drawing, peak_live_bytes(lambda: sample(6))), (each.working, _peak(each, tasks))):

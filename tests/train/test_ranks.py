@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.maths.ranks import Ranks
-from metarun.train.state import load_state
+from metarun.device.ranks import Ranks
+from metarun.run_folder.state import load_state
 
 from .small import GLYPHS, QUICK, ROOT, only_folder, run_here
 
@@ -46,7 +46,7 @@ RUNS = {
 # Runs several command lines, separated by "--", in the process of one rank.
 DRIVER = """
 import sys
-from metarun.cli import main
+from metarun.command_line.main import main
 words = " ".join(sys.argv[1:]).split(" -- ")
 for line in words:
     status = main(line.split(" "))

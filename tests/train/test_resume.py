@@ -51,7 +51,7 @@ SIGNALLED = """
 import os, sys
 number, step = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 from metarun.algorithm import Algorithm
-from metarun.cli import main
+from metarun.command_line.main import main
 meta_step, calls = Algorithm.meta_step, []
 def signalled(*arguments, **named):
     calls.append(None)

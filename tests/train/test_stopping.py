@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from metarun import run
-from metarun.report.notes import LogFile, shown
-from metarun.report.terminal import terminal
+from metarun.commands import run
+from metarun.console.notes import LogFile, shown
+from metarun.console.terminal import terminal
 from metarun.train.stopping import STOP_SIGNALS, answering_signals, leave_terminal
 
 from .small import SIX_STEPS, metrics_of, only_folder, run_here
@@ -104,7 +104,7 @@ def test_a_full_disk_costs_the_log_its_lines_and_says_so_once(capsys):
 
 def test_a_terminal_that_is_gone_costs_no_run(tmp_path, monkeypatch):
     """Its observer cannot print; every step is done and saved."""
-    from metarun.report.console import RunConsole
+    from metarun.console.run_console import RunConsole
 
     def gone(*_arguments):
         raise OSError(5, "Input/output error")

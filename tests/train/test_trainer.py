@@ -12,10 +12,10 @@ import torch
 
 from metarun.errors import TrainingError
 from metarun.maths.stats import diverged
+from metarun.run_folder.state import TrainState, load, load_state
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train import trainer as module
 from metarun.train.evaluate import Evaluator, Measurement
-from metarun.train.state import TrainState, load, load_state
 from metarun.train.trainer import NoObserver, Schedule, Trainer
 from tests.calls import meta_step
 

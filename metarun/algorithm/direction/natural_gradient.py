@@ -10,9 +10,9 @@ from torch.func import vmap
 
 from metarun import checks
 from metarun.algorithm.protocols import AdaptedTasks, HasJacobian, MetaGradient
+from metarun.device.ranks import Ranks
 from metarun.maths.cg import conjugate_gradient
 from metarun.maths.operators import LinearOperator, gauss_newton
-from metarun.maths.ranks import Ranks
 from metarun.maths.trees import Params, detached, ravel, unravel
 from metarun.problems.base import outputs_of
 

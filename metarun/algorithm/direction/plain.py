@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from metarun.algorithm.protocols import AdaptedTasks, MetaGradient
-from metarun.maths.ranks import Ranks
+from metarun.device.ranks import Ranks
 from metarun.maths.trees import Params
 
 

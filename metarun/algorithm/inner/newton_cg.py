@@ -10,8 +10,8 @@ from metarun import checks
 from metarun.algorithm.inner.line_search import search
 from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, Point
 from metarun.algorithm.protocols import InnerSolution
+from metarun.device.early_exit import may_ask
 from metarun.maths.cg import Status, conjugate_gradient
-from metarun.maths.course import may_ask
 from metarun.maths.trees import Params, detached, ravel, relative_norm, unravel
 
 

@@ -65,7 +65,9 @@ class RidgeHead:
         by_examples = x.shape[1] < x.shape[2]
         gram = x @ x.mT if by_examples else x.mT @ x
         system = gram + regulariser * torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
-        solved = x.mT @ torch.linalg.solve(system, y) if by_examples else torch.linalg.solve(system, x.mT @ y)  # [B, D, N]
+        solved = (
+            x.mT @ torch.linalg.solve(system, y) if by_examples else torch.linalg.solve(system, x.mT @ y)
+        )  # [B, D, N]
         offset = learned["offset"][:, None].expand(-1, solved.shape[-1])
         head = {weight: learned["scale"][:, None, None] * solved.mT, bias: offset}
         return Head(inner.start | head, is_solved=True)

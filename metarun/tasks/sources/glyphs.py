@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun import checks, rng
-from metarun.memory import require_bytes
+from metarun.device.memory import require_bytes
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.types import SPLITS, Split
 

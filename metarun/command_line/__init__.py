@@ -1,0 +1,1 @@
+"""The command `metarun`: its words, its help, its exit statuses."""

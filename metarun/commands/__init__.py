@@ -1,0 +1,1 @@
+"""The subcommands of `metarun`, one module each, and what only they share."""

@@ -1,0 +1,325 @@
+"""`metarun data list | check NAME | prepare NAME`: which data sets there are, what is here of them, and getting the rest."""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from metarun.configuration.config_folder import config_folder
+from metarun.configuration.schema import check_places, check_shape
+from metarun.configuration.suggest import COMPOSITION_ERRORS, check, closest, explain, parse
+from metarun.console.notes import shown
+from metarun.console.terminal import say, terminal
+from metarun.errors import ConfigurationError
+from metarun.tasks.sources.catalogue import (
+    CATALOGUE,
+    DataSet,
+    complete,
+    folders,
+    is_there,
+    missing_message,
+    packed_path,
+)
+
+_LINE_EVERY_S = 10.0
+_OWN = "folder"
+
+
+def list_sets(overrides: Sequence[str]) -> None:
+    """Print every named set, and whether it is here.
+
+    Raises:
+        ConfigurationError: an override that is none.
+    """
+    console = terminal()
+    root, cache = _places(_composed(None, overrides))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("dataset=", style="bold cyan", no_wrap=True)
+    table.add_column("classes", justify="right", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
+    table.add_column("packed", justify="right", no_wrap=True)
+    table.add_column("here", no_wrap=True)
+    table.add_column("source", min_width=10, overflow="fold")
+    table.add_column("licence", min_width=8, overflow="fold")
+    for entry in CATALOGUE.values():
+        table.add_row(
+            entry.name,
+            "/".join(map(str, entry.classes)),
+            f"{entry.num_items:,}",
+            _size(entry.num_bytes),
+            _state(entry, root, cache),
+            _source(entry),
+            entry.licence,
+        )
+    console.print(table)
+    say(console, ("\nmade on the spot", "bold"), "  sinusoid, harmonic, sinusoid_and_line, glyphs")
+    say(console, ("your pictures", "bold"), "     dataset=folder dataset.path=FOLDER, one folder for each class")
+    say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
+    say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
+    console.print(
+        "metarun data check NAME says which files are expected where; metarun data prepare NAME gets and packs them",
+        soft_wrap=True,
+    )
+
+
+def check_set(name: str, overrides: Sequence[str]) -> None:
+    """Print what is here of a set, file by file, and what is wrong with it.
+
+    Raises:
+        ConfigurationError: it cannot be used as it is.
+    """
+    console = terminal()
+    entry = _entry(name)
+    config = _composed(name, overrides)
+    root, cache = _places(config)
+    size = config["dataset"].get("image_size")
+    say(console, (name, "bold cyan"), f"  {entry.title} (licence: {entry.licence})")
+    first, second = folders(entry, root)
+    say(console, ("originals", "bold"), f", one of these in {first} or {second}:")
+    problems = _print_layouts(console, entry, root)
+    packed = packed_path(cache, name, size)
+    say(console, ("packed", "bold"), f"\n  {packed}")
+    verdict, is_ready = _packed_state(packed)
+    console.print(f"    {verdict}", soft_wrap=True)
+    if is_ready:
+        return
+    if problems:
+        raise ConfigurationError(f"{name} cannot be used: {problems[0]}")
+    if next(complete(entry, root), None) is None:
+        raise ConfigurationError(missing_message(entry, root))
+    from metarun.tasks.sources.named import find_originals
+
+    try:
+        listed = find_originals(entry, root, size or 0)
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(f"{name} cannot be used: {error}") from error
+    console.print(
+        f"the originals hold {len(listed.classes):,} classes and {sum(listed.counts):,} examples, as they should; "
+        f"the first run packs them, or: metarun data prepare {name}",
+        soft_wrap=True,
+    )
+
+
+def prepare_set(name: str, overrides: Sequence[str]) -> None:
+    """Download what is not here, pack it, check it whole.
+
+    Raises:
+        ConfigurationError: no such set, or its originals hold something else.
+        OSError: no network, no room, no permission.
+    """
+    console = terminal()
+    if name != _OWN:
+        entry = _entry(name)
+    config = _composed(name, overrides)
+    root, cache = _places(config)
+    started = time.perf_counter()
+    with shown(console):
+        if name != _OWN:
+            packed = packed_path(cache, name, config["dataset"].get("image_size"))
+            verdict, is_ready = _packed_state(packed)
+            if is_ready:
+                console.print(f"{name} is here already: {packed}\n{verdict}", soft_wrap=True)
+                return
+            if next(complete(entry, root), None) is None:
+                _get(console, entry, root)
+            _say_other_archives(console, entry, root)
+        from metarun.build import make
+
+        with _bar(console, f"packing {name}", is_bytes=False) as progress:
+            store = make(config, "dataset.source.store", progress=progress)
+    counts = " / ".join(f"{len(store.splits[split]):,} {split}" for split in store.splits)
+    console.print(
+        f"{name}: {len(store.classes):,} classes ({counts}), {len(store.items):,} examples of "
+        f"{'x'.join(map(str, reversed(store.items.shape[1:])))}, {_size(store.num_bytes)}, checked whole, "
+        f"in {time.perf_counter() - started:.1f} s",
+        soft_wrap=True,
+    )
+    command = shlex.join(["metarun", "algorithm=imaml", f"dataset={name}", *overrides])
+    say(console, ("next", "bold"), f"  {command}")
+
+
+def _entry(name: str) -> DataSet:
+    if name == _OWN:
+        raise ConfigurationError(
+            f"no data set with files is called {name!r}: your own pictures are checked when they are packed. "
+            "Run: metarun data prepare folder dataset.path=FOLDER"
+        )
+    if name not in CATALOGUE:
+        near = closest(name, list(CATALOGUE))
+        hint = f"; did you mean {near}?" if near else "."
+        raise ConfigurationError(f"no data set with files is called {name!r}{hint} There are: {', '.join(CATALOGUE)}.")
+    return CATALOGUE[name]
+
+
+def _composed(name: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration as a run would have it."""
+    words = [*([f"dataset={name}"] if name else []), *overrides]
+    check(parse(words), config_folder())
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = compose("config", words, return_hydra_config=True)
+        choices = composed.hydra.runtime.choices
+        OmegaConf.set_struct(composed, False)
+        del composed["hydra"]
+        check_shape(composed, choices)
+        config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    except COMPOSITION_ERRORS as error:
+        raise ConfigurationError(explain(error, words, config_folder())) from error
+    check_places(config)
+    return config
+
+
+def _places(config: dict[str, Any]) -> tuple[Path, Path]:
+    return Path(config["data"]["root"]).expanduser(), Path(config["data"]["cache"]).expanduser()
+
+
+def _state(entry: DataSet, root: Path, cache: Path) -> Text:
+    side = entry.shape[-1] if entry.is_pictures else None
+    if packed_path(cache, entry.name, side).is_file():
+        return Text("packed", "green")
+    found = next(complete(entry, root), None)
+    return Text(found[0].kind, "yellow") if found else Text("-")
+
+
+def _source(entry: DataSet) -> str:
+    if not entry.archives:
+        return "OpenML"
+    return (
+        "Google Drive"
+        if "google" in entry.archives[0].address
+        else entry.archives[0].address.split("/")[2].removeprefix("www.")
+    )
+
+
+def _print_layouts(console: Console, entry: DataSet, root: Path) -> list[str]:
+    """Each accepted file, where it lies, and what is wrong with it; the problems are given back in words."""
+    known = {archive.name: archive for archive in entry.archives}
+    problems = []
+    for layout in entry.layouts:
+        say(console, (f"  {layout.kind}", "bold"))
+        for name in layout.files:
+            places = [folder / name for folder in folders(entry, root) if is_there(folder / name, name)]
+            if not places:
+                say(console, (f"    {name}: missing", "dim"))
+                continue
+            words, problem = _file_state(places[0], known.get(name))
+            say(console, f"    {places[0]}: ", (words, "red" if problem else "green"))
+            if problem:
+                problems.append(f"{places[0]}: {words}. Delete it and run: metarun data prepare {entry.name}")
+    return problems
+
+
+def _file_state(path: Path, archive: Any) -> tuple[str, bool]:
+    """What a file is, and whether that keeps it from being used."""
+    from metarun.tasks.sources.archives import is_web_page, kilobytes, md5_of
+
+    if path.is_dir():
+        return "here", False
+    if path.suffix not in (".csv", ".json") and is_web_page(path):
+        return f"an HTML page of {kilobytes(path)}: the download was refused", True
+    size = f"{path.stat().st_size:,} bytes"
+    if archive is None or archive.md5 is None:
+        return f"here, {size}", False
+    if md5_of(path) == archive.md5:
+        return f"the official file, {size}", False
+    if archive.num_bytes is not None and path.stat().st_size < archive.num_bytes:
+        return f"truncated: {size} of {archive.num_bytes:,}", True
+    return f"here, {size}; not the official bytes (MD5), so its content decides", False
+
+
+def _packed_state(path: Path) -> tuple[str, bool]:
+    """What a packed file is, all of it read, and whether it can be used."""
+    if not path.is_file():
+        return "not packed yet", False
+    from metarun.tasks.class_store import CorruptStoreError
+    from metarun.tasks.packed_file import open_store
+
+    try:
+        store = open_store(path, is_whole=True)
+        store.verify()
+    except (CorruptStoreError, OSError) as error:
+        return str(error), False
+    counts = ", ".join(f"{len(store.splits[split]):,} {split}" for split in store.splits)
+    return (
+        f"whole ({_size(path.stat().st_size)}, SHA-256 as recorded): {counts} classes, {len(store.items):,} examples",
+        True,
+    )
+
+
+def _get(console: Console, entry: DataSet, root: Path) -> None:
+    """Download the official archives, or what OpenML has, into the set's folder."""
+    folder = root / entry.folder
+    if not entry.archives:
+        from metarun.tasks.sources.torchmeta_compat import fetch_features
+
+        console.print(f"{entry.name}: from OpenML by torchmeta, into {folder}", soft_wrap=True)
+        try:
+            fetch_features(entry.name, root)
+        except ImportError as error:
+            raise ConfigurationError(str(error)) from error
+        except OSError as error:
+            raise OSError(f"{entry.name} could not be had from OpenML: {error}") from error
+        return
+    from metarun.tasks.sources.download import download
+
+    for archive in entry.archives:
+        console.print(f"{archive.name}: from {archive.address}, into {folder}", soft_wrap=True)
+        with _bar(console, archive.name, is_bytes=True) as progress:
+            download(archive, folder, progress)
+
+
+def _say_other_archives(console: Console, entry: DataSet, root: Path) -> None:
+    """Name archives that are about to be packed and are not byte for byte the official ones."""
+    found = next(complete(entry, root), None)
+    if found is None:
+        return
+    known = {archive.name: archive for archive in entry.archives}
+    for name, path in found[1].items():
+        if name in known:
+            words, problem = _file_state(path, known[name])
+            if problem:
+                raise ConfigurationError(f"{path}: {words}. Delete it and run: metarun data prepare {entry.name}")
+            if "not the official" in words:
+                say(console, ("note:", "yellow"), f" {path}: {words}")
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
+
+
+@contextlib.contextmanager
+def _bar(console: Console, words: str, *, is_bytes: bool) -> Iterator[Any]:
+    """A progress bar on a terminal, a line every ten seconds elsewhere; gives a function of (done, total)."""
+    amount = DownloadColumn() if is_bytes else MofNCompleteColumn()
+    columns = (
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=None),
+        amount,
+        TimeRemainingColumn(),
+    )
+    last = time.perf_counter()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(words, total=None)
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            if console.is_terminal:
+                progress.update(task, completed=done, total=total or None)
+            elif time.perf_counter() - last > _LINE_EVERY_S:
+                last = time.perf_counter()
+                console.print(f"{words}: {done:,} of {total:,}" if total else f"{words}: {done:,}", soft_wrap=True)
+
+        yield update

@@ -1,0 +1,94 @@
+"""What a run says of itself before it starts: what will run, on what, and where it goes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from metarun.build import Parts
+from metarun.commands.result import device_name, task_sizes
+from metarun.device.ranks import Ranks
+from metarun.models.learner import Learner
+from metarun.run_folder.folder import RunFolder
+from metarun.run_folder.state import TrainState
+from metarun.tasks.episodes import Episodes
+
+_PARTS = ("inner", "meta_gradient", "direction")
+_TOLD = ("steps", "step_size", "rates", "curvature", "cg_steps", "point", "max_divergence", "solver")
+
+
+def header_of(
+    folder: RunFolder, config: dict[str, Any], parts: Parts, resumed: TrainState | None, ranks: Ranks
+) -> list[tuple[str, str]]:
+    """Rows of (what, words): what will run, on what, and where it goes, in the words of the configuration."""
+    choices, schedule, evaluation = config["choices"], parts.schedule, parts.evaluator.evaluation
+    algorithm = config["algorithm"]
+    parts_of = [f"{choices[f'algorithm/{part}']} ({_words(algorithm[part])})".replace(" ()", "") for part in _PARTS]
+    composition = f"{parts_of[0]}, {parts_of[1]} meta-gradient, {parts_of[2]} direction"
+    if algorithm["proximal_weight"]:
+        composition += f", lambda {_value(algorithm['proximal_weight'])}"
+    if algorithm["learn_proximal_weight"] != "never":
+        composition += f", learned by {algorithm['learn_proximal_weight']}"
+    if algorithm["adapted"] != "all":
+        composition += f", adapting {_value(algorithm['adapted'])}"
+    if algorithm["adapted"] in ("head", "body") or choices["algorithm/inner"] == "prototypes":
+        composition += f" (head: {parts.learner.head or 'the whole model'})"
+    ways = config["dataset"].get("ways")
+    test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
+    judged = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
+    if validation != test:
+        judged += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
+    threads = (
+        f", {torch.get_num_threads()} threads" if parts.device.type == "cpu" else f" ({device_name(parts.device)})"
+    )
+    return [
+        ("algorithm", f"{choices['algorithm']}: {composition}"),
+        ("data", f"{choices['dataset']}: {f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} "
+         f"queries; {judged}"),
+        *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
+        ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
+        ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
+         f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
+        ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
+         f"{', compiled' if parts.compiled else ''}"
+         f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),
+        ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
+    ]  # fmt: skip
+
+
+def _sizes(of_split: Mapping[str, int | None], training_ways: int | None) -> str:
+    """What the tasks of a split are; the ways only where they are not those of training."""
+    ways = f"{of_split['ways']}-way, " if of_split["ways"] != training_ways else ""
+    return f"{ways}{of_split['shots']} shot(s), {of_split['queries']} queries"
+
+
+def _model_words(learner: Learner) -> str:
+    """How large it is, and what is done to it and with it that its code does not say."""
+    words = f"{learner.num_parameters:,} parameters"
+    if learner.num_constants:
+        words += f", {learner.num_constants:,} more constant"
+    if learner.batch_norm != "none":
+        words += f", batch norm {learner.batch_norm}"
+    if learner.replaced_norms:
+        words += f"; {len(learner.replaced_norms)} batch norms made functional"
+    if "attention" in learner.exchanged:
+        words += "; attention by PyTorch's mathematical backend"
+    if learner.one_by_one:
+        words += f"; task by task, as vmap has no rule for {learner.one_by_one}"
+    return words
+
+
+def _words(part: Mapping[str, Any]) -> str:
+    """The settings of a part that a reader looks for first; config.json has them all."""
+    told = [
+        f"{key.replace('_', ' ')} {_value(part[key])}"
+        for key in _TOLD
+        if key in part and not isinstance(part[key], Mapping)
+    ]
+    if isinstance(part.get("solver"), Mapping):
+        told.append(f"{part['solver']['_target_'].rpartition('.')[2]} {part['solver'].get('steps', '')}".strip())
+    return ", ".join(told)
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,425 @@
+"""One run from beginning to end: `metarun [KEY=VALUE ...]`."""
+
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from metarun import __version__
+from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.build import Parts, fitted, make, make_parts, make_trainer
+from metarun.commands.header import header_of
+from metarun.commands.result import environment_of, flat_results, measure_test, require_score, tasks_csv
+from metarun.configuration.command_text import command_line, config_dirs, other_algorithm
+from metarun.configuration.schema import check_places, check_shape, refuse_hydra_folders
+from metarun.configuration.trusted import untrusted_classes
+from metarun.console.notes import LogFile, shown
+from metarun.console.run_console import RunConsole, header, report, results, waiting
+from metarun.console.terminal import terminal
+from metarun.device.peak_memory import AddedMemory, peak_mib
+from metarun.device.ranks import Ranks, ranks_from_environment
+from metarun.errors import ConfigurationError, DamagedFile, TrainingError
+from metarun.files import naming, write_atomically
+from metarun.json_text import json_text, not_finite
+from metarun.maths.stats import has_score
+from metarun.report.figures import adaptation_curves, learning_curve
+from metarun.report.published import check_reference, compared
+from metarun.run_folder.checkpoints import BEST, newest, take_up
+from metarun.run_folder.data_record import check_same_data, own_pictures, record_data
+from metarun.run_folder.folder import RunFolder, differences, fingerprint, name
+from metarun.run_folder.source_record import changed_sources, record_sources
+from metarun.run_folder.state import TrainState, load
+from metarun.run_folder.status import RunStatus
+from metarun.tasks.episodes import Episodes
+from metarun.tasks.sinusoid import Sinusoid, true_function
+from metarun.tasks.types import Examples
+from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
+from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
+from metarun.train.stopping import StoppedOutsideTraining
+from metarun.train.trainer import NoObserver, Stopped
+
+_logger = logging.getLogger("metarun")
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Train, test and report what `cfg` says, going on from where an earlier run of it stopped.
+
+    Returns:
+        The best validation score, for sweepers.
+    Raises:
+        ConfigurationError: before anything is trained or written, if something in `cfg` cannot be.
+    """
+    hydra = HydraConfig.get()
+    sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
+    return run_resolved(resolved(cfg, hydra), list(hydra.overrides.task), sweep, config_dirs(hydra))
+
+
+def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
+    """The whole configuration as plain values, with the group choices that led to it under `choices`.
+
+    Args:
+        cfg: the composed configuration.
+        hydra: Hydra's own, of the same composition.
+    Raises:
+        ConfigurationError: an unknown or a missing key, a value of another kind than in the files, a path that is none, or a
+            number that is NaN or infinite: files of JSON could not keep it.
+    """
+    choices = hydra.runtime.choices
+    sources = [
+        source.path for source in hydra.runtime.config_sources if source.provider not in ("hydra", "main", "schema")
+    ]
+    refuse_hydra_folders(hydra)
+    check_shape(cfg, choices, [path.removeprefix("file://") for path in sources])
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key, value in not_finite(config).items():
+        raise ConfigurationError(f"{key} must be a finite number, got {value}")
+    config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
+    check_places(config)
+    check_reference(config["reference"])
+    make(config, "gradients")  # which a run does not read
+    for key in ("root", "cache"):
+        config["data"][key] = str(Path(config["data"][key]).expanduser())
+    return _with_expanded_data(cfg, config)
+
+
+def folder_of(config: Mapping[str, Any]) -> RunFolder:
+    """Where the run of a resolved configuration lies."""
+    chosen = config["run"]["folder"]
+    return RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))
+
+
+def run_resolved(
+    config: dict[str, Any], overrides: Sequence[str], sweep: str | None = None, config_dirs: Sequence[str] = ()
+) -> float | None:
+    """`run`, from a configuration that `resolved` gave, here or in another process.
+
+    Args:
+        overrides: the command line that led to it, for the record.
+        sweep: the name of the sweep that the run belongs to.
+        config_dirs: folders of configuration beside ours, for the record.
+    """
+    console = terminal()
+    folder = folder_of(config)
+    with shown(console), waiting(console, "looking for a result"):
+        result = stored_result(folder, config)
+    if result is not None:
+        if os.environ.get("RANK", "0") != "0":
+            return result["validation"]["best_score"]
+        words = f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)"
+        console.print(words, soft_wrap=True)
+        report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
+        return result["validation"]["best_score"]
+
+    with shown(console), waiting(console, "preparing data and model"):
+        parts = make_parts(config)
+        make(config, "tracker")  # refused, if at all, before anything is written
+    ranks = ranks_from_environment(parts.device.type)
+    require_tasks(config, ranks.size)
+    if parts.compiled is not None:
+        with waiting(console, "compiling the meta-gradient"):
+            parts.compile()
+    if not ranks.is_first:
+        return _follow(folder, config, parts, ranks)
+    folder.make()
+    status = RunStatus(folder.status, steps=config["schedule"]["steps"])
+    with folder.locked(), _logged_to(folder, console):
+        if config["run"]["overwrite"]:
+            folder.clear()
+        with status:
+            command = command_line(overrides, config_dirs)
+            result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
+        report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
+        return result["validation"]["best_score"]
+
+
+def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
+    """Refuse more ranks than there are tasks in a step.
+
+    Raises:
+        ConfigurationError: there are.
+    """
+    if config["schedule"]["tasks_per_step"] < num_ranks:
+        raise ConfigurationError(
+            f"every rank needs a task of each step, and {num_ranks} ranks share schedule.tasks_per_step="
+            f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
+        )
+
+
+def _train_and_test(
+    console: Console,
+    folder: RunFolder,
+    config: dict[str, Any],
+    parts: Parts,
+    overrides: Sequence[str],
+    command: str,
+    sweep: str | None,
+    status: RunStatus,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    mark = fingerprint(config)
+    resumed = take_up(folder.checkpoints)
+    if resumed is not None and resumed.fingerprint != mark:
+        raise ConfigurationError(
+            f"{folder.checkpoints} is of another configuration. Choose another run.folder, or run.overwrite=true to replace it."
+        )
+    environment = environment_of(parts) | {"ranks": ranks.size}
+    folder.write_json(folder.config, config)
+    folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": command})
+    folder.write_json(folder.path / "environment.json", environment)
+    if isinstance(parts.source, Episodes):
+        record_data(folder, parts.source.store)
+    programs = record_sources(folder, config, resumed.step if resumed else None)
+    if len(programs) > 1 and resumed is not None and programs[-1]["step"] == resumed.step:
+        _logger.warning(
+            "the user's own classes have changed since this run began (%s): it goes on from step %d with what they are now, "
+            "and its result says so. run.overwrite=true begins anew",
+            folder.sources,
+            resumed.step,
+        )
+    _logger.info("metarun %s, %s", __version__, command)
+    header(console, header_of(folder, config, parts, resumed, ranks))
+    ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
+    ranks.wait()  # and have read it
+    if parts.algorithm.direction.needs_tasks and not config["optimizer"]["_target_"].endswith(".SGD"):
+        _logger.warning(
+            "the natural gradient chooses its own step, and %s rescales its coordinates; choose optimizer=sgd_unit",
+            config["choices"]["optimizer"],
+        )
+
+    try:
+        reach = Reach(**resumed.record) if resumed and resumed.record else None
+        record = MetricsFile(folder.metrics, resumed.step if resumed else -1, reach)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if resumed and record.lost:
+        _logger.warning("%s; the run goes on without the others", record.lost)
+        resumed.lost.append(record.lost)
+    run_id = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:8] + mark[:8]
+    mirror = make(config, "tracker").open(
+        RunInfo(
+            folder=folder.path,
+            name=folder.path.name,
+            config=config,
+            group=sweep,
+            job_type="train",
+            tags=(config["choices"]["algorithm"], config["choices"]["dataset"]),
+            run_id=run_id,
+        )
+    )
+    tracker = TeeTracker((record, mirror))
+    exit_code = 1
+    try:
+        watcher = RunConsole(
+            console,
+            score=parts.problem.score,
+            total=parts.schedule.steps,
+            done=resumed.step if resumed else 0,
+        )
+        trainer = make_trainer(
+            config,
+            parts,
+            tracker=tracker,
+            sync_record=lambda: vars(record.sync()),
+            observer=status.beside(watcher),
+            checkpoints=folder.checkpoints,
+            ranks=ranks,
+        )
+        state = resumed or trainer.start(mark)
+        status.start(state.step)
+        memory, first = AddedMemory(parts.device), state.step
+        with watcher:
+            state = trainer.run(state)
+        added = memory.mib() if state.step > first else None  # trained in an earlier sitting
+        result = _finish(
+            console, folder, config, parts, state, environment | ({"sources": programs} if programs else {}), added
+        )
+        tracker.summarize(flat_results(result))
+        exit_code = 0
+    except Stopped as stopped:
+        exit_code = 128 + stopped.signal_number
+        message = f"{stopped}. A checkpoint is written; the same command goes on from there."
+        _logger.info(message)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            console.print(f"\n{message}", soft_wrap=True)
+        if stopped.signal_number == signal.SIGINT:
+            raise KeyboardInterrupt from stopped
+        raise SystemExit(exit_code) from stopped
+    except StoppedOutsideTraining as stopped:
+        exit_code = int(stopped.code or 1)
+        _logger.info("%s, outside training; the same command goes on from the last checkpoint", stopped.words)
+        raise
+    except Exception as error:
+        _logger.error("the run ended by %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        tracker.close(exit_code)
+    return result
+
+
+def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Ranks) -> None:
+    """What every rank but the first does: its part of each step's tasks. It writes nothing and says nothing."""
+    ranks.wait()
+    resumed = newest(folder.checkpoints)
+    ranks.wait()
+    trainer = make_trainer(
+        config,
+        parts,
+        tracker=NullTracker(),
+        sync_record=dict,
+        observer=NoObserver(),
+        checkpoints=folder.checkpoints,
+        ranks=ranks,
+    )
+    try:
+        trainer.run(resumed or trainer.start(fingerprint(config)))
+    except Stopped as stopped:
+        raise SystemExit(128 + stopped.signal_number) from stopped
+
+
+def _finish(
+    console: Console,
+    folder: RunFolder,
+    config: dict[str, Any],
+    parts: Parts,
+    state: TrainState,
+    environment: dict[str, Any],
+    training_memory_mib: float | None,
+) -> dict[str, Any]:
+    """Test the selected state, once; draw; write result.json last.
+
+    Raises:
+        TrainingError: no state was selected, or the test gave no score; there is no result.json then.
+    """
+    if state.best_score is None or not math.isfinite(state.best_score):
+        raise TrainingError(
+            f"no validation gave a finite {parts.problem.score}, so no state was selected and there is nothing to test. Likely "
+            "causes: inner steps too large (algorithm.inner.step_size) or too many in validation (evaluation.inner_steps), or "
+            "outer steps too large (optimizer.lr)"
+        )
+    best = {"step": state.best_step, "theta": state.best_theta}
+    if state.best_theta is None:  # taken up from a checkpoint of format 1
+        best = load(folder.checkpoints / BEST)
+    theta = fitted(best["theta"], parts)
+    with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
+        test = measure_test(config, parts, theta, best["step"])
+    result = test | {
+        "fingerprint": state.fingerprint,
+        "name": folder.path.name,
+        "choices": config["choices"],
+        "seed": config["seed"],
+        "validation": {"best_score": state.best_score, "best_step": state.best_step},
+        "num_parameters": parts.learner.num_parameters,
+        "train_s": state.train_s,
+        "step_s": state.step_s / state.step,
+        "peak_memory_mib": peak_mib(parts.device),
+        "training_memory_mib": training_memory_mib,
+        "environment": environment,
+        "record": state.record,
+        "lost": state.lost,
+    }
+    choices = config["choices"]
+    title = f"{choices['algorithm']} on {choices['dataset']}"
+    learning_curve(folder.figures / "learning_curve.png", read_metrics(folder.metrics), parts.problem.score, title)
+    if isinstance(parts.source, Sinusoid):
+        _draw_adaptation(folder.figures / "adaptation.png", parts, theta)
+    write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
+    try:
+        require_score(result)
+    except TrainingError:
+        results(console, result)
+        raise
+    folder.write_result(result)
+    _logger.info("finished: %s", json_text(result["results"][-1]))
+    return result
+
+
+def _draw_adaptation(path: Path, parts: Parts, theta: MetaParameters) -> None:
+    """Three test tasks of the sinusoid family, before and after adaptation."""
+    evaluation, source = parts.evaluator.evaluation, parts.source
+    indices = torch.arange(3, device=parts.device)
+    tasks = source.sample(evaluation.seed, "test", indices, evaluation.shots, evaluation.queries)
+    low, high = source.inputs
+    x = torch.linspace(low, high, 200, dtype=torch.float64, device=parts.device)[None, :, None].expand(3, -1, -1)
+    grid = Examples(x, true_function(tasks.latent, x)).to(parts.device, parts.dtype)
+    steps = [s for s in evaluation.measured_steps(parts.algorithm.inner.steps) if s != 5]
+    adaptation_curves(path, parts.algorithm, parts.problem, theta, tasks.to(parts.device, parts.dtype), grid, steps)
+
+
+def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a finished run of this very configuration; refuses a folder that holds another one.
+
+    The pictures of dataset=folder are no part of the configuration: where they are there still, they must be the same. Only
+    what changed by name, size or time since it was packed is read.
+    """
+    if config["run"]["overwrite"]:
+        return None
+    stored = folder.read_config()
+    if stored is None:
+        return None
+    changed = differences(stored, config)
+    if changed:
+        if _made_by(folder) == fingerprint(config):
+            reason = f"it has {changed[0]}, and what lies beside it was made by the latter"
+            raise DamagedFile(folder.config, reason, "Delete it and run again.")
+        raise ConfigurationError(
+            f"{folder.path} holds a run of another configuration ({'; '.join(changed[:5])}"
+            f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). "
+            "Choose another run.folder, or run.overwrite=true to replace it."
+        )
+    result = folder.read_result()
+    if result is None or not has_score(result["results"][-1][result["score"]]):
+        return None  # earlier versions took NaN for a score
+    changed_files = changed_sources(folder)
+    if changed_files:
+        raise ConfigurationError(
+            f"{', '.join(map(str, changed_files[:5]))} changed since this finished run was made with it: {folder.path}. Give it "
+            "back as it was, choose another run.folder to keep this result, or replace it with run.overwrite=true."
+        )
+    # Published figures are no setting of the run's: those that are named now.
+    result["reference"] = compared(config["reference"], config, result["score"])
+    store = own_pictures(config)
+    if store and Path(store["path"]).expanduser().is_dir():
+        again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
+        check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
+    return result
+
+
+def _made_by(folder: RunFolder) -> str | None:
+    """The fingerprint of the configuration that a folder's result or checkpoints were made by; None where nothing says."""
+    with contextlib.suppress(ConfigurationError, OSError):
+        result = folder.read_result()
+        if result is not None:
+            return result["fingerprint"]
+    with contextlib.suppress(ConfigurationError, OSError):
+        state = newest(folder.checkpoints)
+        if state is not None:
+            return state.fingerprint
+    return None
+
+
+def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration resolved again with `~` expanded, so that whatever refers to the data folders has them whole."""
+    copy = cfg.copy()
+    OmegaConf.set_struct(copy, False)
+    copy.data = config["data"]
+    return OmegaConf.to_container(copy, resolve=True, throw_on_missing=True) | {"choices": config["choices"]}
+
+
+def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:
+    """Log into the run's folder; warnings are shown to the person too."""
+    with naming(folder.log):
+        file = LogFile(folder.log, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return shown(console, file, level=logging.WARNING)

@@ -1,0 +1,54 @@
+"""`metarun status DIR`: how a sweep stands, from files alone."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from metarun.console.run_console import clock_words
+from metarun.console.terminal import terminal
+from metarun.errors import ConfigurationError
+from metarun.run_folder.status import FAILED
+from metarun.sweep.manifest import NAME, Manifest, read
+from metarun.sweep.slurm import submitted
+from metarun.sweep.state import DONE, LOST, job_state
+from metarun.sweep.view import counts, sweep_table
+
+
+def show_status(folder: Path) -> None:
+    """Print the jobs of a sweep, or one line for each sweep in a folder of sweeps.
+
+    Raises:
+        ConfigurationError: neither.
+    """
+    console = terminal()
+    if not (folder / NAME).exists():
+        sweeps = sorted(path.parent for path in folder.glob(f"*/{NAME}")) if folder.is_dir() else []
+        if not sweeps:
+            raise ConfigurationError(
+                f"metarun status needs the folder of a sweep, and {folder} has no {NAME}. Sweeps lie in outputs/sweeps/."
+            )
+        for sweep in sweeps:
+            states = [job_state(job) for job in read(sweep).jobs]
+            console.print(f"{sweep}  {counts(states)}", soft_wrap=True, markup=False)
+        return
+    _show(console, read(folder))
+
+
+def _show(console: Console, manifest: Manifest) -> None:
+    rows = [(job, job_state(job)) for job in manifest.jobs]
+    console.print(manifest.command, soft_wrap=True, markup=False, style="cyan")
+    console.print(sweep_table(rows))
+    console.print(counts([state for _, state in rows]), soft_wrap=True)
+    for job, state in rows:
+        if state.state in (FAILED, LOST):
+            console.print(f"  {job.label}: {state.error or 'no sign of life'}", soft_wrap=True, markup=False)
+            console.print(f"     {job.log}", soft_wrap=True, markup=False)
+    array = submitted(manifest.folder)
+    if array is not None:
+        age = clock_words(time.time() - array.time)
+        console.print(f"Slurm array {array.id}, submitted {age} ago", soft_wrap=True)
+    if any(state.state in (FAILED, LOST) for _, state in rows):
+        console.print("The same command runs what is missing, from its checkpoints.", soft_wrap=True)
+    elif all(state.state == DONE for _, state in rows):
+        console.print(f"run folders: {manifest.jobs[0].folder.parent}", soft_wrap=True, markup=False)

@@ -1,0 +1,358 @@
+"""conf/: every choice composes, pairs become parts, and a run's folder is named by what decides its numbers."""
+
+import copy
+import itertools
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from metarun.algorithm import FirstOrder, Implicit, Unrolled
+from metarun.build import make, make_parts
+from metarun.configuration.config_folder import config_folder, groups
+from metarun.errors import ConfigurationError
+from metarun.run_folder.folder import RunFolder, differences, fingerprint, flatten, moved, name, settings
+from metarun.tasks.sources.catalogue import CATALOGUE
+from metarun.train.trainer import Schedule
+from tests.calls import meta_step
+
+from ..tasks.test_folder import write_classes
+from ..train.small import GLYPHS, QUICK, configuration
+
+GROUPS = groups(config_folder())
+OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
+EXPERIMENTS = sorted(GROUPS["experiment"])
+SMALL = {
+    "sinusoid": (),
+    "harmonic": (),
+    "sinusoid_and_line": (),
+    "glyphs": GLYPHS,
+    "omniglot": ("model.width=8",),
+    "folder": ("model.width=8", "dataset.image_size=16", "dataset.queries=1"),
+}
+SMALL |= {name: () for name in CATALOGUE if name not in SMALL}  # tests/tasks/test_training.py runs each of these
+
+
+@pytest.fixture(scope="module")
+def omniglot(omniglot_places) -> tuple[str, ...]:
+    """Settings that find the real images."""
+    root, cache = omniglot_places
+    return (f"data.root={root}", f"data.cache={cache}")
+
+
+def companions(choice: str) -> tuple[str, ...]:
+    """What an option needs beside it to make sense."""
+    group, _, option = choice.partition("=")
+    if group == "algorithm/meta_gradient/solver":
+        return ("algorithm=imaml",)
+    if group == "algorithm/meta_gradient" and option.startswith("implicit"):
+        return ("algorithm.proximal_weight=1",)
+    if group == "algorithm/inner" and option.startswith("newton_cg"):
+        return ("algorithm/meta_gradient=first_order",)
+    return GLYPHS if option in ("prototypes", "protonet", "ridge_head", "r2d2") else ()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> tuple[str, ...]:
+    """Settings that find thirty classes of two or three pictures."""
+    root = tmp_path_factory.mktemp("pets")
+    write_classes(root, {f"class {c:02d}": 2 + c % 2 for c in range(30)})
+    return (f"dataset.path={root}", f"data.cache={tmp_path_factory.mktemp('cache')}")
+
+
+def test_flat_keys_are_joined_by_dots_and_lists_are_values():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+@pytest.mark.parametrize("choice", OPTIONS)
+def test_every_option_composes_and_resolves(choice):
+    group, _, option = choice.partition("=")
+    config = configuration(choice, *companions(choice))
+    assert config["choices"][group] == option
+    missing = [key for key, value in flatten(config).items() if value == "???"]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [c for c in OPTIONS if c.partition("=")[0] not in ("dataset", "experiment", "model") and c != "device=cuda"],
+)
+def test_every_option_is_accepted_by_its_part(choice):
+    """With as little beside it as can be. Data sets, models and experiments have tests of their own."""
+    config = configuration(choice, *companions(choice))
+    group, _, option = choice.partition("=")
+    assert config["choices"][group] == option
+    parts = make_parts(config)
+    if config["choices"]["dataset"] == "sinusoid":
+        assert parts.learner.num_parameters == 1761, "the default model, whatever else is chosen"
+    assert callable(make(config, "tracker").open)
+
+
+def test_defaults_are_the_papers_sinusoids():
+    config = configuration()
+    chosen = {group: config["choices"][group] for group in ("algorithm", "dataset", "model", "optimizer", "tracker")}
+    assert chosen == {
+        "algorithm": "maml",
+        "dataset": "sinusoid",
+        "model": "mlp",
+        "optimizer": "adam",
+        "tracker": "wandb",
+    }
+    source = config["dataset"]["source"]
+    assert (source["amplitude"], source["phase"], source["inputs"]) == ([0.1, 5.0], [0.0, torch.pi], [-5.0, 5.0])
+    assert config["model"]["hidden"] == [40, 40]
+    assert config["evaluation"]["inner_steps"] == [0, 1, 5, 10]
+    assert (config["evaluation"]["shots"], config["evaluation"]["tasks"]) == (5, 600)
+
+
+@pytest.mark.parametrize("dataset", sorted(GROUPS["dataset"]))
+@pytest.mark.parametrize("algorithm", sorted(GROUPS["algorithm"]))
+def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
+    """They become parts that fit: a meta-gradient of theta's shape, and a measurement."""
+    assert dataset in SMALL, "say how to make this data set small"
+    if dataset in CATALOGUE and dataset != "omniglot":
+        pytest.skip("needs its archive: tests/tasks/test_training.py makes a small one")
+    is_regression = dataset in ("sinusoid", "harmonic", "sinusoid_and_line")
+    if algorithm in ("protonet", "r2d2") and is_regression:
+        with pytest.raises(ConfigurationError, match=r"algorithm: .* need a classification"):
+            make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}"))
+        return
+    where = request.getfixturevalue(dataset) if dataset in ("omniglot", "folder") else ()
+    overrides = (f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset], *where)
+    if algorithm == "cavia":
+        overrides = (*(word for word in overrides if not word.startswith("model.")), "model=context_mlp")
+    config = configuration(*QUICK, *overrides, "schedule.tasks_per_step=2")
+    if algorithm == "pretrain" and not is_regression:
+        with pytest.raises(ConfigurationError, match="labels are shuffled in every task"):
+            make_parts(config)
+        return
+    parts = make_parts(config)
+    tasks = parts.source.sample(0, "train", torch.arange(2), parts.schedule.shots, parts.schedule.queries)
+    theta = {name: leaf.requires_grad_() for name, leaf in parts.theta.items()}
+    estimate = meta_step(parts.algorithm, theta, parts.problem, tasks.to("cpu", parts.dtype), parts.task_chunk)
+    assert {n: leaf.shape for n, leaf in estimate.gradient.items()} == {n: leaf.shape for n, leaf in theta.items()}
+    assert all(leaf.isfinite().all() for leaf in estimate.gradient.values())
+    (measured,) = parts.evaluator(parts.theta, "test", 2, [1])
+    assert len(measured.metrics[parts.problem.score]) == 2
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "meta_gradient", "has_proximal_term"),
+    [("maml", Unrolled, False), ("fomaml", FirstOrder, False), ("imaml", Implicit, True)],
+)
+def test_algorithms_are_the_compositions_of_the_readme(algorithm, meta_gradient, has_proximal_term):
+    built = make(configuration(f"algorithm={algorithm}"), "algorithm")
+    assert type(built.meta_gradient) is meta_gradient
+    assert (built.proximal_weight > 0) == has_proximal_term
+    assert built.inner.steps == (16 if algorithm == "imaml" else 1)
+
+
+@pytest.mark.parametrize("model", sorted(GROUPS["model"]))
+def test_every_model_fits_the_images(model):
+    overrides = [word for word in GLYPHS if "width" not in word and "image_size" not in word]
+    parts = make_parts(
+        configuration(*QUICK, *overrides, "dataset.image_size=16", f"model={model}", "device.task_chunk=1")
+    )
+    assert parts.learner.num_parameters == sum(leaf.numel() for leaf in parts.theta.values())
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_a_named_set_is_configured_as_it_is(name):
+    """Its store, its shape, a model for it, and twenty numbers of pictures that its classes have."""
+    entry, config = CATALOGUE[name], configuration(f"dataset={name}")
+    assert config["dataset"]["source"]["store"]["name"] == name
+    assert tuple(config["dataset"]["input_shape"]) == entry.shape
+    model = {1: "mlp", 3: "conv4" if entry.shape[0] == 1 else "conv4_max_pool"}[len(entry.shape)]
+    assert config["choices"]["model"] == model
+    evaluation, schedule = config["evaluation"], config["schedule"]
+    assert max(evaluation["shots"] + evaluation["queries"], schedule["shots"] + schedule["queries"]) <= 20
+
+
+def test_a_data_set_brings_its_model_and_the_command_line_wins():
+    assert configuration("dataset=glyphs")["choices"]["model"] == "conv4"
+    assert configuration("dataset=glyphs", "model=mlp")["choices"]["model"] == "mlp"
+    assert configuration("model=conv4_max_pool", "dataset=glyphs")["choices"]["model"] == "conv4_max_pool"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_what_it_says(experiment):
+    text = (config_folder() / "experiment" / f"{experiment}.yaml").read_text()
+    lines = list(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    assert lines[0] == "# @package _global_"
+    assert f"# Command: metarun experiment={experiment}" in lines
+    config = configuration(f"experiment={experiment}")
+    algorithm, dataset = config["choices"]["algorithm"], config["choices"]["dataset"]
+    assert re.fullmatch(rf"{algorithm}_{dataset}(_\d+min)?", experiment)
+    schedule: Schedule = make(config, "schedule")
+    evaluation = make(config, "evaluation")
+    measured = evaluation.measured_steps(make(config, "algorithm").inner.steps)
+    assert schedule.eval_every <= schedule.steps
+    if config["reference"] is not None:
+        # Published figures stand beside measured ones: the same metric, after inner steps that are measured.
+        reference = config["reference"]
+        assert {int(steps) for steps in reference["values"]} <= set(measured)
+        assert reference["metric"] == {"sinusoid": "mse", "omniglot": "accuracy"}[dataset]
+        assert reference["source"] and reference["differences"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_yields_to_the_command_line(experiment):
+    config = configuration(f"experiment={experiment}", "seed=5", "schedule.steps=3", "algorithm.inner.steps=7")
+    assert (config["seed"], config["schedule"]["steps"], config["algorithm"]["inner"]["steps"]) == (5, 3, 7)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_become_parts(experiment, request):
+    config = configuration(f"experiment={experiment}")
+    if config["choices"]["dataset"] == "omniglot":
+        where = request.getfixturevalue("omniglot")
+        config = configuration(f"experiment={experiment}", *where)
+    parts = make_parts(config)
+    assert parts.schedule.steps == config["schedule"]["steps"]
+
+
+def test_the_cosine_ends_with_the_training():
+    assert configuration("lr_schedule=cosine", "schedule.steps=123")["lr_schedule"]["T_max"] == 123
+
+
+def test_paths_come_from_the_environment(monkeypatch):
+    for key, variable in {"data.root": "DATA", "data.cache": "CACHE", "run.root": "OUTPUTS"}.items():
+        monkeypatch.delenv(f"METARUN_{variable}", raising=False)
+        assert (
+            flatten(configuration())[key]
+            == {"DATA": "data", "CACHE": "~/.cache/metarun", "OUTPUTS": "outputs"}[variable]
+        )
+        monkeypatch.setenv(f"METARUN_{variable}", "/some where/else")
+        assert flatten(configuration())[key] == "/some where/else"
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_name_says_what_was_chosen():
+    assert re.fullmatch(r"sinusoid-10shot-maml-seed0-[0-9a-f]{8}", name(configuration()))
+    config = configuration("dataset=glyphs", "dataset.ways=7", "dataset.shots=3", "algorithm=imaml", "seed=12")
+    assert re.fullmatch(r"glyphs-7way-3shot-imaml-seed12-[0-9a-f]{8}", name(config))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.root=/elsewhere",
+        "run.overwrite=true",
+        "tracker=none",
+        "tracker.project=other",
+        "data.root=/elsewhere",
+        "data.cache=/elsewhere",
+        "data.residence=host",
+    ],
+)
+@pytest.mark.parametrize("dataset", ["sinusoid", "glyphs", "omniglot"])
+def test_the_name_does_not_change_with_what_changes_no_number(override, dataset):
+    assert name(configuration(f"dataset={dataset}", override)) == name(configuration(f"dataset={dataset}"))
+
+
+def test_where_data_lie_is_told_from_what_is_called_alike():
+    """Places that are spelled like each other, or like a value, are still only places."""
+    usual = name(configuration("dataset=omniglot"))
+    for places in (
+        ("data.root=/one", "data.cache=/one"),
+        ("data.root=batch", "data.cache=cpu"),
+        ("data.root=flatten", "data.cache=metarun.train.device.Device"),
+    ):
+        assert name(configuration("dataset=omniglot", *places)) == usual
+    batch, group = (
+        configuration("dataset=omniglot", "data.root=batch", f"model.norm={norm}") for norm in ("batch", "group")
+    )
+    assert name(batch) != name(group)
+
+
+def test_moved_changes_places_alone():
+    node = {"root": "/a", "store": {"root": "/a", "cache": "/a", "name": "/a", "sizes": [1]}, "cache": "/b"}
+    before, now = {"root": "/a", "cache": "/a"}, {"root": "/x", "cache": "/y"}
+    changed = {"root": "/x", "store": {"root": "/x", "cache": "/y", "name": "/a", "sizes": [1]}, "cache": "/b"}
+    assert moved(node, before, now) == changed
+
+
+def other_value(value: object) -> object:
+    """A value of the same kind that is not `value`."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, 1]
+    return f"{value}x"
+
+
+@pytest.mark.parametrize("dataset", ["sinusoid", "glyphs"])
+@pytest.mark.parametrize("algorithm", ["maml", "imaml"])
+def test_the_name_changes_with_every_single_setting(algorithm, dataset):
+    config = configuration(f"algorithm={algorithm}", f"dataset={dataset}")
+    names = {name(config)}
+    leaves = flatten(settings(config))
+    for key, value in leaves.items():
+        changed = copy.deepcopy(config)
+        *path, last = key.split(".")
+        node = changed
+        for word in path:
+            node = node[word]
+        node[last] = other_value(value)
+        names.add(name(changed))
+        assert [line.partition(":")[0] for line in differences(config, changed)] == [key]
+    assert len(names) == len(leaves) + 1
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_keys():
+    config = configuration()
+    reversed_config = dict(reversed(list(config.items())))
+    assert list(reversed_config) != list(config)
+    assert fingerprint(reversed_config) == fingerprint(config)
+
+
+def test_the_name_does_not_depend_on_where_the_command_is_called(tmp_path, monkeypatch):
+    here = name(configuration("dataset=omniglot"))
+    monkeypatch.chdir(tmp_path)
+    assert name(configuration("dataset=omniglot")) == here
+
+
+def test_a_name_is_a_file_name():
+    config = configuration()
+    config["choices"]["dataset"] = "../a b/ü:*"
+    assert re.fullmatch(r"[\w.-]+", name(config))
+    assert os.sep not in name(config)
+
+
+def test_differences_name_keys_that_only_one_side_has():
+    before, now = configuration("algorithm=maml"), configuration("algorithm=imaml")
+    lines = differences(before, now)
+    assert "algorithm.meta_gradient.solver.steps: (absent) -> 5" in lines
+    assert "algorithm.inner.steps: 1 -> 16" in lines
+    assert differences(before, before) == []
+
+
+def test_a_folders_json_is_yaml_too_and_comes_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    config = configuration("algorithm=imaml")
+    assert folder.read_config() is None
+    folder.write_json(folder.config, config)
+    assert folder.read_config() == config
+    assert OmegaConf.to_container(OmegaConf.load(folder.config)) == config  # Hydra's own loader
+
+
+def test_two_processes_may_prove_a_folder_at_once(tmp_path, monkeypatch):
+    """The other one has already removed the file with which both try whether the folder can be written."""
+    folder = RunFolder(tmp_path / "run")
+    unlink = Path.unlink
+
+    def twice(path, missing_ok=False):
+        if path.name == ".writable":
+            unlink(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", twice)
+    folder.make()
+    assert {path.name for path in folder.path.iterdir()} == {"checkpoints", "figures"}

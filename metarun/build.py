@@ -1,24 +1,19 @@
-"""From a resolved configuration to objects: the only place that instantiates."""
+"""From a resolved configuration to the objects of a run, checked against each other."""
 
-import inspect
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 
 from metarun import checks, rng
 from metarun.algorithm import Algorithm
 from metarun.algorithm.compiled import Compiled
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.configuration.importing import class_of
-from metarun.configuration.kinds import check_kinds
+from metarun.configuration.instantiate import make, named
 from metarun.device.memory import require_bytes
 from metarun.device.ranks import ALONE, Ranks
 from metarun.errors import ConfigurationError
@@ -71,57 +66,6 @@ class Parts:
         return theta, self.problem, tasks.to(self.device, self.dtype)
 
 
-def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
-    """Instantiate one part of the configuration.
-
-    Raises:
-        ConfigurationError: the part refuses its values; the message begins with the key.
-    """
-    node = config
-    for word in key.split("."):
-        node = node[word]
-    if node is None:
-        raise ConfigurationError(f"{key} must be given, got null")
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigurationError(f"{key} must have a _target_, the name of its class, got {node!r}")
-    _check_values(key, node)
-    try:
-        return instantiate(node, _convert_="all", **arguments)
-    except InstantiationException as error:
-        full_key = getattr(error, "full_key", None) or str(error).rpartition("full_key: ")[2]
-        where = ".".join(
-            filter(None, [key, full_key if error.__cause__ is not None and "full_key:" in str(error) else ""])
-        )
-        cause = error.__cause__
-        is_null = isinstance(cause, AttributeError) and "'NoneType' object" in str(cause)
-        if is_null or isinstance(
-            cause, ValueError | TypeError | OSError | ImportError | RuntimeError | ArithmeticError
-        ):
-            words = f"{where}: {_one_line(cause)}{_given(config, where, cause)}"
-            raise ConfigurationError(_about_arguments(config, where, cause) or words) from cause
-        if cause is None:
-            raise ConfigurationError(f"{where}: {_one_line(error)}") from error
-        raise cause from error
-
-
-def _check_values(where: str, node: Any) -> None:
-    """Refuse values inside a part that are of another kind than its signature says, and integers beyond 64 bits."""
-    if isinstance(node, int) and not -(2**63) <= node < 2**63:
-        raise ConfigurationError(f"{where} must be an integer of at most 64 bits, got one of {node.bit_length()}")
-    if isinstance(node, list):
-        for item in node:
-            _check_values(where, item)
-    if not isinstance(node, Mapping):
-        return
-    part = class_of(f"{where}._target_", node["_target_"]) if "_target_" in node else None
-    for name, value in node.items():
-        _check_values(f"{where}.{name}", value)
-    if part is not None:
-        values = {name: value for name, value in node.items() if not (name.startswith("_") or _is_part(value))}
-        with _named(where, {}):
-            check_kinds(part, values)
-
-
 def _lr_schedule(config: Mapping[str, Any], problem: Problem) -> MakeSchedule:
     """The constructor of the schedule; one that watches the validation score is told which way is up.
 
@@ -147,13 +91,9 @@ def _require_room(config: Mapping[str, Any], dtype: torch.dtype) -> None:
         with torch.device("meta"):
             model = make(config, "model")
         count = sum(leaf.numel() for leaf in model.parameters())
-        with _named("model", {}):
+        with named("model", {}):
             what = f"a model of {count:,} parameters, with theta, its gradient and a copy for the optimizer,"
             require_bytes(4 * count * dtype.itemsize, what, "Take a smaller one.")
-
-
-def _is_part(value: Any) -> bool:
-    return isinstance(value, Mapping) and "_target_" in value
 
 
 def make_parts(config: Mapping[str, Any]) -> Parts:
@@ -162,7 +102,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     Raises:
         ConfigurationError: a value that cannot be, with its key.
     """
-    with _named("seed", config):
+    with named("seed", config):
         checks.integer("the seed", config["seed"], minimum=0)
     device_settings: Device = make(config, "device")
     algorithm: Algorithm = make(config, "algorithm")
@@ -170,7 +110,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     evaluation: Evaluation = make(config, "evaluation")
     device, dtype = device_settings.open(), device_settings.torch_dtype
     source: TaskSource = make(config, "dataset.source")
-    with _named("dataset", config):
+    with named("dataset", config):
         source.check("train", schedule.shots, schedule.queries)
         # The test first: validation is like it unless it is told apart, and then one key mends both.
         source.check("test", *evaluation.examples("test"))
@@ -186,24 +126,24 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     def few(tasks: int) -> TaskBatch:
         return source.sample(0, "train", torch.arange(tasks), min(schedule.shots, trial.SHOTS), trial.QUERIES)
 
-    with _named("model", config):
+    with named("model", config):
         learner = Learner(module, config["batch_norm"], config["head"])
         learner.check(few(1).to("cpu", torch.float32).support_set.inputs[0], source.output_size)
     problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))
     model = learner.init(dtype=dtype)
-    with _named("algorithm", config):
+    with named("algorithm", config):
         algorithm.check(problem, model)
         theta = algorithm.meta_parameters(problem, model)
-    with _named("model", config):
+    with named("model", config):
         learner.to(device, dtype)
         trial.try_model(algorithm, problem, learner.init(device, dtype), few(trial.TASKS).to(device, dtype))
         learner.to("cpu", dtype)
     # Both are constructors here; what they are given is refused now rather than when training starts.
     make_optimizer, make_lr_schedule = make(config, "optimizer"), _lr_schedule(config, problem)
-    with _named("optimizer", config):
+    with named("optimizer", config):
         check_ranges(config["optimizer"], is_schedule=False)
         optimizer = tried_optimizer(make_optimizer, {n: t.to(device, dtype) for n, t in theta.items()})
-    with _named("lr_schedule", config):
+    with named("lr_schedule", config):
         check_ranges(config["lr_schedule"], is_schedule=True)
         try_schedule(make_lr_schedule, optimizer, schedule.steps)
 
@@ -216,7 +156,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         settings = {"split": split, "shots": shots, "queries": queries, "work": work}
         each = Footprint(source=source, problem=problem, model=model, dtype=dtype, **settings)
         size = device_settings.chunk(num_tasks, lambda: each.saved)
-        with _named("schedule" if split == "train" else "evaluation", {}):
+        with named("schedule" if split == "train" else "evaluation", {}):
             # A compiled program may hold less than what is measured here.
             each.require(min(num_drawn, num_tasks), 0 if device_settings.compile else min(num_drawn, size), device)
         return size
@@ -242,9 +182,22 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         compiled=Compiled(algorithm.estimate) if device_settings.compile else None,
     )
     if parts.compiled is not None:
-        with _named("device", config):
+        with named("device", config):
             parts.compiled.trace(*parts.example())
     return parts
+
+
+def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
+    """Refuse more ranks than there are tasks in a step.
+
+    Raises:
+        ConfigurationError: there are.
+    """
+    if config["schedule"]["tasks_per_step"] < num_ranks:
+        raise ConfigurationError(
+            f"every rank needs a task of each step, and {num_ranks} ranks share schedule.tasks_per_step="
+            f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
+        )
 
 
 def make_trainer(
@@ -291,58 +244,3 @@ def fitted(theta: Params, parts: Parts) -> MetaParameters:
             f"here and {shapes.get(differing[0])} in the checkpoint. Leave model and dataset.ways as they were."
         )
     return parts.theta.updated(theta).map(lambda leaf: leaf.to(parts.device, parts.dtype))
-
-
-class _named:
-    """Turn a `ValueError` or `TypeError` inside the block into a `ConfigurationError` that begins with a key."""
-
-    def __init__(self, key: str, config: Mapping[str, Any]) -> None:
-        self._key, self._config = key, config
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError | TypeError) and not isinstance(error, ConfigurationError):
-            raise ConfigurationError(
-                f"{self._key}: {_one_line(error)}{_given(self._config, self._key, error)}"
-            ) from error
-
-
-def _about_arguments(config: Mapping[str, Any], key: str, error: BaseException) -> str | None:
-    """What a constructor says of the names of its arguments, in words about keys; None where it says something else."""
-    node = _node(config, key)
-    said = re.search(r"(\w+)(?:\.__init__)?\(\) (?:got an unexpected|missing \d+ required)(.*)", str(error))
-    if not isinstance(error, TypeError) or said is None or not isinstance(node, Mapping):
-        return None
-    made = get_object(node["_target_"])
-    if said[1] not in (made.__name__, *(base.__name__ for base in getattr(made, "__mro__", ()))):
-        return None  # of a call inside the constructor
-    names = re.findall(r"'(\w+)'", said[2])
-    if "missing" in said[0]:
-        return f"{key} needs {', '.join(names)}: give " + " ".join(f"+{key}.{name}=VALUE" for name in names)
-    known = [name for name in inspect.signature(made).parameters if name != "self"]
-    near = get_close_matches(names[0], known, n=1)
-    return f"there is no key {key}.{names[0]}" + (
-        f"; did you mean {key}.{near[0]}?" if near else f"; {made.__name__} takes {', '.join(known)}."
-    )
-
-
-def _node(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
-    for word in key.split("."):
-        node = node.get(word) if isinstance(node, Mapping) else None
-    return node
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _given(config: Mapping[str, Any], key: str, error: BaseException) -> str:
-    """What a part was given, where its error names Python's types and not the setting at fault."""
-    node = _node(config, key)
-    if isinstance(error, ValueError | OSError | ImportError) or not isinstance(node, Mapping):
-        return ""
-    values = {name: value for name, value in node.items() if not (name.startswith("_") or isinstance(value, Mapping))}
-    return f" (given {', '.join(f'{name}={value!r}' for name, value in values.items())})" if values else ""

@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from metarun.build import make
 from metarun.command_line.main import main
-from metarun.commands.run import resolved
 from metarun.configuration.config_folder import config_folder
+from metarun.configuration.instantiate import make
+from metarun.configuration.resolve import resolved
 from metarun.configuration.suggest import check, parse
 from metarun.models.learner import Learner
 

@@ -132,7 +132,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
             if next(complete(entry, root), None) is None:
                 _get(console, entry, root)
             _say_other_archives(console, entry, root)
-        from metarun.build import make
+        from metarun.configuration.instantiate import make
 
         with _bar(console, f"packing {name}", is_bytes=False) as progress:
             store = make(config, "dataset.source.store", progress=progress)

@@ -19,9 +19,10 @@ from metarun import __version__
 from metarun.algorithm import ConjugateGradient, Implicit
 from metarun.algorithm.meta_gradient.solver.system import LinearSolver
 from metarun.algorithm.meta_parameters import MetaParameters
-from metarun.build import Parts, fitted, make, make_parts
+from metarun.build import Parts, fitted, make_parts
 from metarun.commands.result import device_name, environment_of
-from metarun.commands.run import resolved
+from metarun.configuration.instantiate import make
+from metarun.configuration.resolve import resolved
 from metarun.console.notes import shown
 from metarun.console.run_console import header, waiting
 from metarun.console.terminal import say, terminal

@@ -4,25 +4,20 @@ What is heavy is imported once the handlers of signals stand: a signal may come 
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.run_folder.status import PREEMPTED, RunStatus, mark_failed, read_status, slurm_job
+from metarun.sweep.parent import end_with_parent
 from metarun.train.stopping import STOP_SIGNALS, stop_at_once
 
 if TYPE_CHECKING:
     from metarun.run_folder.folder import RunFolder
-
-PARENT = "METARUN_PARENT"
-"""Environment variable that tells a job which process started it."""
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def run_job(sweep: Path, index: int) -> None:
@@ -40,7 +35,7 @@ def run_job(sweep: Path, index: int) -> None:
     """
     for number in STOP_SIGNALS:
         signal.signal(number, stop_at_once)
-    _end_with_parent()
+    end_with_parent()
     from metarun.sweep.manifest import read
 
     manifest = read(sweep)
@@ -66,16 +61,6 @@ def run_job(sweep: Path, index: int) -> None:
                 print(f"back into the queue: scontrol requeue {slurm}", flush=True)
                 subprocess.run(["scontrol", "requeue", slurm], check=True)
         raise
-
-
-def _end_with_parent() -> None:
-    """Stop with a checkpoint when the process that runs the sweep is killed: nobody would be left to report to."""
-    parent = os.environ.pop(PARENT, None)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it was gone before we asked
-        raise SystemExit(128 + signal.SIGTERM)
 
 
 def _record(run: "RunFolder", error: Exception) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,35 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from metarun import __version__
 from metarun.algorithm.meta_parameters import MetaParameters
-from metarun.build import Parts, fitted, make, make_parts, make_trainer
+from metarun.build import Parts, fitted, make_parts, make_trainer, require_tasks
 from metarun.commands.header import header_of
 from metarun.commands.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.configuration.command_text import command_line, config_dirs, other_algorithm
-from metarun.configuration.schema import check_places, check_shape, refuse_hydra_folders
+from metarun.configuration.instantiate import make
+from metarun.configuration.resolve import resolved
 from metarun.configuration.trusted import untrusted_classes
 from metarun.console.notes import LogFile, shown
 from metarun.console.run_console import RunConsole, header, report, results, waiting
 from metarun.console.terminal import terminal
 from metarun.device.peak_memory import AddedMemory, peak_mib
 from metarun.device.ranks import Ranks, ranks_from_environment
-from metarun.errors import ConfigurationError, DamagedFile, TrainingError
+from metarun.errors import ConfigurationError, TrainingError
 from metarun.files import naming, write_atomically
-from metarun.json_text import json_text, not_finite
-from metarun.maths.stats import has_score
+from metarun.json_text import json_text
 from metarun.report.figures import adaptation_curves, learning_curve
-from metarun.report.published import check_reference, compared
+from metarun.report.published import compared
 from metarun.run_folder.checkpoints import BEST, newest, take_up
-from metarun.run_folder.data_record import check_same_data, own_pictures, record_data
-from metarun.run_folder.folder import RunFolder, differences, fingerprint, name
-from metarun.run_folder.source_record import changed_sources, record_sources
+from metarun.run_folder.data_record import record_data
+from metarun.run_folder.folder import RunFolder, fingerprint, folder_of
+from metarun.run_folder.source_record import record_sources
 from metarun.run_folder.state import TrainState, load
 from metarun.run_folder.status import RunStatus
+from metarun.run_folder.stored_result import stored_result
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
@@ -66,40 +67,6 @@ def run(cfg: DictConfig) -> float | None:
     return run_resolved(resolved(cfg, hydra), list(hydra.overrides.task), sweep, config_dirs(hydra))
 
 
-def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
-    """The whole configuration as plain values, with the group choices that led to it under `choices`.
-
-    Args:
-        cfg: the composed configuration.
-        hydra: Hydra's own, of the same composition.
-    Raises:
-        ConfigurationError: an unknown or a missing key, a value of another kind than in the files, a path that is none, or a
-            number that is NaN or infinite: files of JSON could not keep it.
-    """
-    choices = hydra.runtime.choices
-    sources = [
-        source.path for source in hydra.runtime.config_sources if source.provider not in ("hydra", "main", "schema")
-    ]
-    refuse_hydra_folders(hydra)
-    check_shape(cfg, choices, [path.removeprefix("file://") for path in sources])
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key, value in not_finite(config).items():
-        raise ConfigurationError(f"{key} must be a finite number, got {value}")
-    config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
-    check_places(config)
-    check_reference(config["reference"])
-    make(config, "gradients")  # which a run does not read
-    for key in ("root", "cache"):
-        config["data"][key] = str(Path(config["data"][key]).expanduser())
-    return _with_expanded_data(cfg, config)
-
-
-def folder_of(config: Mapping[str, Any]) -> RunFolder:
-    """Where the run of a resolved configuration lies."""
-    chosen = config["run"]["folder"]
-    return RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))
-
-
 def run_resolved(
     config: dict[str, Any], overrides: Sequence[str], sweep: str | None = None, config_dirs: Sequence[str] = ()
 ) -> float | None:
@@ -115,6 +82,8 @@ def run_resolved(
     with shown(console), waiting(console, "looking for a result"):
         result = stored_result(folder, config)
     if result is not None:
+        # Published figures are no setting of the run's: those that are named now.
+        result["reference"] = compared(config["reference"], config, result["score"])
         if os.environ.get("RANK", "0") != "0":
             return result["validation"]["best_score"]
         words = f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)"
@@ -142,19 +111,6 @@ def run_resolved(
             result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
         report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
         return result["validation"]["best_score"]
-
-
-def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
-    """Refuse more ranks than there are tasks in a step.
-
-    Raises:
-        ConfigurationError: there are.
-    """
-    if config["schedule"]["tasks_per_step"] < num_ranks:
-        raise ConfigurationError(
-            f"every rank needs a task of each step, and {num_ranks} ranks share schedule.tasks_per_step="
-            f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
-        )
 
 
 def _train_and_test(
@@ -355,66 +311,6 @@ def _draw_adaptation(path: Path, parts: Parts, theta: MetaParameters) -> None:
     grid = Examples(x, true_function(tasks.latent, x)).to(parts.device, parts.dtype)
     steps = [s for s in evaluation.measured_steps(parts.algorithm.inner.steps) if s != 5]
     adaptation_curves(path, parts.algorithm, parts.problem, theta, tasks.to(parts.device, parts.dtype), grid, steps)
-
-
-def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of a finished run of this very configuration; refuses a folder that holds another one.
-
-    The pictures of dataset=folder are no part of the configuration: where they are there still, they must be the same. Only
-    what changed by name, size or time since it was packed is read.
-    """
-    if config["run"]["overwrite"]:
-        return None
-    stored = folder.read_config()
-    if stored is None:
-        return None
-    changed = differences(stored, config)
-    if changed:
-        if _made_by(folder) == fingerprint(config):
-            reason = f"it has {changed[0]}, and what lies beside it was made by the latter"
-            raise DamagedFile(folder.config, reason, "Delete it and run again.")
-        raise ConfigurationError(
-            f"{folder.path} holds a run of another configuration ({'; '.join(changed[:5])}"
-            f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). "
-            "Choose another run.folder, or run.overwrite=true to replace it."
-        )
-    result = folder.read_result()
-    if result is None or not has_score(result["results"][-1][result["score"]]):
-        return None  # earlier versions took NaN for a score
-    changed_files = changed_sources(folder)
-    if changed_files:
-        raise ConfigurationError(
-            f"{', '.join(map(str, changed_files[:5]))} changed since this finished run was made with it: {folder.path}. Give it "
-            "back as it was, choose another run.folder to keep this result, or replace it with run.overwrite=true."
-        )
-    # Published figures are no setting of the run's: those that are named now.
-    result["reference"] = compared(config["reference"], config, result["score"])
-    store = own_pictures(config)
-    if store and Path(store["path"]).expanduser().is_dir():
-        again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
-        check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
-    return result
-
-
-def _made_by(folder: RunFolder) -> str | None:
-    """The fingerprint of the configuration that a folder's result or checkpoints were made by; None where nothing says."""
-    with contextlib.suppress(ConfigurationError, OSError):
-        result = folder.read_result()
-        if result is not None:
-            return result["fingerprint"]
-    with contextlib.suppress(ConfigurationError, OSError):
-        state = newest(folder.checkpoints)
-        if state is not None:
-            return state.fingerprint
-    return None
-
-
-def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration resolved again with `~` expanded, so that whatever refers to the data folders has them whole."""
-    copy = cfg.copy()
-    OmegaConf.set_struct(copy, False)
-    copy.data = config["data"]
-    return OmegaConf.to_container(copy, resolve=True, throw_on_missing=True) | {"choices": config["choices"]}
 
 
 def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:

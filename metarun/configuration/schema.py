@@ -15,8 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import checks
-from metarun.command_line.help import default_choices
 from metarun.configuration.config_folder import config_folder, groups
+from metarun.configuration.defaults import default_choices
 from metarun.configuration.suggest import HYDRA_FOLDERS, unknown_key
 from metarun.errors import ConfigurationError
 

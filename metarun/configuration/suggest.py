@@ -21,8 +21,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun.command_line.help import default_choices
 from metarun.configuration.config_folder import config_folder, groups
+from metarun.configuration.defaults import default_choices
 from metarun.configuration.hydra_private import flags_parser
 from metarun.errors import ConfigurationError
 

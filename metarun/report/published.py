@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from metarun.errors import ConfigurationError
 from metarun.report.runs import ABSENT, word
 from metarun.run_folder.folder import flatten
 
@@ -42,33 +41,6 @@ def compared(reference: Mapping[str, Any] | None, config: Mapping[str, Any], sco
         said += [reference["differences"]]
     shared = {key: reference[key] for key in ("source", "metric")}
     return shared | {"values": values, "differences": " ".join(filter(None, said))}
-
-
-def check_reference(reference: Any) -> None:
-    """Refuse published figures that could not be printed, which is done after all the training.
-
-    Raises:
-        ConfigurationError: they are not as `compared` takes them.
-    """
-    texts, known = ("source", "metric", "differences"), {"source", "metric", "differences", "values"}
-    if reference is None:
-        return
-    if not isinstance(reference, Mapping) or not known <= {*reference}:
-        raise ConfigurationError(
-            f"reference must be null or have source, metric, values and differences, got {reference!r}"
-        )
-    for key in texts:
-        if not isinstance(reference[key], str):
-            raise ConfigurationError(f"reference.{key} must be a text, got {reference[key]!r}")
-    values = reference["values"]
-    for steps, value in values.items() if isinstance(values, Mapping) else [(None, None)]:
-        if not (str(steps).isdecimal() and isinstance(value, int | float) and not isinstance(value, bool)):
-            raise ConfigurationError(
-                f"reference.values must have a number for each number of inner steps, got {values!r}"
-            )
-    settings = reference.get("settings")
-    if not isinstance(settings, Mapping | None):
-        raise ConfigurationError(f"reference.settings must be keys of this configuration, got {settings!r}")
 
 
 def _apart(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -201,3 +201,9 @@ def _if_there(path: Path, shape: Any, way_out: str) -> dict[str, Any] | None:
         return read_json(path, shape, way_out)
     except (FileNotFoundError, NotADirectoryError):  # `make` says what is wrong with the folder
         return None
+
+
+def folder_of(config: Mapping[str, Any]) -> RunFolder:
+    """Where the run of a resolved configuration lies."""
+    chosen = config["run"]["folder"]
+    return RunFolder(Path(chosen) if chosen else Path(config["run"]["root"]) / name(config))

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metarun.commands.job import PARENT
 from metarun.files import naming
 from metarun.run_folder.status import FAILED, PREEMPTED, RUNNING, mark_failed, stopped_by
 from metarun.sweep.manifest import Job
+from metarun.sweep.parent import PARENT
 from metarun.sweep.state import DONE, LOST, JobState, exit_words, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
 from metarun.train.stopping import STOP_SIGNALS, stop_at_once

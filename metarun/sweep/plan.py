@@ -11,10 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from metarun.build import make, make_parts
-from metarun.commands.run import folder_of, require_tasks, resolved, stored_result
+from metarun.build import make_parts, require_tasks
+from metarun.configuration.instantiate import make
+from metarun.configuration.resolve import resolved
 from metarun.errors import ConfigurationError
-from metarun.run_folder.folder import fingerprint
+from metarun.run_folder.folder import fingerprint, folder_of
+from metarun.run_folder.stored_result import stored_result
 from metarun.sweep.manifest import Job
 
 Goal = Literal["minimize", "maximize"]

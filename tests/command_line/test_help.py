@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from metarun import __version__
-from metarun.command_line.help import Key, config_keys, default_choices, print_help
+from metarun.command_line.help import Key, config_keys, print_help
 from metarun.command_line.main import main
 from metarun.configuration.config_folder import config_folder, first_comment, groups
+from metarun.configuration.defaults import default_choices
 from metarun.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]

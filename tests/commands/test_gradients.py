@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.build import make
 from metarun.commands import gradients as command
+from metarun.configuration.instantiate import make
 from metarun.gradients.measure import estimators
 from metarun.report.gradient_tables import answer, number
 from metarun.run_folder.folder import fingerprint

@@ -11,8 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 from metarun.algorithm import FirstOrder, Implicit, Unrolled
-from metarun.build import make, make_parts
+from metarun.build import make_parts
 from metarun.configuration.config_folder import config_folder, groups
+from metarun.configuration.instantiate import make
 from metarun.errors import ConfigurationError
 from metarun.run_folder.folder import RunFolder, differences, fingerprint, flatten, moved, name, settings
 from metarun.tasks.sources.catalogue import CATALOGUE

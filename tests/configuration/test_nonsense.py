@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from metarun.build import make
 from metarun.configuration.config_folder import config_folder, groups
+from metarun.configuration.instantiate import make
 from metarun.errors import ConfigurationError
 from metarun.train.optimizer import check_ranges
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Algorithm:
     meta_gradient: MetaGradient
     direction: Direction
     proximal_weight: float | Mapping[str, float]
-    learn_proximal_weight: str = "never"
+    learn_proximal_weight: Literal["never", "scalar", "layer", "parameter"] = "never"
     eval_proximal_weight: float | None = None
     adapted: str | Sequence[str] = "all"
     not_meta_learned: Sequence[str] = ()

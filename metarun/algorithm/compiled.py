@@ -73,8 +73,8 @@ class Compiled:
 
             def operations(leaves: Params, *tensors: Tensor) -> tuple[Params, Tensor, Params, dict[str, Tensor]]:
                 *examples, step = tensors
-                sets = zip((examples[:2], examples[2:]), classes, strict=True)
-                tasks = TaskBatch(*(Examples(*tensors, number) for tensors, number in sets), {})
+                support = Examples(examples[0], examples[1], classes[0])
+                tasks = TaskBatch(support, Examples(examples[2], examples[3], classes[1]), {})
                 found = self.estimate(theta.updated(leaves), problem, tasks, step)
                 return found.gradient, found.query_loss, found.params, found.stats
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -58,10 +58,9 @@ class InnerSolver(Protocol[S]):
 
     @property
     def steps(self) -> int: ...  # noqa: D102
-    @property
-    def is_differentiable(self) -> bool: ...  # noqa: D102
-    @property
-    def descends(self) -> bool: ...  # noqa: D102
+
+    is_differentiable: ClassVar[bool]
+    descends: ClassVar[bool]
 
     def start(self, inner: InnerProblem, phi: Params) -> S:
         """The state before the first step, at phi: `inner.start`, or where steps are computed again."""
@@ -124,12 +123,9 @@ class MetaGradient(Protocol):
         learns_regulariser: it gives lambda a gradient.
     """
 
-    @property
-    def is_gradient(self) -> bool: ...  # noqa: D102
-    @property
-    def learns_solver(self) -> bool: ...  # noqa: D102
-    @property
-    def learns_regulariser(self) -> bool: ...  # noqa: D102
+    is_gradient: ClassVar[bool]
+    learns_solver: ClassVar[bool]
+    learns_regulariser: ClassVar[bool]
 
     def check(self, solver: InnerSolver, term: ProximalTerm) -> None:
         """Raise `ValueError` where the solver or the regulariser lacks what the estimator needs."""
@@ -178,12 +174,12 @@ class Direction(Protocol):
         needs_tasks: it asks for `chunks`.
     """
 
-    @property
-    def transforms_gradient(self) -> bool: ...  # noqa: D102
+    transforms_gradient: ClassVar[bool]
+
     @property
     def needs_jacobian(self) -> bool: ...  # noqa: D102
-    @property
-    def needs_tasks(self) -> bool: ...  # noqa: D102
+
+    needs_tasks: ClassVar[bool]
 
     def start(self) -> dict[str, Any]:
         """The state before the first step."""

@@ -187,10 +187,6 @@ def _folder(config: dict[str, Any]) -> Path:
     return folder
 
 
-def _adapted(parts: Parts) -> list[str]:
-    return parts.algorithm.adapted_names(parts.problem, parts.learner.init())
-
-
 def _header(
     config: dict[str, Any],
     grid: Grid,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ class _At:
 
     params: Params
     steps: int = 0
-    is_differentiable: bool = False
-    descends: bool = True
+    is_differentiable: ClassVar[bool] = False
+    descends: ClassVar[bool] = True
 
     def start(self, inner: InnerProblem, phi: Params) -> "_At":
         """The answer."""

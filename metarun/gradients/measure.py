@@ -150,27 +150,26 @@ def estimators(algorithm: Algorithm, grid: Grid) -> list[Estimator]:
             f"without a proximal term the exact meta-gradient is the unrolled one, and {type(inner).__name__} cannot be "
             "differentiated. Set algorithm.proximal_weight (iMAML's paper uses 2.0) or choose algorithm/inner=gradient_descent."
         )
-    found = [Estimator("unrolled", Unrolled())] if inner.is_differentiable else []
+    found: list[Estimator] = [Estimator("unrolled", Unrolled())] if inner.is_differentiable else []
     found.append(Estimator("first_order", FirstOrder()))
     if not is_proximal(algorithm):
         if isinstance(inner, EqualSteps) and inner.fixed_step_size is not None:
-            found += [
-                Estimator("recursion", Recursion(curvature=curvature), curvature)
-                for curvature in ("hessian", "finite_difference")
-            ]
+            kinds: tuple[Curvature, ...] = ("hessian", "finite_difference")
+            found += [Estimator("recursion", Recursion(curvature=kind), kind) for kind in kinds]
         return found
     own = algorithm.meta_gradient
     if not isinstance(own, Implicit):
         solver = ConjugateGradient(steps=0, rtol=1e-6, atol=0.0, negative_curvature="damp")
         own = Implicit(curvature="hessian", solver=solver, damping=0.0)
-    if type(own.solver) not in _SOLVERS:
+    linear = own.solver
+    if not isinstance(linear, ConjugateGradient | Minres | Richardson):
         raise ValueError(
-            f"the implicit system is solved with numbers of steps to compare, and {type(own.solver).__name__} has none. "
+            f"the implicit system is solved with numbers of steps to compare, and {type(linear).__name__} has none. "
             "Choose algorithm/meta_gradient/solver=cg."
         )
     for curvature in grid.curvatures:
         for steps in sorted(set(grid.cg_steps)):
-            part = dataclasses.replace(own, curvature=curvature, solver=dataclasses.replace(own.solver, steps=steps))
+            part = dataclasses.replace(own, curvature=curvature, solver=dataclasses.replace(linear, steps=steps))
             found.append(Estimator("implicit", part, curvature, steps))
     return found
 

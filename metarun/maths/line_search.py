@@ -33,10 +33,9 @@ def backtrack(
     allowance = 4 * torch.finfo(at_zero.dtype).eps * at_zero.abs()
     length = torch.ones_like(at_zero)
     accepted = torch.zeros_like(at_zero, dtype=torch.bool)
-    at_one = None
-    for _ in range(max_backtracks + 1):
-        values = value(length)
-        at_one = values if at_one is None else at_one
+    values = at_one = value(length)
+    for tries in range(max_backtracks + 1):
+        values = value(length) if tries else at_one
         accepted = accepted | (values <= at_zero + sufficient_decrease * length * slope + allowance)
         if accepted.all():
             break

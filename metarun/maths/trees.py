@@ -98,9 +98,7 @@ def value_and_gradient(
     """`function(params)`, detached, and a call that makes its `gradient` of the same forward pass, once."""
     differentiable = has_graph or any(leaf.requires_grad for leaf in params.values())
     with torch.enable_grad():
-        leaves = {
-            name: leaf if leaf.requires_grad else leaf.detach().requires_grad_() for name, leaf in params.items()
-        }
+        leaves = {name: leaf if leaf.requires_grad else leaf.detach().requires_grad_() for name, leaf in params.items()}
         values = function(leaves)
         total = values.sum()
 

@@ -59,6 +59,7 @@ class RightFunctions(TorchFunctionMode):
         self.used.add("batch norm")
         if training:  # running statistics play no part in what training gives, and are not kept
             return batch_norm(inputs, weight, bias, eps)
+        assert running_mean is not None and running_var is not None  # PyTorch asks for them where it does not train
         shape = (-1,) + (1,) * (inputs.dim() - 2)
         scale = torch.rsqrt(running_var + eps).reshape(shape)
         normalised = (inputs - running_mean.reshape(shape)) * scale

@@ -162,10 +162,9 @@ class Learner:
         """
         head = self._head
         if head is None:
-            if self._example is None:
-                raise ValueError("the head is found by `check`, or named")
+            example = self._checked_example
             try:
-                head = find_head(self.module, lambda: self._plainly(self.module, self._example, self._functions))
+                head = find_head(self.module, lambda: self._plainly(self.module, example, self._functions))
             except ValueError as error:
                 raise ValueError(
                     f"which layer of the model ({type(self.module).__name__}) is its head is not to be told: {error}. "
@@ -264,7 +263,13 @@ class Learner:
     def strict(self) -> contextlib.AbstractContextManager[None]:
         """Within the block, second derivatives of what is `once_differentiable` raise (`refuse_second_derivatives`)."""
         with torch.enable_grad():
-            return refuse_second_derivatives(self._plainly(self.module, self._example, self._functions))
+            return refuse_second_derivatives(self._plainly(self.module, self._checked_example, self._functions))
+
+    @property
+    def _checked_example(self) -> Tensor:
+        if self._example is None:
+            raise ValueError("the model is known by `check`: call it first, or name the head")
+        return self._example
 
     @property
     def exchanged(self) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ class Trainer:
                         _logger.warning("validation after step %d: %s", state.step, warning)
                     warned = warned or warning is not None
                     if watches_score(lr_schedule):
-                        lr_schedule.step(self.ranks.of_first(score, self.device))
+                        cast(Any, lr_schedule).step(self.ranks.of_first(score, self.device))
                 state.train_s = time.perf_counter() - sitting
                 if is_saved:
                     state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
@@ -349,7 +349,7 @@ def _stop_requests() -> Iterator[list[int]]:
         if number == signal.SIGINT:
             signal.signal(number, previous[number])
 
-    previous: dict[int, object] = {}
+    previous: dict[int, Any] = {}
     try:
         for number in STOP_SIGNALS:
             handler = signal.getsignal(number)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -38,7 +38,7 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
     """
     learner = problem.learner
     steps = min(algorithm.inner.steps, _INNER_STEPS)  # more of the same would only take longer
-    algorithm = dataclasses.replace(algorithm, inner=dataclasses.replace(algorithm.inner, steps=steps))
+    algorithm = dataclasses.replace(algorithm, inner=dataclasses.replace(cast(Any, algorithm.inner), steps=steps))
 
     def estimate(batch: TaskBatch, theta: MetaParameters) -> TaskGradients:
         return algorithm.estimate(theta, problem, batch)

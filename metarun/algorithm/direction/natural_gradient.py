@@ -146,10 +146,10 @@ class NaturalGradient:
         """The square root of the preconditioner's inverse, and the state with the mean squares it is made of."""
         if self.preconditioner is None:
             return None, state
-        squares = sum(
-            ravel({name: chunk.gradients.gradient[name] for name in row}).square().sum(0, keepdim=True)
-            for chunk in chunks
-        )
+        squares = torch.zeros_like(ravel(row))
+        for chunk in chunks:
+            gradients = ravel({name: chunk.gradients.gradient[name] for name in row})
+            squares = squares + gradients.square().sum(0, keepdim=True)
         squares = ranks.sum(squares) / _num_tasks(chunks, ranks)
         if "squares" in state:
             squares = torch.lerp(state["squares"].to(squares), squares, 1 - _MEMORY)
@@ -163,7 +163,10 @@ class NaturalGradient:
         num_tasks = _num_tasks(chunks, ranks)
 
         def apply(vectors: Tensor) -> Tensor:
-            return ranks.sum(sum(product(vectors) for product in (made or (make() for make in makers)))) / num_tasks
+            total = torch.zeros_like(vectors)
+            for product in made or (make() for make in makers):
+                total = total + product(vectors)
+            return ranks.sum(total) / num_tasks
 
         return LinearOperator(apply)
 

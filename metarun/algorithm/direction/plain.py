@@ -16,8 +16,12 @@ class Plain:
     """The meta-gradient itself."""
 
     transforms_gradient: ClassVar[bool] = False
-    needs_jacobian: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
+
+    @property
+    def needs_jacobian(self) -> bool:
+        """No."""
+        return False
 
     def start(self) -> dict[str, Any]:
         """Nothing to remember."""

@@ -42,6 +42,6 @@ def search(
         value, start.value, derivative, max_backtracks=max_backtracks, sufficient_decrease=sufficient_decrease
     )
     length = torch.where(moving, length, 0)
-    if not torch.equal(length, tried):
+    if tried is None or not torch.equal(length, tried):
         point = move(length)
     return length, point, at_one - start.value

@@ -1,5 +1,6 @@
 """The inner loop: every solver's steps are taken here, in training, in evaluation and when steps are computed again."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from metarun.algorithm.inner_problem import InnerProblem
@@ -39,8 +40,7 @@ def solve(
         phi, first: as of `trajectory`.
     """
     steps = solver.steps if steps is None else steps
-    for state in trajectory(solver, inner, steps, phi=phi, first=first):  # noqa: B007
-        pass
+    (state,) = deque(trajectory(solver, inner, steps, phi=phi, first=first), maxlen=1)
     return solver.solution(inner.collected(state.params, steps), state, steps)
 
 

@@ -39,9 +39,9 @@ class MultiStepLoss:
         need_differentiable("MultiStepLoss", solver)
         need_descent("MultiStepLoss", solver)
 
-    def weights(self, num_steps: int, step: int) -> list[float]:
+    def weights(self, num_steps: int, step: int | Tensor) -> list[float]:
         """w_1 to w_K in outer step `step`; they sum to one."""
-        fallen = min(1.0, step / self.annealed_over) if self.annealed_over else 0.0
+        fallen = min(1.0, float(step / self.annealed_over)) if self.annealed_over else 0.0
         early = (1 - fallen) / num_steps
         return [early] * (num_steps - 1) + [1 - early * (num_steps - 1)]
 

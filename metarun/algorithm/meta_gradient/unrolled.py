@@ -1,6 +1,7 @@
 """Meta-gradient by differentiation through the inner solver's steps (MAML)."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,9 +78,11 @@ def _recomputed(bilevel: Bilevel) -> TaskGradients:
     solver, steps = bilevel.solver, bilevel.steps
     length = math.ceil(math.sqrt(steps))
     kept: list[Params] = []
+    state = None
     for number, state in enumerate(trajectory(solver, bilevel.inner, steps)):
         if number % length == 0 and number < steps:
             kept.append(detached(state.params))
+    assert state is not None
     solution = solver.solution(bilevel.solved(state.params), state, steps)
 
     graph = bilevel.with_graph()
@@ -98,10 +101,9 @@ def _recomputed(bilevel: Bilevel) -> TaskGradients:
             losses = graph.query_loss(end.params)
             outputs, arriving = [losses], [torch.ones_like(losses)]
         else:
-            for state in trajectory(solver, inner, first + length, phi=phi, first=first):  # noqa: B007
-                pass
+            (after,) = deque(trajectory(solver, inner, first + length, phi=phi, first=first), maxlen=1)
             # What has arrived in theta goes in with the rest, so that all is added up in the order of one pass.
-            outputs = [*state.params.values(), *entering]
+            outputs = [*after.params.values(), *entering]
         inputs = entering if piece == 0 else [*phi.values(), *entering]
         arriving = list(torch.autograd.grad(outputs, inputs, arriving, materialize_grads=True))
     assert losses is not None

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -73,8 +73,7 @@ class LinearSolver(Protocol):
         sees_curvature: it measures the smallest curvature that it meets.
     """
 
-    @property
-    def sees_curvature(self) -> bool: ...  # noqa: D102
+    sees_curvature: ClassVar[bool]
 
     def solve(self, system: System) -> CGResult:
         """Solve all B systems; zero steps return L^-1 times the right-hand sides."""

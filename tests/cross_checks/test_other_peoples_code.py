@@ -262,6 +262,24 @@ def test_krylov_solvers_step_by_step(name, spectra, steps):
         np.testing.assert_allclose(ours[b].numpy(), expected, rtol=0, atol=1e-10 * np.linalg.norm(expected))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
+def test_preconditioned_conjugate_gradients_step_by_step(steps):
+    """SciPy's M is the inverse of the preconditioner, S^2 here."""
+    library("scipy")
+    from scipy.sparse import linalg
+
+    a = matrices(POSITIVE)
+    generator = torch.Generator().manual_seed(2)
+    rhs = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    s = 0.2 + torch.rand(3, 8, generator=generator, dtype=torch.float64)
+    operator = LinearOperator(lambda vectors: torch.einsum("bij,bj->bi", a, vectors))
+    ours = conjugate_gradient(operator, rhs, max_steps=steps, preconditioner=s).solution
+    for b in range(3):
+        m = np.diag((s[b] ** 2).numpy())
+        expected, _ = linalg.cg(a[b].numpy(), rhs[b].numpy(), M=m, rtol=1e-14, atol=0.0, maxiter=steps)
+        np.testing.assert_allclose(ours[b].numpy(), expected, rtol=0, atol=1e-10 * np.linalg.norm(expected))
+
+
 # ---- batch norm ------------------------------------------------------------------------------------------------------
 
 

@@ -331,3 +331,38 @@ def test_the_true_residual_is_not_the_recurrences():
 
 def test_a_residual_of_zero_over_zero_is_zero():
     assert relative_residual(operator(torch.eye(3)[None]), torch.zeros(1, 3), torch.zeros(1, 3)).tolist() == [0.0]
+
+
+def test_a_preconditioner_of_the_inverse_diagonal_solves_a_diagonal_system_in_one_step():
+    diagonal = torch.tensor([[1.0, 100.0, 1e4], [2.0, 3.0, 5.0]], dtype=torch.float64)
+    rhs = torch.tensor([[3.0, -1.0, 7.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    operator = LinearOperator(lambda vectors: diagonal * vectors)
+    result = conjugate_gradient(operator, rhs, max_steps=1, preconditioner=diagonal.rsqrt())
+    torch.testing.assert_close(result.solution, rhs / diagonal, rtol=1e-14, atol=0)
+    torch.testing.assert_close(result.min_curvature, torch.ones(2, dtype=torch.float64), rtol=1e-14, atol=0)
+    # No step at all gives S^2 rhs, the first search direction.
+    none = conjugate_gradient(operator, rhs, max_steps=0, preconditioner=diagonal.rsqrt())
+    torch.testing.assert_close(none.solution, rhs / diagonal, rtol=1e-14, atol=0)
+
+
+def test_a_start_is_given_in_the_coordinates_of_the_system():
+    diagonal = torch.tensor([[1.0, 4.0, 9.0]], dtype=torch.float64)
+    exact = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    operator = LinearOperator(lambda vectors: diagonal * vectors)
+    result = conjugate_gradient(operator, diagonal * exact, max_steps=3, start=exact, preconditioner=diagonal + 1)
+    torch.testing.assert_close(result.solution, exact, rtol=1e-14, atol=0)
+    assert result.steps.tolist() == [0]
+
+
+def test_the_residual_is_computed_anew_as_often_as_asked():
+    """One product for each step, and one more after every second of six."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(1, 8, 8, generator=generator, dtype=torch.float64)
+    matrix, products = root @ root.mT + torch.eye(8, dtype=torch.float64), []
+
+    def apply(vectors):
+        products.append(vectors)
+        return torch.einsum("bij,bj->bi", matrix, vectors)
+
+    conjugate_gradient(LinearOperator(apply), torch.ones(1, 8, dtype=torch.float64), max_steps=6, refresh_every=2)
+    assert len(products) == 6 + 3

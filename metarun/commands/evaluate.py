@@ -26,7 +26,7 @@ from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError
 from metarun.run_folder.checkpoints import selected
 from metarun.run_folder.data_record import check_same_data, own_pictures
-from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved
+from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved, of_today
 from metarun.run_folder.source_record import changed_sources
 
 _logger = logging.getLogger("metarun")
@@ -68,7 +68,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
             )
     require_resolved(stored)
     # Published figures belong to the run's own protocol.
-    stored = {"head": None} | stored  # absent from runs of earlier versions
+    stored = of_today(stored)
     config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
     require_trusted(config, {*allowed, *(name for override in overrides for name in named_in(override))})
     with shown(console), waiting(console, "preparing data and model"):

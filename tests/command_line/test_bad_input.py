@@ -97,7 +97,7 @@ def refused(tmp_path, capsys):
         ),
         (
             ["algorithm.inner=null"],
-            "algorithm.inner must have keys of its own (steps, step_size, eval_steps, proximal) (choose ",
+            "algorithm.inner must have keys of its own (steps, step_size, proximal) (choose ",
         ),
         (["dataset.training=null"], "dataset.training must have keys of its own (steps, tasks_per_step, "),
         (["+seed.x=3"], "seed must be a single value, such as 0, got {'x': 3}"),

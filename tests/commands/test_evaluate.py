@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarun.maths.stats import summarize
+from metarun.run_folder.folder import fingerprint
 
 from ..train.small import GLYPHS, SIX_STEPS, only_folder, run_here, times_and_bytes
 
@@ -75,6 +76,24 @@ def test_evaluate_reads_a_run_from_before_validation_could_differ(folder, tmp_pa
     assert json.loads(path.read_text())["results"] == json.loads((folder / "result.json").read_text())["results"]
 
 
+def test_a_run_of_an_earlier_version_keeps_its_name_and_is_read(folder, tmp_path):
+    """Its inner solver had `eval_steps`, and some keys came later."""
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    config = json.loads((old / "config.json").read_text())
+    mark, algorithm = fingerprint(config), config["algorithm"]
+    algorithm["inner"]["eval_steps"] = config["evaluation"]["inner_steps"]
+    del algorithm["not_meta_learned"], algorithm["meta_gradient"]["recompute"], config["head"]
+    assert fingerprint(config) == mark
+    (old / "config.json").write_text(json.dumps(config))
+    assert run_here("evaluate", str(old), "evaluation.inner_steps=[0,2]") == 0
+    newest = max((old / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    result = json.loads(newest.read_text())
+    assert [line["inner_steps"] for line in result["results"]] == [0, 1, 2]
+    stored = json.loads((folder / "result.json").read_text())["results"]
+    assert result["results"][:2] == stored[:2]
+
+
 def test_evaluate_changes_what_took_its_value_from_a_changed_key(folder):
     """The stored configuration is resolved: test_shots used to change nothing there."""
     shots = {
@@ -103,7 +122,7 @@ def test_evaluate_changes_what_took_its_value_from_a_changed_key(folder):
         (["data=cuda"], "data must have keys of its own (root, cache, residence, max_pixels), got 'cuda'"),
         (
             ["algorithm.inner=0"],
-            "algorithm.inner must have keys of its own (steps, step_size, eval_steps, proximal), got 0",
+            "algorithm.inner must have keys of its own (steps, step_size, proximal), got 0",
         ),
         (["seed={a: 1}"], "seed must be a single value, such as 0, got {'a': 1}"),
         (

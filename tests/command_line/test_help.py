@@ -223,7 +223,8 @@ def build(monkeypatch: pytest.MonkeyPatch, conf: Path, tmp_path: Path) -> Simple
     stand_in.run, stand_in.evaluate_run = run, evaluate_run
     for name in ("metarun.commands.run", "metarun.commands.evaluate"):
         monkeypatch.setitem(sys.modules, name, stand_in)
-    monkeypatch.setattr("metarun.command_line.main.config_folder", lambda: conf)
+    for module in ("main", "hydra_main"):
+        monkeypatch.setattr(f"metarun.command_line.{module}.config_folder", lambda: conf)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.delenv("METARUN_FULL_ERROR", raising=False)
     return stand_in

@@ -1,0 +1,242 @@
+"""The subcommands of `metarun` and the words that each takes; what does the work is imported when it is called for."""
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from metarun.command_line.hydra_main import run_hydra
+from metarun.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def train(arguments: list[str]) -> None:
+    """`metarun [KEY=VALUE ...]`: no subcommand but what the command is for; a sweep with -m.
+
+    Raises:
+        ConfigurationError: what was asked for cannot be.
+    """
+    run_hydra(arguments, _run, _completes_subcommand)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`metarun evaluate RUN_DIR [KEY=VALUE ...] [--allow CLASS]`.
+
+    Raises:
+        ConfigurationError: RUN_DIR is no folder, or a word after it is not KEY=VALUE.
+    """
+    parser = _parser("evaluate")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a finished run")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="change what the run's configuration says"
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="a class of yours that RUN_DIR may name; repeatable",
+    )
+    parsed = parser.parse_intermixed_args(arguments)
+    if not parsed.run_dir.is_dir():
+        raise ConfigurationError(f"metarun evaluate needs the folder of a run, and {parsed.run_dir} is not a folder.")
+    for override in parsed.overrides:
+        if "=" not in override:
+            raise ConfigurationError(f"after RUN_DIR come KEY=VALUE pairs, and {override!r} has no '='.")
+    from metarun.commands.evaluate import evaluate_run
+
+    evaluate_run(parsed.run_dir, parsed.overrides, parsed.allow)
+
+
+def submit(arguments: list[str]) -> None:
+    """`metarun submit [--dry-run] [KEY=VALUE ...]`: a sweep whose launcher is Slurm, and does not wait.
+
+    Raises:
+        ConfigurationError: as for a sweep; a launcher that is not one of Slurm's.
+    """
+    words = [word for word in arguments if word not in ("--dry-run", "-m", "--multirun")]
+    chosen = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
+    if chosen and not chosen[-1].startswith("slurm"):
+        raise ConfigurationError(f"metarun submit needs a launcher of Slurm's, got hydra/launcher={chosen[-1]}.")
+    launcher = [] if chosen else ["hydra/launcher=slurm_cpu"]
+    how = ["hydra.launcher.wait=false", *(["hydra.launcher.dry_run=true"] if "--dry-run" in arguments else [])]
+    if {"-h", "--help"} & {*words}:
+        _parser("submit").parse_args(["--help"])
+    run_hydra(["-m", *launcher, *words, *how], _run)
+
+
+def status(arguments: list[str]) -> None:
+    """`metarun status DIR`.
+
+    Raises:
+        ConfigurationError: DIR holds no sweep.
+    """
+    parser = _parser("status")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a sweep, or of several")
+    parsed = parser.parse_args(arguments)
+    from metarun.commands.status import show_status
+
+    show_status(parsed.folder)
+
+
+def report(arguments: list[str]) -> None:
+    """`metarun report DIR ... [--rows KEY,...] [--cols KEY,...] [...]`.
+
+    Raises:
+        ConfigurationError: a folder that is none or holds no runs, or a key that no run has.
+    """
+    from metarun.commands import report as command
+
+    parser = _parser("report")
+    parser.add_argument("dirs", metavar="DIR", type=Path, nargs="+", help="folders with runs in them, at any depth")
+    keys = {"metavar": "KEY,...", "action": "append", "default": []}
+    parser.add_argument(
+        "--rows", **keys, help="what a row is: groups or keys; by default whatever tells the runs apart"
+    )
+    parser.add_argument("--cols", **keys, help="what a column is; inner_steps makes one for each measured number")
+    parser.add_argument("--where", metavar="KEY=VALUE", action="append", default=[], help="only these runs; repeatable")
+    parser.add_argument("--baseline", metavar="ROW", help="the row to take paired differences to; by default the first")
+    parser.add_argument(
+        "--steps", metavar="N", type=int, help="score after N inner steps, instead of each run's own number"
+    )
+    parser.add_argument("--format", choices=command.FORMATS, default="terminal", help="of what is printed")
+    parser.add_argument("--figures", metavar="DIR", type=Path, help="draw PNG files into this folder")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained page")
+    parsed = parser.parse_args(arguments)
+    command.report(
+        parsed.dirs,
+        rows=[key for keys in parsed.rows for key in keys.split(",") if key],
+        columns=[key for keys in parsed.cols for key in keys.split(",") if key],
+        where=parsed.where,
+        baseline=parsed.baseline,
+        inner_steps=parsed.steps,
+        form=parsed.format,
+        html=parsed.html,
+        figures=parsed.figures,
+        command=shlex.join(["metarun", "report", *arguments]),
+    )
+
+
+def ls(arguments: list[str]) -> None:
+    """`metarun ls [DIR] [--state STATE]`.
+
+    Raises:
+        ConfigurationError: DIR is no folder.
+    """
+    from metarun.commands import report as command
+
+    parser = _parser("ls")
+    parser.add_argument("dir", metavar="DIR", type=Path, nargs="?", help="by default outputs/, or METARUN_OUTPUTS")
+    parser.add_argument(
+        "--state", choices=command.STATES, action="append", default=[], help="only runs of this state; repeatable"
+    )
+    parsed = parser.parse_args(arguments)
+    command.ls(parsed.dir, states=parsed.state)
+
+
+def data(arguments: list[str]) -> None:
+    """`metarun data list | check NAME | prepare NAME [KEY=VALUE ...]`.
+
+    Raises:
+        ConfigurationError: another verb, no name, or what the verb found.
+    """
+    parser = _parser("data")
+    parser.add_argument("verb", choices=("list", "check", "prepare"), help="what to do")
+    parser.add_argument("words", metavar="NAME [KEY=VALUE ...]", nargs="*", default=[], help="a data set, and settings")
+    parsed = parser.parse_args(arguments)
+    name = parsed.words.pop(0) if parsed.words and "=" not in parsed.words[0] else None
+    for override in parsed.words:
+        if "=" not in override:
+            raise ConfigurationError(f"metarun data takes one name and KEY=VALUE pairs, and {override!r} is neither.")
+    if (name is None) != (parsed.verb == "list"):
+        needs = "takes no name" if parsed.verb == "list" else "needs the name of a data set (metarun data list)"
+        raise ConfigurationError(f"metarun data {parsed.verb} {needs}.")
+    from metarun.commands.data import check_set, list_sets, prepare_set
+
+    if name is None:
+        list_sets(parsed.words)
+    else:
+        {"check": check_set, "prepare": prepare_set}[parsed.verb](name, parsed.words)
+
+
+def gradients(arguments: list[str]) -> None:
+    """`metarun gradients [KEY=VALUE ...]`.
+
+    Raises:
+        ConfigurationError: several configurations at once, or whatever a run would refuse.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        _parser("gradients").print_help()
+        return
+    if {"-m", "--multirun"} & set(arguments):
+        raise ConfigurationError("metarun gradients takes one configuration at a time: leave out -m.")
+    run_hydra(arguments, _gradients)
+
+
+# name -> (usage after the name, one line for --help, function of the arguments after the name)
+SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
+    "evaluate": (
+        "RUN_DIR [KEY=VALUE ...] [--allow CLASS]",
+        "judge a trained run again, on other tasks if you like",
+        evaluate,
+    ),
+    "submit": ("[--dry-run] [KEY=VALUE ...]", "put a sweep into Slurm's queue and return", submit),
+    "status": ("DIR", "how a sweep stands, from its files alone", status),
+    "report": (
+        "DIR ... [--rows KEY] [--cols KEY] [--html FILE] [...]",
+        "compare runs: tables, figures, a page",
+        report,
+    ),
+    "ls": ("[DIR] [--state STATE]", "list runs: state, score, age, command", ls),
+    "data": ("list | check NAME | prepare NAME", "which data sets are here; get, check and pack one", data),
+    "gradients": (
+        "[KEY=VALUE ...]",
+        "hold the meta-gradient's estimators against the exact one: how many CG steps?",
+        gradients,
+    ),
+}
+
+
+def _run(cfg: "DictConfig") -> Any:
+    from metarun.commands.run import run
+
+    return run(cfg)
+
+
+def _gradients(cfg: "DictConfig") -> None:
+    from metarun.commands.gradients import compare
+
+    compare(cfg)
+
+
+def _completes_subcommand(line: str) -> bool:
+    """Print the subcommands that the first word of a half-typed `line` may become; True if Hydra has no more to say.
+
+    After `gradients` come Hydra's own words, and it is told a line without it; after any other subcommand come files, which
+    the shell completes itself.
+    """
+    words = line.split()[1:]
+    if words[:1] == ["gradients"] and (len(words) > 1 or line.endswith(" ")):
+        os.environ["COMP_LINE"] = line.replace(" gradients", "", 1)
+        return False
+    if words and words[0] in SUBCOMMANDS and (len(words) > 1 or line.endswith(" ")):
+        return True
+    if not words or (len(words) == 1 and not line.endswith(" ")):
+        prefix = words[0] if words else ""
+        print(*(name for name in SUBCOMMANDS if name.startswith(prefix)))
+    return False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{self.prog}: {message}. {self.format_usage().strip()}")
+
+
+def _parser(name: str) -> _Parser:
+    usage, line, _ = SUBCOMMANDS[name]
+    sentence = f"{line[0].upper()}{line[1:]}" + ("" if line.endswith("?") else ".")
+    return _Parser(prog=f"metarun {name}", usage=f"metarun {name} {usage}", description=sentence)

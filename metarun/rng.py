@@ -1,7 +1,6 @@
 """Randomness as a function of (seed, labels, index): no generator is ever carried from step to step.
 
-Two forms. `fold_in` gives a `torch.Generator` for the few draws made once (parameters at the start). `bits`, `uniform`
-and `permutations` are a counter-based generator in integer tensor arithmetic: row `i` of the result depends on the key and
+`bits` and `uniform` are a counter-based generator in integer tensor arithmetic: row `i` of the result depends on the key and
 on `indices[i]` alone, so task 17 is the same task whatever the batch, the chunk, the rank or the device that draws it.
 """
 
@@ -21,11 +20,6 @@ def key(seed: int, *labels: str | int) -> int:
     """A signed 64-bit key from a seed and labels, by SHA-256: the same on every machine and in every process."""
     text = "\x1f".join([str(int(seed)), *map(str, labels)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
-
-
-def fold_in(seed: int, *labels: str | int) -> torch.Generator:
-    """A fresh CPU generator seeded by (seed, labels), for example `fold_in(0, "init")`."""
-    return torch.Generator().manual_seed(key(seed, *labels) & (2**63 - 1))
 
 
 @contextlib.contextmanager
@@ -76,8 +70,3 @@ def bits(key: int, indices: Tensor, *shape: int) -> Tensor:
 def uniform(key: int, indices: Tensor, *shape: int) -> Tensor:
     """Uniform numbers in [0, 1) with 53 random bits: float64 [B, *shape]."""
     return _shifted_right(bits(key, indices, *shape), 11).to(torch.float64) * 2.0**-53
-
-
-def permutations(key: int, indices: Tensor, *shape: int) -> Tensor:
-    """Independent uniform permutations of the last axis' positions: int64 [B, *shape], by sorting random bits."""
-    return bits(key, indices, *shape).argsort(dim=-1)

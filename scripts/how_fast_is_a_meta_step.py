@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun import rng
 from metarun.algorithm import Algorithm, GradientDescent, Plain, Unrolled
 from metarun.algorithm.compiled import Compiled
 from metarun.maths.trees import Params
@@ -89,14 +88,14 @@ def with_torchopt(
 
 def sinusoid_work() -> tuple[nn.Module, type, TaskBatch, Loss]:
     """25 regression tasks of 10 + 10 points, MLP 40-40."""
-    noise = torch.randn(4, 25, 10, 1, generator=rng.fold_in(0, "benchmark"))
+    noise = torch.randn(4, 25, 10, 1, generator=torch.Generator().manual_seed(0))
     tasks = TaskBatch(Examples(noise[0], noise[1]), Examples(noise[2], noise[3]), {})
     return MLP(input_shape=(1,), num_outputs=1), Regression, tasks, F.mse_loss
 
 
 def omniglot_work(queries: int, num_tasks: int = 32) -> tuple[nn.Module, type, TaskBatch, Loss]:
     """32 five-way one-shot tasks on 28x28 pictures, conv4 of stride 2."""
-    generator = rng.fold_in(0, "benchmark")
+    generator = torch.Generator().manual_seed(0)
 
     def examples(per_class: int) -> Examples:
         targets = torch.arange(5).repeat_interleave(per_class).expand(num_tasks, -1)

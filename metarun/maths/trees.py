@@ -19,11 +19,6 @@ def detached(params: Params, *, requires_grad: bool = False) -> Params:
     return {name: leaf.detach().requires_grad_(requires_grad) for name, leaf in params.items()}
 
 
-def mean_over_tasks(params: Params) -> Params:
-    """The mean over the task axis: [B, ...] -> [...]."""
-    return {name: leaf.mean(0) for name, leaf in params.items()}
-
-
 def axpy(factor: float | Params, x: Params, y: Params) -> Params:
     """`y + factor * x`, leaf by leaf; `factor` is one number, or leaves that broadcast against those of `x`."""
     if isinstance(factor, dict):

@@ -43,11 +43,6 @@ class JobState:
     seconds: float | None = None
     error: str = ""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come of it by itself."""
-        return self.state in (DONE, FAILED, LOST)
-
 
 def job_state(job: Job) -> JobState:
     """How a job stands."""

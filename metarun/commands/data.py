@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.configuration.config_folder import config_folder
-from metarun.configuration.schema import check_places, check_shape
+from metarun.configuration.schema import check_places, check_shape, plain
 from metarun.configuration.suggest import COMPOSITION_ERRORS, check, closest, explain, parse
 from metarun.console.notes import shown
 from metarun.console.terminal import say, terminal
@@ -117,13 +117,12 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
         OSError: no network, no room, no permission.
     """
     console = terminal()
-    if name != _OWN:
-        entry = _entry(name)
+    entry = None if name == _OWN else _entry(name)
     config = _composed(name, overrides)
     root, cache = _places(config)
     started = time.perf_counter()
     with shown(console):
-        if name != _OWN:
+        if entry is not None:
             packed = packed_path(cache, name, config["dataset"].get("image_size"))
             verdict, is_ready = _packed_state(packed)
             if is_ready:
@@ -171,7 +170,7 @@ def _composed(name: str | None, overrides: Sequence[str]) -> dict[str, Any]:
         OmegaConf.set_struct(composed, False)
         del composed["hydra"]
         check_shape(composed, choices)
-        config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        config = plain(composed, resolve=True)
     except COMPOSITION_ERRORS as error:
         raise ConfigurationError(explain(error, words, config_folder())) from error
     check_places(config)

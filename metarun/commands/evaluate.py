@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.build import fitted, make_parts
 from metarun.commands.result import measure_test, require_score
 from metarun.configuration.config_folder import config_folder
-from metarun.configuration.schema import check_value
+from metarun.configuration.schema import check_value, plain
 from metarun.configuration.suggest import closest
 from metarun.configuration.trusted import named_in, require_resolved, require_trusted
 from metarun.console.notes import shown
@@ -28,6 +28,7 @@ from metarun.run_folder.checkpoints import selected
 from metarun.run_folder.data_record import check_same_data, own_pictures
 from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved, of_today
 from metarun.run_folder.source_record import changed_sources
+from metarun.tasks.episodes import Episodes
 
 _logger = logging.getLogger("metarun")
 _OF_VALIDATION = {"dataset.val_ways", "evaluation.val_shots", "evaluation.val_queries"}
@@ -76,7 +77,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
         for file in changed_sources(folder):
             _logger.warning("%s has changed since this run was made: what is tested here is the new one", file)
     pictures = own_pictures(config)
-    if pictures and pictures == own_pictures(stored):
+    if isinstance(parts.source, Episodes) and pictures and pictures == own_pictures(stored):
         check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
     theta = fitted(checkpoint["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
@@ -133,14 +134,14 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
             check_value(
                 key,
                 parsed.value(),
-                OmegaConf.to_container(OmegaConf.create({"is": OmegaConf.select(config, key)}))["is"],
+                plain(OmegaConf.create({"is": OmegaConf.select(config, key)}), resolve=False)["is"],
             )
             for changed in _with_followers(key, followers, given):
                 OmegaConf.update(config, changed, parsed.value())
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigurationError(f"{override!r} cannot be read: {str(error).splitlines()[0]}") from error
     try:
-        resolved = OmegaConf.to_container(config, resolve=True)
+        resolved = plain(config, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigurationError(str(error).splitlines()[0]) from error
     return moved(resolved, stored["data"], resolved["data"])
@@ -161,7 +162,7 @@ def _followers(stored: dict[str, Any]) -> dict[str, set[str]]:
         if all((config_folder() / name / f"{chosen}.yaml").is_file() for name, chosen in above.items()):
             options.append(f"{group}={option}")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        written = flatten(OmegaConf.to_container(compose("config", options), resolve=False))
+        written = flatten(plain(compose("config", options), resolve=False))
     values = flatten(stored)
     found: dict[str, set[str]] = {}
     for key, value in written.items():

@@ -289,7 +289,7 @@ def _finish(
     title = f"{choices['algorithm']} on {choices['dataset']}"
     learning_curve(folder.figures / "learning_curve.png", read_metrics(folder.metrics), parts.problem.score, title)
     if isinstance(parts.source, Sinusoid):
-        _draw_adaptation(folder.figures / "adaptation.png", parts, theta)
+        _draw_adaptation(folder.figures / "adaptation.png", parts, parts.source, theta)
     write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
     try:
         require_score(result)
@@ -301,9 +301,9 @@ def _finish(
     return result
 
 
-def _draw_adaptation(path: Path, parts: Parts, theta: MetaParameters) -> None:
+def _draw_adaptation(path: Path, parts: Parts, source: Sinusoid, theta: MetaParameters) -> None:
     """Three test tasks of the sinusoid family, before and after adaptation."""
-    evaluation, source = parts.evaluator.evaluation, parts.source
+    evaluation = parts.evaluator.evaluation
     indices = torch.arange(3, device=parts.device)
     tasks = source.sample(evaluation.seed, "test", indices, evaluation.shots, evaluation.queries)
     low, high = source.inputs

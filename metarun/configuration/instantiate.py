@@ -36,14 +36,14 @@ def make(config: Mapping[str, Any], key: str, **arguments: Any) -> Any:
             filter(None, [key, full_key if error.__cause__ is not None and "full_key:" in str(error) else ""])
         )
         cause = error.__cause__
+        if cause is None:
+            raise ConfigurationError(f"{where}: {_one_line(error)}") from error
         is_null = isinstance(cause, AttributeError) and "'NoneType' object" in str(cause)
         if is_null or isinstance(
             cause, ValueError | TypeError | OSError | ImportError | RuntimeError | ArithmeticError
         ):
             words = f"{where}: {_one_line(cause)}{_given(config, where, cause)}"
             raise ConfigurationError(_about_arguments(config, where, cause) or words) from cause
-        if cause is None:
-            raise ConfigurationError(f"{where}: {_one_line(error)}") from error
         raise cause from error
 
 

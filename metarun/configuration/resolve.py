@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.configuration.instantiate import make
-from metarun.configuration.schema import check_places, check_shape, refuse_hydra_folders
+from metarun.configuration.schema import check_places, check_shape, plain, refuse_hydra_folders
 from metarun.errors import ConfigurationError
 from metarun.json_text import not_finite
 
 
-def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
     """The whole configuration as plain values, with the group choices that led to it under `choices`.
 
     Args:
@@ -28,7 +29,7 @@ def resolved(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     ]
     refuse_hydra_folders(hydra)
     check_shape(cfg, choices, [path.removeprefix("file://") for path in sources])
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = plain(cfg, resolve=True, throw_on_missing=True)
     for key, value in not_finite(config).items():
         raise ConfigurationError(f"{key} must be a finite number, got {value}")
     config["choices"] = {group: choice for group, choice in choices.items() if "hydra/" not in group}
@@ -72,4 +73,4 @@ def _with_expanded_data(cfg: DictConfig, config: dict[str, Any]) -> dict[str, An
     copy = cfg.copy()
     OmegaConf.set_struct(copy, False)
     copy.data = config["data"]
-    return OmegaConf.to_container(copy, resolve=True, throw_on_missing=True) | {"choices": config["choices"]}
+    return plain(copy, resolve=True, throw_on_missing=True) | {"choices": config["choices"]}

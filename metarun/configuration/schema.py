@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +23,17 @@ from metarun.errors import ConfigurationError
 
 _REFERENCE = re.compile(r"\$\{\s*\.*([\w.]+)")
 _HYDRAS_OWN = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+
+
+def plain(config: DictConfig, *, resolve: bool, throw_on_missing: bool = False) -> dict[str, Any]:
+    """A configuration as nested dictionaries, lists and values.
+
+    Raises:
+        OmegaConfBaseException: what it refers to is not there; with `throw_on_missing`, a value is still ???.
+    """
+    content = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=throw_on_missing)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 def check_shape(cfg: DictConfig, choices: Mapping[str, str | None], folders: Sequence[str] = ()) -> None:
@@ -79,7 +91,7 @@ def check_places(config: Mapping[str, Any]) -> None:
         raise ConfigurationError(str(error)) from error
 
 
-def refuse_hydra_folders(hydra: DictConfig) -> None:
+def refuse_hydra_folders(hydra: DictConfig | HydraConf) -> None:
     """Refuse Hydra's own settings of folders where a file sets them; `suggest.check` refuses those on the command line.
 
     Raises:
@@ -117,8 +129,7 @@ def _composed(chosen: tuple[tuple[str, str], ...], folders: tuple[str, ...]) -> 
     del composed["hydra"]
     ours = OmegaConf.load(config_folder() / "config.yaml")
     top = {str(key) for key in ours} | {group.partition("/")[0] for group in defaults}
-    schema = OmegaConf.to_container(composed, resolve=False)
-    return {key: value for key, value in schema.items() if key in top}, needed
+    return {key: value for key, value in plain(composed, resolve=False).items() if key in top}, needed
 
 
 def _compared(

@@ -293,5 +293,5 @@ class Episodes:
 
 
 def _tensors(batch: TaskBatch) -> list[Tensor]:
-    parts = (batch.support, batch.query)
+    parts = (batch.support_set, batch.query_set)
     return [*(tensor for part in parts for tensor in (part.inputs, part.targets)), *batch.latent.values()]

@@ -103,16 +103,19 @@ class TaskBatch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "TaskBatch":
         """A copy on `device`, floating-point examples in `dtype`; `latent` keeps its dtypes."""
-        sets = (None if examples is None else examples.to(device, dtype) for examples in (self.support, self.query))
-        return TaskBatch(*sets, {name: value.to(device) for name, value in self.latent.items()})
+        latent = {name: value.to(device) for name, value in self.latent.items()}
+        return self._with(lambda examples: examples.to(device, dtype), latent)
 
     def __getitem__(self, tasks: slice) -> "TaskBatch":
-        sets = (None if examples is None else examples[tasks] for examples in (self.support, self.query))
-        return TaskBatch(*sets, {name: value[tasks] for name, value in self.latent.items()})
+        return self._with(lambda examples: examples[tasks], {name: value[tasks] for name, value in self.latent.items()})
 
     def chunks(self, size: int) -> list["TaskBatch"]:
         """The batch cut into consecutive pieces of at most `size` tasks."""
         return [self[start : start + size] for start in range(0, len(self), size)]
+
+    def _with(self, function: Callable[[Examples], Examples], latent: dict[str, Tensor]) -> "TaskBatch":
+        support = None if self.support is None else function(self.support)
+        return TaskBatch(support, None if self.query is None else function(self.query), latent)
 
 
 class TaskSource(Protocol):

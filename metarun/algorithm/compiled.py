@@ -35,7 +35,7 @@ class Compiled:
     backend: str = "inductor"
     _programs: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
 
-    def __call__(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, step: int) -> TaskGradients:
+    def __call__(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, step: int | Tensor) -> TaskGradients:
         """What `estimate` gives, but for rounding.
 
         Raises:
@@ -93,7 +93,7 @@ class Compiled:
         return self._programs[shape]
 
 
-def _arguments(theta: MetaParameters, tasks: TaskBatch, step: int) -> tuple[Any, ...]:
+def _arguments(theta: MetaParameters, tasks: TaskBatch, step: int | Tensor) -> tuple[Any, ...]:
     """All that a step's gradient depends on, as tensors; a number would become part of the program.
 
     How tensors lie in memory decides which operations are views, so they are made to lie always alike.

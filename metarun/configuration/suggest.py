@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         typed = [word for word in argv if left and word.startswith("-") and word.endswith(left[1])]
         raise ConfigurationError(_unknown_flag(typed[0], flags) if typed else f"{message}.")
 
-    parser.error = error  # type: ignore[method-assign]
+    parser.error = error
     return parser.parse_intermixed_args(list(argv))
 
 

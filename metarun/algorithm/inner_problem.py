@@ -60,21 +60,23 @@ class InnerProblem:
 
     Attributes:
         theta: leaves [B, ...]. Where it carries a graph, so do the gradients made here.
-        data: support data: stored ones, or those collected last.
         term: what the objective has beside the loss, and its learned settings.
+        regulariser: the same for this theta.
+        data: support data: stored ones, or those collected last.
     """
 
     problem: Problem
     tasks: TaskBatch
     theta: MetaParameters
     term: ProximalTerm
+    regulariser: Proximal
     data: Data
 
     @staticmethod
     def of(problem: Problem, tasks: TaskBatch, theta: MetaParameters, term: ProximalTerm) -> "InnerProblem":
         """The inner problems of tasks, with the data of the first step."""
         data = problem.support(tasks, detached(theta.start | theta.shared), 0)
-        return InnerProblem(problem, tasks, theta, term, data)
+        return InnerProblem(problem, tasks, theta, term, term.at(theta), data)
 
     def collected(self, phi: Params, step: int) -> "InnerProblem":
         """With the support data of inner step `step`, taken at `phi`; the same where data are stored."""
@@ -86,11 +88,12 @@ class InnerProblem:
         """The same tasks from another theta, leaves [B, ...]."""
         if self.problem.data_depend_on_params:
             return InnerProblem.of(self.problem, self.tasks, theta, self.term)
-        return replace(self, theta=theta)
+        return replace(self, theta=theta, regulariser=self.term.at(theta))
 
     def with_graph(self) -> "InnerProblem":
-        """With theta's meta-learned leaves as fresh leaves of a graph."""
-        return replace(self, theta=self.theta.detached(requires_grad=True))
+        """With theta's meta-learned leaves as fresh leaves of a graph; the data stay."""
+        theta = self.theta.detached(requires_grad=True)
+        return replace(self, theta=theta, regulariser=self.term.at(theta))
 
     @cached_property
     def start(self) -> Params:
@@ -106,12 +109,6 @@ class InnerProblem:
     def has_graph(self) -> bool:
         """Whether theta does; phi need not carry it where the inner loop starts from a context that is not meta-learned."""
         return any(leaf.requires_grad for leaf in self.theta.values())
-
-    @cached_property
-    def regulariser(self) -> Proximal:
-        """`term` for this theta, with theta's graph, wherever it is first asked for."""
-        with torch.enable_grad():
-            return self.term.at(self.theta)
 
     def complete(self, phi: Params) -> Params:
         """All parameters of the model."""
@@ -185,7 +182,7 @@ class InnerProblem:
         Returns:
             Leaves [B, ...] by the names of `theta`; zero for a meta-parameter on which the objective's gradient does not depend.
         """
-        inner = replace(self, theta=self.theta.detached(requires_grad=True))
+        inner = self.with_graph()
         # The support loss depends on theta through the leaves that are not adapted alone.
         through_loss = bool(self.theta.fixed) and kind != "finite_difference"
         with torch.enable_grad():

@@ -126,6 +126,17 @@ def test_each_step_has_its_data(name, chunk):
     torch.testing.assert_close(found.gradient["phi"], torch.stack(gradients).mean(0), rtol=1e-12, atol=1e-14)
 
 
+def test_a_learned_lambda_is_recomputed_with_the_data_of_its_steps():
+    """lambda's gradient of all steps, the steps taken again and not: the same bits."""
+    parts = (Unrolled(recompute=again) for again in (False, True))
+    one, other = (
+        meta_step(composed(descent(STEPS, ALPHA), part, weight=2.0, learn_proximal_weight="layer"), THETA, Pursuit(), tasks())
+        for part in parts
+    )  # fmt: skip
+    assert one.gradient["proximal_weight/phi"] != 0
+    assert all(torch.equal(leaf, other.gradient[name]) for name, leaf in one.gradient.items())
+
+
 def test_every_step_collects_once_and_the_query_set_at_the_end():
     problem = Pursuit()
     meta_step(composed(descent(STEPS, ALPHA), Unrolled()), THETA, problem, tasks())

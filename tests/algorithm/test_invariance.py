@@ -18,6 +18,7 @@ from metarun.algorithm import (
     Recursion,
     Unrolled,
 )
+from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.proximal import ProximalTerm
 from metarun.maths.trees import Params, axpy
 from metarun.models.learner import Learner
@@ -336,7 +337,7 @@ def test_proximal_term_draws_back_to_theta(net):
     """`value` is loss + lambda/2 |phi - theta|^2, and `gradient` its derivative along a direction."""
     inner = bilevel(ALL["imaml"], net.theta, net.problem, net.tasks).inner
     phi = {name: leaf + 0.3 for name, leaf in inner.start.items()}
-    free = dataclasses.replace(inner, term=ProximalTerm(0.0))
+    free = InnerProblem.of(net.problem, net.tasks, inner.theta, ProximalTerm(0.0))
     size = flat(net.theta).numel()
     torch.testing.assert_close(inner.value(phi), free.value(phi) + 1.5 * size * 0.09, rtol=1e-12, atol=0)
     direction = {name: torch.ones_like(leaf) for name, leaf in phi.items()}

@@ -67,7 +67,7 @@ class Parts:
 
 
 def _lr_schedule(config: Mapping[str, Any], problem: Problem) -> MakeSchedule:
-    """The constructor of the schedule; one that watches the validation score is told which way is up.
+    """The constructor of the schedule; one that watches the validation score is given the direction that is better.
 
     Raises:
         ConfigurationError: the configuration says the other way.
@@ -112,7 +112,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     source: TaskSource = make(config, "dataset.source")
     with named("dataset", config):
         source.check("train", schedule.shots, schedule.queries)
-        # The test first: validation is like it unless it is told apart, and then one key mends both.
+        # The test first: validation is like it unless it is set apart, and then one key mends both.
         source.check("test", *evaluation.examples("test"))
         source.check("val", *evaluation.examples("val"))
     with rng.seeded_construction(config["seed"], "init"):
@@ -163,8 +163,10 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
 
     of_rank = -(-schedule.tasks_per_step // int(os.environ.get("WORLD_SIZE", 1)))
     task_chunk = chunk(schedule.tasks_per_step, of_rank, "train", schedule.shots, schedule.queries)
-    judged: tuple[Split, ...] = ("val", "test")
-    evaluation_chunk = min(100, *(chunk(evaluation.tasks, 100, split, *evaluation.examples(split)) for split in judged))
+    measured: tuple[Split, ...] = ("val", "test")
+    evaluation_chunk = min(
+        100, *(chunk(evaluation.tasks, 100, split, *evaluation.examples(split)) for split in measured)
+    )
     learner.to(device, dtype)
     source = source.to(device)
     evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)

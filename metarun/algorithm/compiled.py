@@ -23,8 +23,8 @@ class Compiled:
 
     Traced are the tensor operations of one call, those of `vmap` and of every differentiation among them, so what the compiler
     is given is arithmetic without Python, autograd or task axis to look after: on small nets these are most of a step's time.
-    For that the course of a call must not depend on values, nor on the outer step. The problem becomes part of the program: it
-    is the same in every call.
+    For that the control flow of a call must not depend on values, nor on the outer step. The problem becomes part of the
+    program: it is the same in every call.
 
     Attributes:
         estimate: what is traced.
@@ -39,7 +39,7 @@ class Compiled:
         """What `estimate` gives, but for rounding.
 
         Raises:
-            ValueError: the course depends on values (`trace`).
+            ValueError: the control flow depends on values (`trace`).
             TrainingError: the compiler does not work here; found in the first call for each shape alone.
         """
         arguments = _arguments(theta, tasks, step)
@@ -60,7 +60,7 @@ class Compiled:
         """Make the program for tasks of this shape; it is compiled when it is first called.
 
         Raises:
-            ValueError: the course depends on values.
+            ValueError: the control flow depends on values.
         """
         self._program(theta, problem, tasks, _arguments(theta, tasks, 0))
 
@@ -84,7 +84,7 @@ class Compiled:
                 if "tracing tensor" not in str(error):
                     raise
                 raise ValueError(
-                    "compile needs a step whose course does not depend on values, and this algorithm asks for them: it "
+                    "compile needs a step whose control flow does not depend on values, and this algorithm asks for them: it "
                     "searches step lengths (algorithm/inner=backtracking_descent or newton_cg; gradient_descent_16 does not), "
                     "looks whether a system was solved (algorithm.meta_gradient.solver.negative_curvature; stop does not), or "
                     "changes in the course of training. Change that, or choose device.compile=false."

@@ -39,7 +39,7 @@ CURVATURES: tuple[Curvature, ...] = ("hessian", "hessian_forward", "gauss_newton
 
 @dataclass(frozen=True)
 class Point:
-    """phi of B tasks, with what one forward pass tells of it.
+    """phi of B tasks, with what one forward pass gives.
 
     Attributes:
         params: phi, leaves [B, ...].
@@ -159,7 +159,7 @@ class InnerProblem:
         softmax the Fisher matrix, is never indefinite.
 
         Args:
-            disagreements: where "finite_difference" tells of each product how far to trust it (`operators.differences`).
+            disagreements: where "finite_difference" says of each product how far to trust it (`operators.differences`).
         """
         if kind == "hessian":
             return hessian(self.loss_gradient, phi)
@@ -171,8 +171,8 @@ class InnerProblem:
             lambda p: outputs_of(self.problem, self.complete(p), self.data), vmap(self.problem.divergence), phi
         )
 
-    def pull(self, phi: Params, vectors: Params, kind: Curvature) -> Params:
-        """What phi's optimality makes of vectors: d/d theta <vectors, d objective / d phi>, of every meta-parameter.
+    def gradient_in_theta(self, phi: Params, vectors: Params, kind: Curvature) -> Params:
+        """d/d theta <vectors, d objective / d phi> of every meta-parameter: the implicit function theorem's mixed derivative.
 
         By one product of automatic differentiation, whatever the regulariser; where the curvature is taken by differences,
         the loss's part is, too (along the vectors), so that no second derivative is taken.
@@ -202,7 +202,7 @@ class InnerProblem:
         return pulled
 
     def _pulled_by_differences(self, phi: Params, vectors: Params) -> Params:
-        """The fixed leaves' part of `pull`, which goes through the support loss alone."""
+        """The fixed leaves' part of `gradient_in_theta`, which goes through the support loss alone."""
 
         def of_fixed(moved: Params) -> Params:
             return gradient(

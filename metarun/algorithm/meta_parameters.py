@@ -1,4 +1,4 @@
-"""theta: all meta-parameters of a run, told apart by what becomes of each leaf."""
+"""theta: all meta-parameters of a run, sorted by what becomes of each leaf."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace

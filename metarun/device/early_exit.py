@@ -1,10 +1,10 @@
-"""Whether a computation may choose its course by the values it has come to."""
+"""Whether a loop may look at its values to leave early."""
 
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
-def may_ask(like: Tensor) -> bool:
+def may_read_values(like: Tensor) -> bool:
     """Whether asking a tensor beside `like` for its value, to leave a loop early, costs nothing.
 
     It does on a CPU. A GPU would be waited for; and while operations are traced (`metarun.algorithm.compiled`) there are no

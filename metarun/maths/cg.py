@@ -6,7 +6,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from metarun.device.early_exit import may_ask
+from metarun.device.early_exit import may_read_values
 from metarun.maths.operators import LinearOperator
 
 REFRESH = 50
@@ -79,14 +79,14 @@ def conjugate_gradient(
             zero still stops.
         refresh_every: steps after which the residual is computed anew, for one product more (`REFRESH`).
         early_exit: leave the loop when all systems have stopped, which changes no bit; None: where the question is free
-            (`may_ask`).
+            (`may_read_values`).
     Returns:
         CGResult; finite but for systems with the status NOT_FINITE, as where |Ap| squared overflows. In long solves a system
         whose recurrence rounding has parted from the true residual goes on from that.
     Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; Saad 2003, section 9.2.1 (preconditioning);
         progress test: Martens 2010, section 4.4.
     """
-    early_exit = may_ask(rhs) if early_exit is None else early_exit
+    early_exit = may_read_values(rhs) if early_exit is None else early_exit
     if preconditioner is not None:
         operator, rhs = operator.between(preconditioner), preconditioner * rhs
         start = None if start is None else start / preconditioner

@@ -9,13 +9,13 @@ from torch import Tensor
 def backtrack(
     value: Callable[[Tensor], Tensor],
     at_zero: Tensor,
-    slope: Tensor,
+    derivative: Tensor,
     *,
     max_backtracks: int,
     shrink: float = 0.5,
     sufficient_decrease: float = 1e-4,
 ) -> tuple[Tensor, Tensor]:
-    """The largest of 1, shrink, shrink^2, ... with value(a) <= value(0) + sufficient_decrease * a * slope (Armijo).
+    """The largest of 1, shrink, shrink^2, ... with value(a) <= value(0) + sufficient_decrease * a * derivative (Armijo).
 
     Each function stops on its own, and is asked for its value at the same length until all have stopped: the last call is
     made with the lengths that are returned, unless one found none. A few units of rounding are allowed, or near a minimum no
@@ -24,7 +24,7 @@ def backtrack(
     Args:
         value: maps step lengths [B] to values [B].
         at_zero: values without a step, [B].
-        slope: directional derivatives at zero, [B]; a descent direction has a negative one.
+        derivative: directional derivatives at zero, [B]; a descent direction has a negative one.
         max_backtracks: how many times a length may shrink.
     Returns:
         Lengths [B], 0 where none was accepted; and the values at length 1, [B].
@@ -36,7 +36,7 @@ def backtrack(
     values = at_one = value(length)
     for tries in range(max_backtracks + 1):
         values = value(length) if tries else at_one
-        accepted = accepted | (values <= at_zero + sufficient_decrease * length * slope + allowance)
+        accepted = accepted | (values <= at_zero + sufficient_decrease * length * derivative + allowance)
         if accepted.all():
             break
         length = torch.where(accepted, length, shrink * length)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metarun.device.early_exit import may_ask
+from metarun.device.early_exit import may_read_values
 from metarun.maths.cg import REFRESH, CGResult, Status, binary_scale, finished
 from metarun.maths.operators import LinearOperator
 
@@ -46,7 +46,7 @@ def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float
         converged = (status == Status.MAX_STEPS) & (residual <= threshold)
         status = torch.where(converged, Status.CONVERGED, status)
         running = status == Status.MAX_STEPS
-        if may_ask(rhs) and not running.any():
+        if may_read_values(rhs) and not running.any():
             break
         product = operator.apply(now)
         alpha = (now * product).sum(1)

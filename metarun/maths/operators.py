@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from metarun.device.early_exit import may_ask
+from metarun.device.early_exit import may_read_values
 from metarun.maths.trees import Params, detached, ravel, unravel
 
 
@@ -42,13 +42,13 @@ def hessian(gradient: Callable[[Params], Params], params: Params) -> LinearOpera
         params: where, leaves [B, ...].
     """
     leaves = detached(params, requires_grad=True)
-    slope = gradient(leaves)
+    made = gradient(leaves)
     # A gradient that does not depend on a parameter (a linear loss) has no graph to it: its rows of H are zero.
-    live = [leaf for leaf in slope.values() if leaf.requires_grad]
+    live = [leaf for leaf in made.values() if leaf.requires_grad]
 
     def apply(vectors: Tensor) -> Tensor:
-        directions = unravel(vectors, slope)
-        cotangents = [directions[name] for name, leaf in slope.items() if leaf.requires_grad]
+        directions = unravel(vectors, made)
+        cotangents = [directions[name] for name, leaf in made.items() if leaf.requires_grad]
         if not live:
             return torch.zeros_like(vectors)
         products = torch.autograd.grad(
@@ -139,7 +139,7 @@ def differences(
         product, apart = central(vectors, radii[0])
         for radius in radii[1:]:
             poor = apart > DISAGREEMENT
-            if may_ask(vectors) and not poor.any():
+            if may_read_values(vectors) and not poor.any():
                 break
             shorter, shorter_apart = central(vectors, radius)
             better = poor & (shorter_apart < apart)
@@ -172,7 +172,7 @@ def gauss_newton(
     with torch.enable_grad():
         predicted = outputs(leaves)
         point = predicted.detach().requires_grad_()
-        slope = torch.autograd.grad(divergence(point, predicted.detach()).sum(), point, create_graph=True)[0]
+        gradient = torch.autograd.grad(divergence(point, predicted.detach()).sum(), point, create_graph=True)[0]
         probe = torch.zeros_like(predicted, requires_grad=True)
         pulled_back = torch.autograd.grad(
             predicted, list(leaves.values()), probe, create_graph=True, materialize_grads=True
@@ -183,7 +183,7 @@ def gauss_newton(
         directions = unravel(vectors, leaves).values()
         cotangents = [d for d, leaf in zip(directions, pulled_back, strict=True) if leaf.requires_grad]
         pushed = torch.autograd.grad(live, probe, cotangents, retain_graph=True)[0]
-        weighted = torch.autograd.grad(slope, point, pushed, retain_graph=True)[0]
+        weighted = torch.autograd.grad(gradient, point, pushed, retain_graph=True)[0]
         products = torch.autograd.grad(
             predicted, list(leaves.values()), weighted, retain_graph=True, materialize_grads=True
         )

@@ -1,4 +1,4 @@
-"""A multi-layer perceptron that is told about the task by a context: what CAVIA adapts."""
+"""A multi-layer perceptron with a context beside its inputs: what CAVIA adapts."""
 
 import math
 from collections.abc import Sequence

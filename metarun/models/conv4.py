@@ -15,7 +15,7 @@ class Conv4(nn.Module):
         input_shape: (channels, height, width).
         num_outputs: classes of a task.
         width: channels of each block.
-        downsample: "stride" halves the picture by a stride of 2 (Omniglot in Finn et al. 2017), "max_pool" by pooling
+        downsample: "stride" halves the image by a stride of 2 (Omniglot in Finn et al. 2017), "max_pool" by pooling
             after the ReLU (mini-ImageNet).
         head: "flatten" the last map, or take its spatial "mean" before the linear layer.
         norm: "batch", "group" (8 groups, independent of other examples) or "none".
@@ -35,10 +35,8 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
-            raise ValueError(
-                f"conv4 needs pictures (channels, height, width), got inputs of shape {tuple(input_shape)}"
-            )
-        channels, height, breadth = input_shape
+            raise ValueError(f"conv4 needs images (channels, height, width), got inputs of shape {tuple(input_shape)}")
+        channels, rows, columns = input_shape
         for name, sizes in (("input_shape", input_shape), ("num_outputs", [num_outputs]), ("width", [width])):
             for size in sizes:
                 checks.integer(name, size, minimum=1)
@@ -56,15 +54,15 @@ class Conv4(nn.Module):
             layers.append(nn.ReLU())
             if downsample == "max_pool":
                 layers.append(nn.MaxPool2d(2))
-                height, breadth = height // 2, breadth // 2
+                rows, columns = rows // 2, columns // 2
             else:
-                height, breadth = (height + 1) // 2, (breadth + 1) // 2
+                rows, columns = (rows + 1) // 2, (columns + 1) // 2
             channels = width
-        if height * breadth == 0:
-            raise ValueError(f"conv4 with max_pool needs pictures of at least 16x16, got {input_shape}")
+        if rows * columns == 0:
+            raise ValueError(f"conv4 with max_pool needs images of at least 16x16, got {input_shape}")
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AvgPool2d((height, breadth)) if head == "mean" else nn.Identity()
-        self.head = nn.Linear(width if head == "mean" else width * height * breadth, num_outputs)
+        self.pool = nn.AvgPool2d((rows, columns)) if head == "mean" else nn.Identity()
+        self.head = nn.Linear(width if head == "mean" else width * rows * columns, num_outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -13,7 +13,7 @@ from metarun.errors import TrainingError
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"data-dependent control flow|\.item\(\) on a Tensor|dynamic shape",
-        "its course depends on values, and vmap works on all tasks at once; choose between tensors with torch.where, or "
+        "its control flow depends on values, and vmap works on all tasks at once; choose between tensors with torch.where, or "
         "weigh them, in place of `if` and .item()",
     ),
     (
@@ -55,7 +55,7 @@ class ModelError(TrainingError):
 def failure_of(error: Exception, module: nn.Module) -> Exception:
     """What to raise for `error` from within a call of `module`: a `ModelError`, or the error itself.
 
-    Itself where it is none of the model's (no memory), or is told already.
+    Itself where it is none of the model's (no memory), or is a `ModelError` already.
     """
     if isinstance(error, torch.OutOfMemoryError | ModelError):
         return error

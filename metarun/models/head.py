@@ -1,4 +1,4 @@
-"""Which layer makes a model's outputs: found by looking, since the order of registration does not tell."""
+"""Which layer makes a model's outputs: found by calling it, since the order of registration does not say."""
 
 from collections.abc import Callable
 from typing import Any

@@ -158,7 +158,7 @@ class Learner:
         """Name of the layer that makes the outputs.
 
         Raises:
-            ValueError: it is not to be told which, or one of its parameters is not its own.
+            ValueError: it cannot be found, or one of its parameters is not its own.
         """
         head = self._head
         if head is None:
@@ -167,7 +167,7 @@ class Learner:
                 head = find_head(self.module, lambda: self._plainly(self.module, example, self._functions))
             except ValueError as error:
                 raise ValueError(
-                    f"which layer of the model ({type(self.module).__name__}) is its head is not to be told: {error}. "
+                    f"which layer of the model ({type(self.module).__name__}) is its head cannot be found: {error}. "
                     "Name it: head=LAYER."
                 ) from error
         parameters_of(self.module, head)

@@ -1,4 +1,4 @@
-"""What memory the tasks of a step are bound to take, told before it is asked for."""
+"""What memory the tasks of a step are bound to take, estimated before it is allocated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

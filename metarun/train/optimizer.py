@@ -87,7 +87,7 @@ def tried_optimizer(make: MakeOptimizer, theta: Mapping[str, Tensor]) -> torch.o
 def try_schedule(make: MakeSchedule, optimizer: torch.optim.Optimizer, steps: int) -> None:
     """Run through the learning rates of a training of `steps` outer steps; the optimizer is not to be used after it.
 
-    A schedule that watches the score is only made: what it will be told is not known.
+    A schedule that watches the score is only made: the scores are not known.
 
     Raises:
         ValueError: it cannot be made or stepped, a rate is negative or not finite, or all are zero.

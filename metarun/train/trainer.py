@@ -37,7 +37,7 @@ _DRAWN_BYTES = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long, on how many tasks a step, and when to look up.
+    """How long, on how many tasks a step, and the intervals between records, validations and checkpoints.
 
     Attributes:
         steps: outer steps.
@@ -150,7 +150,7 @@ class Trainer:
         lr_schedule.load_state_dict(state.lr_schedule)
         state.theta = dict(theta)
         schedule = self.schedule
-        sitting = time.perf_counter() - state.train_s
+        started_at = time.perf_counter() - state.train_s
         diagnosed = warned = False
         batches = self._batches(state.step)
 
@@ -181,9 +181,9 @@ class Trainer:
                 state.algorithm = estimate.state
                 state.step += 1
                 is_last = state.step == schedule.steps
-                is_judged = state.step % schedule.eval_every == 0 or is_last
+                is_validated = state.step % schedule.eval_every == 0 or is_last
                 is_saved = state.step % schedule.checkpoint_every == 0 or is_last or stopping
-                if is_judged or is_saved:
+                if is_validated or is_saved:
                     _require_finite(theta, state.step)
                 times = {"time/data_s": sampled - started, "time/step_s": time.perf_counter() - started}
                 state.step_s += times["time/step_s"]
@@ -194,14 +194,14 @@ class Trainer:
                     if diagnosis and not diagnosed:
                         _logger.warning("steps up to %d: %s", state.step, diagnosis)
                     diagnosed = diagnosed or diagnosis is not None
-                if is_judged:
+                if is_validated:
                     score, warning = self._validate(state, theta) if self.ranks.is_first else (0.0, None)
                     if warning and not warned:
                         _logger.warning("validation after step %d: %s", state.step, warning)
                     warned = warned or warning is not None
                     if watches_score(lr_schedule):
                         cast(Any, lr_schedule).step(self.ranks.of_first(score, self.device))
-                state.train_s = time.perf_counter() - sitting
+                state.train_s = time.perf_counter() - started_at
                 if is_saved:
                     state.optimizer, state.lr_schedule = optimizer.state_dict(), lr_schedule.state_dict()
                     if self.ranks.is_first:
@@ -310,7 +310,7 @@ def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: Task
 
 
 def _require_finite(theta: MetaParameters, step: int) -> None:
-    """Refuse parameters that are not finite before they are judged or saved: one wait for the device.
+    """Refuse parameters that are not finite before they are validated or saved: one wait for the device.
 
     Raises:
         TrainingError: some are not.

@@ -123,7 +123,7 @@ def _agree_in_float64(algorithm: Algorithm, problem: Problem, model: Params, tas
         pieces = [algorithm.estimate(theta, problem, piece) for piece in tasks.chunks(len(tasks) - 1)]
         with learner.looping("the trial"):
             alone = algorithm.estimate(theta, problem, tasks)
-    except _FAILURES:  # a model of float32 alone: it cannot be told
+    except _FAILURES:  # a model of float32 alone: nothing can be compared
         return True
     finally:
         learner.to(leaf.device, leaf.dtype)

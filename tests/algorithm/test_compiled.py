@@ -68,7 +68,7 @@ def test_the_traced_operations_are_the_algorithms(which):
 def test_a_course_that_depends_on_values_is_refused_before_anything_is_written(which, tmp_path, capsys):
     assert run_here(*SMALL, *ALGORITHMS[which], "device.compile=true", f"run.root={tmp_path}") == 2
     error = capsys.readouterr().err
-    assert error.startswith("metarun: error: device: compile needs a step whose course does not depend on values")
+    assert error.startswith("metarun: error: device: compile needs a step whose control flow does not depend on values")
     assert "device.compile=false" in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())

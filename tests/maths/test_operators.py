@@ -236,7 +236,7 @@ def test_a_kink_within_the_step_asks_for_a_shorter_one(monkeypatch):
     function, point = bent([0.0, 1 - 1e-7, 1 - 1e-9, 1.0])
     found = {}
     for asks in (True, False):
-        monkeypatch.setattr(operators, "may_ask", lambda like, asks=asks: asks)
+        monkeypatch.setattr(operators, "may_read_values", lambda like, asks=asks: asks)
         apart: list[Tensor] = []
         along = differences(function, point, [1e-7, 1e-9], apart)
         found[asks] = along(torch.ones(4, 1)), apart[0]

@@ -46,11 +46,11 @@ MODELS = {
 }
 REFUSED = {
     ("FrozenBody", "protonet"): "trial of the meta-gradient failed: the query loss depends on nothing that is learned",
-    ("Temperature", "anil"): "which layer .* is its head is not to be told: the last layer is head, and scale acts on",
+    ("Temperature", "anil"): "which layer .* is its head cannot be found: the last layer is head, and scale acts on",
     (
         "Temperature",
         "protonet",
-    ): "which layer .* is its head is not to be told: the last layer is head, and scale acts on",
+    ): "which layer .* is its head cannot be found: the last layer is head, and scale acts on",
 }
 
 
@@ -225,7 +225,7 @@ def written_in_place(h: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (users.Branch, r"model Branch, users_models\.py:\d+: its course depends on values.*torch\.where"),
+        (users.Branch, r"model Branch, users_models\.py:\d+: its control flow depends on values.*torch\.where"),
         (lambda _: Tail(OwnFunction.apply), r"model Tail, .*: a torch\.autograd\.Function must have .* setup_context"),
         (lambda _: Tail(Once.apply), r"once_differentiable has no second derivative"),
         (lambda _: Tail(written_in_place), r"test_users_models\.py:\d+: it writes in place .*torch\.stack"),

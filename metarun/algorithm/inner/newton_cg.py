@@ -10,7 +10,7 @@ from metarun import checks
 from metarun.algorithm.inner.line_search import search
 from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, Point
 from metarun.algorithm.protocols import InnerSolution
-from metarun.device.early_exit import may_ask
+from metarun.device.early_exit import may_read_values
 from metarun.maths.cg import Status, conjugate_gradient
 from metarun.maths.trees import Params, detached, ravel, relative_norm, unravel
 
@@ -116,7 +116,7 @@ class NewtonCG:
         if point is not state.point:
             gradient = ravel(point.gradient())
         running = state.running & ~((norm <= self.tolerance * first.clamp_min(1)) & norm.isfinite())
-        if may_ask(norm) and not running.any():
+        if may_read_values(norm) and not running.any():
             return replace(state, running=running)
         model = inner.curvature(point.params, self.curvature)
         model = model.shifted(inner.regulariser.hessian_diagonal(point.params))

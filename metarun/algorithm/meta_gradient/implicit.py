@@ -27,8 +27,8 @@ class Implicit:
     """Solve (C + L) z = query gradient at phi, for each task, and pull z back to theta.
 
     L is the regulariser's Hessian: lambda, or the diagonal matrix of each parameter's own. The meta-gradient is then minus
-    d/d theta <z, gradient of the inner objective at phi>, by one product (`InnerProblem.pull`), whatever in the objective depends
-    on theta: the anchor (which gives L z), leaves that are not adapted, lambda.
+    d/d theta <z, gradient of the inner objective at phi>, by one product (`InnerProblem.gradient_in_theta`), whatever in the
+    objective depends on theta: the anchor (which gives L z), leaves that are not adapted, lambda.
 
     Only phi matters and not the way there, so memory does not grow with inner steps and any inner solver will do. Exact where
     phi is a stationary point of the inner objective (`inner/residual` says how far it is, measured at phi: one gradient more,
@@ -92,7 +92,7 @@ class Implicit:
             negative = (result.min_curvature <= 0) | (result.status == Status.NEGATIVE_CURVATURE)
             stats["system/negative_curvature"] = negative
         z = unravel(self._offset(inner, phi) * result.solution, phi)
-        pulled = inner.pull(phi, z, self.curvature)
+        pulled = inner.gradient_in_theta(phi, z, self.curvature)
         own = {name: leaf for name, leaf in direct.items() if name in bilevel.theta.fixed}
         gradient = {name: own[name] - leaf if name in own else -leaf for name, leaf in pulled.items()}
         return TaskGradients.of(bilevel, gradient, losses, phi, stats | disagreement_of(disagreements))

@@ -47,16 +47,16 @@ class Recursion:
         inner = bilevel.inner
         step_size = need_equal_steps("Recursion", bilevel.solver)
         path: list[Params] = [detached(s.params) for s in trajectory(bilevel.solver, inner, bilevel.steps)]
-        losses, slope = bilevel.query_gradient(path[-1])
-        fixed = {name: slope[name] for name in inner.theta.fixed}
-        vector = ravel({name: slope[name] for name in inner.start})
+        losses, gradient = bilevel.query_gradient(path[-1])
+        fixed = {name: gradient[name] for name in inner.theta.fixed}
+        vector = ravel({name: gradient[name] for name in inner.start})
         pulled = torch.zeros_like(vector)  # what reaches theta through the proximal terms
         weight = inner.regulariser.hessian_diagonal(inner.start)
         disagreements: list[torch.Tensor] = []
         for number, phi in reversed(list(enumerate(path[:-1]))):
             at_step = inner.collected(phi, number)
             if fixed:
-                through = at_step.pull(phi, unravel(vector, inner.start), self.curvature)
+                through = at_step.gradient_in_theta(phi, unravel(vector, inner.start), self.curvature)
                 fixed = axpy(-step_size, through, fixed)
             pulled = pulled + step_size * weight * vector
             turned = at_step.curvature(phi, self.curvature, disagreements).apply(vector) + weight * vector

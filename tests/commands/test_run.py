@@ -115,7 +115,7 @@ def test_validation_and_test_of_their_own(tmp_path, capsys):
     (validation,) = (row["val/accuracy"] for row in metrics_of(tmp_path / "run") if "val/accuracy" in row)
     parts = make_parts(json.loads((tmp_path / "run" / "config.json").read_text()))
     theta = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["theta"]
-    (measured,) = parts.evaluator(theta, "val", 10, [1])
+    (measured,) = parts.evaluator(parts.theta.updated(theta), "val", 10, [1])
     assert measured.summary("accuracy").mean == validation
     # 3 ways of 4 queries: what validation counted are twelfths.
     assert all(12 * value == pytest.approx(round(12 * value), abs=1e-5) for value in measured.metrics["accuracy"])
@@ -167,7 +167,7 @@ def test_the_test_is_made_with_the_selected_state(finished):
     _, folder = finished
     parts = make_parts(json.loads((folder / "config.json").read_text()))
     best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
-    measured = parts.evaluator(best["theta"], "test", 20, [0, 1, 5, 10])
+    measured = parts.evaluator(parts.theta.updated(best["theta"]), "test", 20, [0, 1, 5, 10])
     with (folder / "tasks.csv").open() as file:
         rows = list(csv.DictReader(file))
     for measurement in measured:

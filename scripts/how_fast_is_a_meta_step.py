@@ -94,7 +94,7 @@ def sinusoid_work() -> tuple[nn.Module, type, TaskBatch, Loss]:
 
 
 def omniglot_work(queries: int, num_tasks: int = 32) -> tuple[nn.Module, type, TaskBatch, Loss]:
-    """32 five-way one-shot tasks on 28x28 pictures, conv4 of stride 2."""
+    """32 five-way one-shot tasks on 28x28 images, conv4 of stride 2."""
     generator = torch.Generator().manual_seed(0)
 
     def examples(per_class: int) -> Examples:

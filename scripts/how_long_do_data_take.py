@@ -3,7 +3,7 @@
     python scripts/how_long_do_data_take.py [--root DATA] [--threads 1] [--steps 20]
 
 Omniglot's real archives are looked for in --root (METARUN_DATA). torchmeta's `BatchMetaDataLoader` is timed on the same
-episodes where torchmeta is installed. The second part trains on 38 400 made-up pictures of 84x84 in colour, 775 MiB, gathered
+episodes where torchmeta is installed. The second part trains on 38 400 made-up images of 84x84 in colour, 775 MiB, gathered
 on the host, and prints how much the resident memory of the process grows.
 """
 
@@ -94,7 +94,7 @@ def torchmeta_loader(files: dict[str, Path], cache: Path) -> Iterator[object]:
 
 
 def made_up(cache: Path) -> Path:
-    """A packed file under mini-ImageNet's name: 64 classes of 600 pictures of noise."""
+    """A packed file under mini-ImageNet's name: 64 classes of 600 images of noise."""
 
     def items() -> Iterator[Tensor]:
         for c in range(64):
@@ -130,7 +130,7 @@ def training(cache: Path, steps: int) -> None:
     """Train on a store larger than what is kept in memory."""
     started = time.perf_counter()
     path = made_up(cache)
-    print(f"\n38,400 pictures of 84x84x3, {path.stat().st_size / 2**20:,.0f} MiB")
+    print(f"\n38,400 images of 84x84x3, {path.stat().st_size / 2**20:,.0f} MiB")
     print(f"  write and check                      {time.perf_counter() - started:8.1f} s")
     print(f"  open                                 {median_ms(lambda: open_store(path), 10):8.1f} ms")
     for kind in ("host", "device"):

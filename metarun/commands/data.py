@@ -62,7 +62,7 @@ def list_sets(overrides: Sequence[str]) -> None:
         )
     console.print(table)
     say(console, ("\nmade on the spot", "bold"), "  sinusoid, harmonic, sinusoid_and_line, glyphs")
-    say(console, ("your pictures", "bold"), "     dataset=folder dataset.path=FOLDER, one folder for each class")
+    say(console, ("your images", "bold"), "     dataset=folder dataset.path=FOLDER, one folder for each class")
     say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
     say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
     console.print(
@@ -149,7 +149,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
 def _entry(name: str) -> DataSet:
     if name == _OWN:
         raise ConfigurationError(
-            f"no data set with files is called {name!r}: your own pictures are checked when they are packed. "
+            f"no data set with files is called {name!r}: your own images are checked when they are packed. "
             "Run: metarun data prepare folder dataset.path=FOLDER"
         )
     if name not in CATALOGUE:
@@ -182,7 +182,7 @@ def _places(config: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def _state(entry: DataSet, root: Path, cache: Path) -> Text:
-    side = entry.shape[-1] if entry.is_pictures else None
+    side = entry.shape[-1] if entry.has_images else None
     if packed_path(cache, entry.name, side).is_file():
         return Text("packed", "green")
     found = next(complete(entry, root), None)

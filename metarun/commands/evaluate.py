@@ -25,7 +25,7 @@ from metarun.console.run_console import results, waiting
 from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError
 from metarun.run_folder.checkpoints import selected
-from metarun.run_folder.data_record import check_same_data, own_pictures
+from metarun.run_folder.data_record import check_same_data, own_images
 from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved, of_today
 from metarun.run_folder.source_record import changed_sources
 from metarun.tasks.episodes import Episodes
@@ -45,7 +45,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
         allowed: classes beside metarun's and torch's that the stored configuration may name.
     Raises:
         ConfigurationError: no such run, a class that nobody allowed, an unknown key, a model that the stored parameters do
-            not fit, or pictures that have changed although the overrides name no others.
+            not fit, or images that have changed although the overrides name no others.
         TrainingError: the test gave no score; it is stored and printed even so.
     """
     console = terminal()
@@ -76,8 +76,8 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
         parts = make_parts(config)
         for file in changed_sources(folder):
             _logger.warning("%s has changed since this run was made: what is tested here is the new one", file)
-    pictures = own_pictures(config)
-    if isinstance(parts.source, Episodes) and pictures and pictures == own_pictures(stored):
+    images = own_images(config)
+    if isinstance(parts.source, Episodes) and images and images == own_images(stored):
         check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
     theta = fitted(checkpoint["theta"], parts)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):

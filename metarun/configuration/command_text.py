@@ -25,7 +25,7 @@ def other_algorithm(config: Mapping[str, Any], overrides: Sequence[str], config_
     """The line that trains another algorithm on the same data with the same model, and otherwise as this run.
 
     What was said of this run's algorithm, its optimizer and its folder is left out. So is an experiment, which is made for its
-    algorithm: the data set, model and path of pictures that it chose are named instead.
+    algorithm: the data set, model and path of images that it chose are named instead.
 
     Args:
         config: the run's resolved configuration.

@@ -13,8 +13,8 @@ from metarun.tasks.class_store import ClassStore
 _logger = logging.getLogger(__name__)
 
 
-def own_pictures(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What decides a store of the user's own pictures, wherever it is packed; None where a configuration has another.
+def own_images(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What decides a store of the user's own images, wherever it is packed; None where a configuration has another.
 
     It is the one store whose examples may change while the configuration stays.
     """

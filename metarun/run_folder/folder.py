@@ -137,7 +137,7 @@ class RunFolder:
 
     @property
     def figures(self) -> Path:
-        """Pictures."""
+        """Plots, as PNG files."""
         return self.path / "figures"
 
     def make(self) -> None:

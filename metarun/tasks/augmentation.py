@@ -1,17 +1,17 @@
-"""Turns, flips and crops of pictures, as maps from each pixel to the one that it is taken from."""
+"""Turns, flips and crops of images, as maps from each pixel to the one that it is taken from."""
 
 import torch
 from torch import Tensor
 
 
 def turned(side: int, turns: Tensor) -> Tensor:
-    """Quarter turns counter-clockwise of square pictures.
+    """Quarter turns counter-clockwise of square images.
 
     Args:
         side: pixels.
         turns: int64 [...], 0 to 3.
     Returns:
-        int64 [..., side * side]: where each pixel of the turned picture comes from.
+        int64 [..., side * side]: where each pixel of the turned image comes from.
     """
     upright = torch.arange(side * side, device=turns.device).view(side, side)
     return torch.stack([torch.rot90(upright, quarter).flatten() for quarter in range(4)])[turns]
@@ -20,11 +20,11 @@ def turned(side: int, turns: Tensor) -> Tensor:
 def flipped_and_cropped(
     height: int, width: int, is_flipped: Tensor | None, shift: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Pictures mirrored left to right, and shifted as by a crop out of a padded picture.
+    """Images mirrored left to right, and shifted as by a crop out of a padded image.
 
     Args:
         height, width: pixels.
-        is_flipped: bool [...], or None for no picture.
+        is_flipped: bool [...], or None for no image.
         shift: int64 [..., 2], rows and columns by which the window moves down and right; None for no move.
     Returns:
         int64 [..., height * width], where each pixel comes from, and bool of that shape, where there is none (or None).
@@ -47,11 +47,11 @@ def flipped_and_cropped(
 
 
 def moved(pixels: Tensor, rotation: Tensor | None, is_flipped: Tensor | None, shift: Tensor | None) -> Tensor:
-    """Pictures cropped, mirrored, and the result turned, class by class; something of it must be asked for.
+    """Images cropped, mirrored, and the result turned, class by class; something of it must be asked for.
 
     Args:
         pixels: [B, N, K, channels, H, W].
-        rotation: int64 [B, N], quarter turns of all K pictures of a class; None for none.
+        rotation: int64 [B, N], quarter turns of all K images of a class; None for none.
         is_flipped, shift: [B, N, K] and [B, N, K, 2], as for `flipped_and_cropped`.
     Returns:
         [B, N, K, channels, H, W].

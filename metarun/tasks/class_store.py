@@ -21,7 +21,7 @@ class ClassStore:
     """Every example of a data set, class after class. Classes may be of any size: nothing is padded.
 
     Attributes:
-        items: uint8 pictures [T, channels, H, W] or float32 vectors [T, F]; class c is `counts[c]` rows from `starts[c]`.
+        items: uint8 images [T, channels, H, W] or float32 vectors [T, F]; class c is `counts[c]` rows from `starts[c]`.
         counts: int64 [C], examples per class.
         classes: C names, sorted; a class id is a position in this list.
         splits: for train, val and test, int64 class ids in ascending order; no class is in two of them.
@@ -42,9 +42,9 @@ class ClassStore:
     largest: Mapping[Split, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        is_pictures = self.items.dtype == torch.uint8 and self.items.dim() == 4
+        is_images = self.items.dtype == torch.uint8 and self.items.dim() == 4
         is_vectors = self.items.dtype == torch.float32 and self.items.dim() == 2
-        if not (is_pictures or is_vectors):
+        if not (is_images or is_vectors):
             shape = tuple(self.items.shape)
             raise ValueError(
                 f"items must be uint8 [T, channels, H, W] or float32 [T, F], got {self.items.dtype} {shape}"

@@ -11,7 +11,7 @@ from metarun import checks, rng
 from metarun.tasks.augmentation import moved
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.residence import Ahead, Residence, gathered, is_resident
-from metarun.tasks.turned_pictures import TurnedPictures
+from metarun.tasks.rotated_images import RotatedImages
 from metarun.tasks.types import Examples, Split, TaskBatch
 
 _INT64 = torch.iinfo(torch.int64)
@@ -55,8 +55,8 @@ class Episodes:
             that no label asks for.
         rotations: count a class turned by 0, 90, 180 and 270 degrees as four classes, in split train alone. One
             episode may hold two turns of one class, as is usual with Omniglot.
-        flips: mirror half of the pictures left to right, in split train alone.
-        crop_padding: shift each picture by up to so many pixels each way, black coming in, in split train alone.
+        flips: mirror half of the images left to right, in split train alone.
+        crop_padding: shift each image by up to so many pixels each way, black coming in, in split train alone.
         residence: "device" keeps the items on the device whole, "host" gathers them for each episode, "auto" decides by size.
     """
 
@@ -91,15 +91,15 @@ class Episodes:
             )
         checks.integer("crop_padding", self.crop_padding, minimum=0)
         checks.one_of("residence", self.residence, ("auto", "device", "host"))
-        is_picture = self.store.items.dim() == 4
-        if is_picture and self.crop_padding >= min(self.store.items.shape[-2:]):
+        is_image = self.store.items.dim() == 4
+        if is_image and self.crop_padding >= min(self.store.items.shape[-2:]):
             raise ValueError(
-                f"crop_padding must leave something of each picture: < {min(self.store.items.shape[-2:])}, got "
+                f"crop_padding must leave something of each image: < {min(self.store.items.shape[-2:])}, got "
                 f"{self.crop_padding}. Set dataset.source.crop_padding."
             )
-        if not is_picture and (self.rotations or self.flips or self.crop_padding):
+        if not is_image and (self.rotations or self.flips or self.crop_padding):
             raise ValueError(
-                "rotations, flips and crop_padding are for pictures, and these examples are vectors. Leave them out."
+                "rotations, flips and crop_padding are for images, and these examples are vectors. Leave them out."
             )
         if self.rotations and self.store.items.shape[-2] != self.store.items.shape[-1]:
             height, width = self.store.items.shape[-2:]
@@ -183,7 +183,7 @@ class Episodes:
             shots: support images per class, K.
             queries: query images per class, Q.
         Returns:
-            Inputs float32, pictures in [0, 1], [B, N*K, *input_shape] and [B, N*Q, ...], grouped by label; targets int64.
+            Inputs float32, images in [0, 1], [B, N*K, *input_shape] and [B, N*Q, ...], grouped by label; targets int64.
             Latent: `classes` [B, N] ids in the store, `rotation` [B, N] quarter turns counter-clockwise,
             `support_images` [B, N, K] and `query_images` [B, N, Q], positions within the class.
         """
@@ -237,10 +237,10 @@ class Episodes:
         return TaskBatch(support_set, query_set, latent)
 
     @functools.cached_property
-    def _turned(self) -> TurnedPictures | None:
-        """The training pictures in all turns, made with the first turned episode, where they can be indexed as they are."""
+    def _turned(self) -> RotatedImages | None:
+        """The training images in all turns, made with the first turned episode, where they can be indexed as they are."""
         is_moved = self.flips or self.crop_padding > 0  # before the turn
-        return None if is_moved or self._device is not None else TurnedPictures.of(self.store, "train")
+        return None if is_moved or self._device is not None else RotatedImages.of(self.store, "train")
 
     def _num_turns(self, split: Split) -> int:
         return 4 if self.rotations and split == "train" else 1
@@ -248,11 +248,11 @@ class Episodes:
     def _moves(
         self, seed: int, split: Split, part: str, indices: Tensor, positions: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Which of the pictures `positions` [B, N, K] are mirrored, and by how much each is shifted."""
+        """Which of the images `positions` [B, N, K] are mirrored, and by how much each is shifted."""
         is_flipped = shift = None
         if split == "train" and (self.flips or self.crop_padding):
             _, ways, per_class = positions.shape
-            # Pictures before classes, so that more shots leave the first ones as they were.
+            # Images before classes, so that more shots leave the first ones as they were.
             key = rng.key(seed, "episodes", split, "moves", part)
             unit = rng.uniform(key, indices, per_class, ways, 3).transpose(1, 2)
             is_flipped = unit[..., 0] < 0.5 if self.flips else None

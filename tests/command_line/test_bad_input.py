@@ -183,7 +183,7 @@ def refused(tmp_path, capsys):
         ([*GLYPHS, "dataset.source.store.seed=1.5"], "dataset.source.store: seed must be an integer, got 1.5"),
         (
             [*GLYPHS, "dataset.source.crop_padding=1000"],
-            "dataset.source: crop_padding must leave something of each picture: < 14, got 1000. "
+            "dataset.source: crop_padding must leave something of each image: < 14, got 1000. "
             "Set dataset.source.crop_padding.",
         ),
         (["run.overwrite=maybe"], "run.overwrite must be true or false, got 'maybe'"),
@@ -333,11 +333,9 @@ def test_a_set_that_is_not_here_names_its_files_and_the_command(refused, tmp_pat
         assert words in line
 
 
-def test_a_folder_of_pictures_must_be_given(refused):
+def test_a_folder_of_images_must_be_given(refused):
     line = refused("dataset=folder")
-    assert (
-        "dataset=folder needs the folder of your pictures, one folder for each class. Set dataset.path=FOLDER." in line
-    )
+    assert "dataset=folder needs the folder of your images, one folder for each class. Set dataset.path=FOLDER." in line
 
 
 def test_one_missing_archive_is_the_one_that_is_named(refused, tmp_path):

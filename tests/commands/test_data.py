@@ -87,7 +87,7 @@ def test_prepare_packs_what_is_here_and_says_what_it_did(data, tmp_path):
     assert status == 0 and "SHA-256 as recorded" in out
 
 
-def test_prepare_takes_a_size_and_a_folder_of_pictures(data, tmp_path):
+def test_prepare_takes_a_size_and_a_folder_of_images(data, tmp_path):
     small_archives.make("doublemnist", tmp_path / "data")
     assert "of 28x28x1" in data("prepare", "doublemnist", "dataset.image_size=28")[1]
     write_classes(tmp_path / "pets", {f"class {c}": 3 for c in range(10)})
@@ -209,7 +209,7 @@ def test_prepare_refuses_wrong_bytes_and_a_missing_file_in_one_line(data, server
         (["prepare"], "metarun data prepare needs the name of a data set"),
         (["list", "cub"], "metarun data list takes no name"),
         (["prepare", "miniimagnet"], "did you mean miniimagenet?"),
-        (["check", "folder"], "no data set with files is called 'folder': your own pictures are checked when they"),
+        (["check", "folder"], "no data set with files is called 'folder': your own images are checked when they"),
         (["prepare", "cub", "birds"], "'birds' is neither"),
         (["prepare", "cub", "dataset.size=3"], "there is no key dataset.size; "),
         (["list", "data.root=null"], "data.root must be a path, got None"),

@@ -59,8 +59,8 @@ def test_what_lies_in_a_run_folder(finished):
         "figures/adaptation.png",
         "figures/learning_curve.png",
     }
-    for picture in (folder / "figures").iterdir():
-        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+    for figure in (folder / "figures").iterdir():
+        assert figure.read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_the_result_holds_the_whole_protocol(finished):

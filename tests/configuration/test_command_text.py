@@ -19,12 +19,12 @@ from ..train.small import QUICK, configuration, run_here
         (
             (
                 "dataset=folder",
-                "dataset.path=/my pictures",
+                "dataset.path=/my images",
                 "model=conv4",
                 "+model.norm=none",
                 "algorithm.inner.steps=3",
             ),
-            "metarun --config-dir '/my conf' algorithm=imaml dataset=folder 'dataset.path=/my pictures' model=conv4 "
+            "metarun --config-dir '/my conf' algorithm=imaml dataset=folder 'dataset.path=/my images' model=conv4 "
             "+model.norm=none",
         ),
         (
@@ -38,8 +38,8 @@ def test_the_other_algorithm_on_the_same_data_and_model(overrides, expected):
     assert other_algorithm(config, overrides, ["/my conf"]) == expected
 
 
-def test_pictures_that_an_experiment_chose_are_named_so_that_hydra_reads_them_back():
-    path = '/my "pictures", {all} of them'
+def test_images_that_an_experiment_chose_are_named_so_that_hydra_reads_them_back():
+    path = '/my "images", {all} of them'
     config = configuration("dataset=folder")
     config["dataset"]["path"] = path
     words = shlex.split(other_algorithm(config, ["experiment=pets"], []))

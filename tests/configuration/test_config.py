@@ -60,7 +60,7 @@ def companions(choice: str) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> tuple[str, ...]:
-    """Settings that find thirty classes of two or three pictures."""
+    """Settings that find thirty classes of two or three images."""
     root = tmp_path_factory.mktemp("pets")
     write_classes(root, {f"class {c:02d}": 2 + c % 2 for c in range(30)})
     return (f"dataset.path={root}", f"data.cache={tmp_path_factory.mktemp('cache')}")
@@ -164,7 +164,7 @@ def test_every_model_fits_the_images(model):
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 def test_a_named_set_is_configured_as_it_is(name):
-    """Its store, its shape, a model for it, and twenty numbers of pictures that its classes have."""
+    """Its store, its shape, a model for it, and twenty numbers of images that its classes have."""
     entry, config = CATALOGUE[name], configuration(f"dataset={name}")
     assert config["dataset"]["source"]["store"]["name"] == name
     assert tuple(config["dataset"]["input_shape"]) == entry.shape

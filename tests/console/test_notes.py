@@ -47,7 +47,7 @@ def test_a_run_that_waits_for_another_says_so_in_its_own_words(tmp_path):
     assert run_here("data", "prepare", "folder", *words[1:]) == 0
     (packed,) = tmp_path.glob("*.classes")
     packed.unlink()
-    (tmp_path / "pets" / "class 00" / "notes.txt").write_text("no picture")
+    (tmp_path / "pets" / "class 00" / "notes.txt").write_text("no image")
     short = (
         "schedule.steps=1",
         "dataset.queries=1",
@@ -64,7 +64,7 @@ def test_a_run_that_waits_for_another_says_so_in_its_own_words(tmp_path):
     out, err = run.communicate(timeout=120)
     timer.cancel()
     assert said == [
-        f"warning: {tmp_path / 'pets'}: not used: no picture (1): class 00/notes.txt\n",
+        f"warning: {tmp_path / 'pets'}: not used: no image (1): class 00/notes.txt\n",
         f"note: Waiting for another process that is preparing {packed}\n",
     ]
     assert run.returncode == 0, err

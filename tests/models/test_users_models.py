@@ -55,7 +55,7 @@ REFUSED = {
 
 
 def drawings(seed: int) -> Examples:
-    """One picture of each class."""
+    """One image of each class."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.rand(NUM_TASKS, WAYS, 1, 28, 28, generator=generator, dtype=torch.float64).round(decimals=1)
     return Examples(inputs, torch.arange(WAYS).expand(NUM_TASKS, -1), WAYS)

@@ -1,6 +1,6 @@
 """Models as users write them, each of which went wrong once; every comment says what is right.
 
-Inputs are pictures, [S, 1, 28, 28].
+Inputs are images, [S, 1, 28, 28].
 """
 
 import torch

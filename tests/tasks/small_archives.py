@@ -32,10 +32,10 @@ def noise(*key: int | str, size: tuple[int, ...]) -> np.ndarray:
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
-    """A picture file."""
-    picture = Image.fromarray(pixels)
+    """An image file."""
+    image = Image.fromarray(pixels)
     buffer = io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(buffer, kind)
+    (image.convert(mode) if mode else image).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -87,7 +87,7 @@ def tiered_pickles() -> dict[str, bytes]:
     files = {}
     for split, counts in TIERED.items():
         specific = np.repeat(np.arange(len(counts)), counts)
-        pictures = [
+        images = [
             np.frombuffer(encoded(noise(split, i, size=(84, 84, 3))), np.uint8)[:, None] for i in range(len(specific))
         ]
         labels = {
@@ -96,7 +96,7 @@ def tiered_pickles() -> dict[str, bytes]:
             "label_specific_str": [f"{split} kind {i:02d}" for i in range(len(counts))],
             "label_general_str": [f"category {i}" for i in range(len(counts) // 2 + 1)],
         }
-        files[f"{split}_images_png.pkl"] = python2_pickle(pictures)
+        files[f"{split}_images_png.pkl"] = python2_pickle(images)
         files[f"{split}_labels.pkl"] = python2_pickle(labels)
     return files
 
@@ -124,7 +124,7 @@ def cifar100(folder: Path) -> None:
 
 
 def cub(folder: Path) -> None:
-    pictures = [encoded(noise("cub", k, size=(30 + 5 * k, 40, 3)), "JPEG") for k in range(PER_CLASS)]
+    images = [encoded(noise("cub", k, size=(30 + 5 * k, 40, 3)), "JPEG") for k in range(PER_CLASS)]
     grey = encoded(noise("grey", size=(40, 30)), "JPEG")  # a few of the real ones are
     with tarfile.open(folder / "CUB_200_2011.tgz", "w:gz", compresslevel=1) as archive:
         add_to_tar(archive, "attributes.txt", b"x")
@@ -132,18 +132,18 @@ def cub(folder: Path) -> None:
         for names in split_lists("cub").values():
             for i, name in enumerate(names):
                 for k in reversed(range(PER_CLASS)):
-                    data = grey if i == 0 and k == 1 else pictures[(i + k) % PER_CLASS]
+                    data = grey if i == 0 and k == 1 else images[(i + k) % PER_CLASS]
                     add_to_tar(archive, f"CUB_200_2011/images/{name}/{name[4:]}_{k:04d}_12.jpg", data)
 
 
 def _multi_mnist(folder: Path, name: str, side: int) -> None:
     stem = f"{name[:6]}_mnist_seed_123_image_size_{side}_{side}"
-    pictures = [encoded(noise(name, k, size=(side, side))) for k in range(PER_CLASS)]
+    images = [encoded(noise(name, k, size=(side, side))) for k in range(PER_CLASS)]
     with zipfile.ZipFile(folder / f"{stem}.zip", "w") as archive:
         for split, labels in split_lists(name).items():
             for i, label in enumerate(labels):
                 for k in reversed(range(PER_CLASS)):
-                    archive.writestr(f"{stem}/{split}/{label}/{k}_{label}.png", pictures[(i + k) % PER_CLASS])
+                    archive.writestr(f"{stem}/{split}/{label}/{k}_{label}.png", images[(i + k) % PER_CLASS])
 
 
 def doublemnist(folder: Path) -> None:
@@ -211,7 +211,7 @@ def make(name: str, root: Path) -> Path:
 def store_of(name: str, root: Path, cache: Path, size: int | None = None) -> ClassStore:
     """What a run would train on."""
     entry = CATALOGUE[name]
-    size = (size or entry.shape[-1]) if entry.is_pictures else None
+    size = (size or entry.shape[-1]) if entry.has_images else None
     return named_set(name, root, cache, size)
 
 

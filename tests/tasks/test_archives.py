@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.tasks.sources.archives import LARGEST_PICTURE, read_tar, read_zip, zip_members
+from metarun.tasks.sources.archives import LARGEST_IMAGE, read_tar, read_zip, zip_members
 
 
 def written_zip(path: Path, sizes: dict[str, int]) -> Path:
@@ -26,9 +26,9 @@ def written_tar(path: Path, sizes: dict[str, int]) -> Path:
     return path
 
 
-def test_a_zip_with_a_member_larger_than_any_picture_is_refused_unread(tmp_path, monkeypatch):
-    path = written_zip(tmp_path / "set.zip", {"a.png": 10, "b.png": LARGEST_PICTURE + 1})
-    assert path.stat().st_size < LARGEST_PICTURE / 100
+def test_a_zip_with_a_member_larger_than_any_image_is_refused_unread(tmp_path, monkeypatch):
+    path = written_zip(tmp_path / "set.zip", {"a.png": 10, "b.png": LARGEST_IMAGE + 1})
+    assert path.stat().st_size < LARGEST_IMAGE / 100
     whole = written_zip(tmp_path / "whole.zip", {"a.png": 10, "b.png": 20, "folder/": 0})
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
     with pytest.raises(ValueError) as caught:

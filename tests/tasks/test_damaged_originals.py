@@ -80,7 +80,7 @@ def test_a_class_in_two_splits_is_named(tmp_path):
     assert "class n00000008 of miniimagenet is there twice, the second time in" in message
 
 
-def test_missing_pictures_of_a_class_and_missing_classes_are_counted(tmp_path):
+def test_missing_images_of_a_class_and_missing_classes_are_counted(tmp_path):
     folder = make("doublemnist", tmp_path)
     (archive,) = folder.glob("*.zip")
     unpack(archive, folder)
@@ -93,13 +93,13 @@ def test_missing_pictures_of_a_class_and_missing_classes_are_counted(tmp_path):
     assert f"it lacks 1 of the split's 100 classes, first {label.name}" in message
 
 
-def test_an_unreadable_picture_is_named(tmp_path):
+def test_an_unreadable_image_is_named(tmp_path):
     folder = make("cub", tmp_path)
     unpack(folder / "CUB_200_2011.tgz", folder)
     path = sorted((folder / "CUB_200_2011" / "images").rglob("*.jpg"))[40]
     path.write_bytes(path.read_bytes()[:200])
     message = refused("cub", tmp_path, tmp_path / "cache")
-    assert path.name in message and "cannot be read as a picture" in message
+    assert path.name in message and "cannot be read as an image" in message
 
 
 def test_what_is_expected_where_is_said(tmp_path):

@@ -156,7 +156,7 @@ def test_a_fresh_process_draws_the_same_episodes():
 
 
 def uneven_store() -> ClassStore:
-    """As `counting_store`, every second class of train with 4 of its 7 pictures."""
+    """As `counting_store`, every second class of train with 4 of its 7 images."""
     store = counting_store()
     counts = torch.full((18,), 7)
     counts[:8:2] = 4
@@ -174,7 +174,7 @@ def test_each_class_is_drawn_from_whole_and_from_no_other():
     assert bool((drawn < store.counts[latent["classes"]][..., None]).all())
     small = drawn[store.counts[latent["classes"]] == 4]
     assert torch.equal(small.sort(-1).values, torch.arange(4).expand_as(small))
-    # The corner pixels of each picture are its class and its position.
+    # The corner pixels of each image are its class and its position.
     corner = (batch.query.inputs[:, :, 0, 0, :2] * 255).round().long().view(1000, 3, 3, 2)
     assert torch.equal(corner[..., 0], latent["classes"][..., None].expand(-1, -1, 3))
     assert torch.equal(corner[..., 1], latent["query_images"])
@@ -258,7 +258,7 @@ def test_ways_may_differ_between_validation_and_test():
         Episodes(store=store, ways=3, val_ways=1, rotations=False)
 
 
-def test_flips_and_crops_are_those_of_each_picture_in_train_only():
+def test_flips_and_crops_are_those_of_each_image_in_train_only():
     images = torch.randint(1, 256, (18, 7, 2, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     store = dataclasses.replace(counting_store(), items=images.flatten(0, 1))
     plain = Episodes(store=store, ways=3, rotations=True)
@@ -283,7 +283,7 @@ def test_flips_and_crops_are_those_of_each_picture_in_train_only():
 
 
 def candidates(image: torch.Tensor) -> list[tuple[tuple[int, int, int], torch.Tensor]]:
-    """What a crop of a picture padded by 2, flipped or not, can be, written with other functions than the code's."""
+    """What a crop of an image padded by 2, flipped or not, can be, written with other functions than the code's."""
     found = []
     for flip in (0, 1):
         mirrored = image.flip(-1) if flip else image
@@ -310,7 +310,7 @@ def test_vectors_are_classified_as_they_are():
     assert episodes.input_shape == (3,)
     expected = vectors[batch.latent["classes"][..., None], batch.latent["query_images"]].flatten(1, 2)
     assert torch.equal(batch.query.inputs, expected)
-    with pytest.raises(ValueError, match="are for pictures, and these examples are vectors"):
+    with pytest.raises(ValueError, match="are for images, and these examples are vectors"):
         Episodes(store=episodes.store, ways=2, rotations=True)
 
 

@@ -1,4 +1,4 @@
-"""metarun.tasks.sources.folder: one folder for each class, of any pictures, split by a file, by folders or by a seed."""
+"""metarun.tasks.sources.folder: one folder for each class, of any images, split by a file, by folders or by a seed."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sources import folder as source
 from metarun.tasks.sources.folder import folder
-from metarun.tasks.sources.pictures import Survey
+from metarun.tasks.sources.images import Survey
 from metarun.tasks.types import SPLITS
 
 from .small_archives import noise
@@ -30,13 +30,13 @@ SETTINGS = {
 
 
 def write_classes(root: Path, counts: dict[str, int]) -> None:
-    """Classes of so many pictures, in turn PNG, JPEG and BMP, of several sizes."""
+    """Classes of so many images, in turn PNG, JPEG and BMP, of several sizes."""
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for k in range(count):
             kind = ("png", "jpg", "bmp")[k % 3]
-            picture = Image.fromarray(noise(name, k, size=(8 + k % 2, 8, 3)))
-            picture.save(root / name / f"{k:03d}.{kind.upper() if k % 2 else kind}")
+            image = Image.fromarray(noise(name, k, size=(8 + k % 2, 8, 3)))
+            image.save(root / name / f"{k:03d}.{kind.upper() if k % 2 else kind}")
 
 
 COUNTS = {f"class {c}": 3 + c % 4 for c in range(8)}
@@ -57,7 +57,7 @@ def test_classes_of_any_size_and_format(tmp_path):
     episodes = Episodes(store=store, ways=2, rotations=False)
     for split in SPLITS:
         episodes.check(split, 1, 2)
-    # The third picture of a class is a BMP, without loss, 8x8.
+    # The third image of a class is a BMP, without loss, 8x8.
     found = torch.from_numpy(noise("class 5", 2, size=(8, 8, 3))).permute(2, 0, 1)
     assert torch.equal(store.items[int(store.starts[5]) + 2], found)
 
@@ -142,7 +142,7 @@ def test_greys_of_a_set_share_one_range(tmp_path, caplog):
     assert caplog.messages == [f"{tmp_path / 'scans'}: no grey of 32 bits is above 255, which is taken for white"]
 
 
-def test_of_a_file_with_several_pictures_the_first_is_used_and_that_is_said_each_time(tmp_path, caplog):
+def test_of_a_file_with_several_images_the_first_is_used_and_that_is_said_each_time(tmp_path, caplog):
     write_classes(tmp_path / "pets", dict.fromkeys("abcd", 2))
     pages = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (10, 20, 30)]
     pages[0].save(tmp_path / "pets" / "a" / "9.tif", save_all=True, append_images=pages[1:])
@@ -150,11 +150,11 @@ def test_of_a_file_with_several_pictures_the_first_is_used_and_that_is_said_each
         for _ in range(2):
             store = store_of(tmp_path / "pets", tmp_path / "cache")
     assert int(store.items[2].max()) == 10
-    remark = f"{tmp_path / 'pets'}: of files with several pictures the first is used (1): a/9.tif"
+    remark = f"{tmp_path / 'pets'}: of files with several images the first is used (1): a/9.tif"
     assert caplog.messages == [remark, remark]
 
 
-def test_a_picture_larger_than_the_limit(tmp_path):
+def test_an_image_larger_than_the_limit(tmp_path):
     write_classes(tmp_path / "pets", dict.fromkeys("abcd", 2))
     path = tmp_path / "pets" / "a" / "large.png"
     Image.new("L", (300, 40)).save(path)
@@ -178,8 +178,8 @@ def test_what_is_found_and_not_used_is_told_in_one_line(tmp_path, caplog):
         store = store_of(tmp_path / "pets", tmp_path / "cache")
     assert len(store.items) == sum(COUNTS.values()) + 2
     assert caplog.messages == [
-        f"{tmp_path / 'pets'}: pictures in subfolders belong to their class (2). "
-        "not used: hidden (1): class 1/.DS_Store; no picture (1): class 1/notes.txt"
+        f"{tmp_path / 'pets'}: images in subfolders belong to their class (2). "
+        "not used: hidden (1): class 1/.DS_Store; no image (1): class 1/notes.txt"
     ]
 
 
@@ -195,9 +195,9 @@ def test_a_class_whose_name_is_not_utf_8(tmp_path):
     assert r"K\xe4se" in {name for split in SPLITS for name in store.names(split)}
 
 
-def test_a_class_of_one_picture_is_refused_or_left_out(tmp_path, caplog):
+def test_a_class_of_one_image_is_refused_or_left_out(tmp_path, caplog):
     write_classes(tmp_path / "pets", COUNTS | {"lonely": 1, "single": 1})
-    message = r"class lonely of .* has one picture, as have 2 of 10 classes.*dataset\.min_images=2"
+    message = r"class lonely of .* has one image, as have 2 of 10 classes.*dataset\.min_images=2"
     with pytest.raises(ValueError, match=message):
         store_of(tmp_path / "pets", tmp_path / "cache")
     with caplog.at_level(logging.WARNING):
@@ -206,12 +206,12 @@ def test_a_class_of_one_picture_is_refused_or_left_out(tmp_path, caplog):
     assert "2 classes" in caplog.text and "lonely, single" in caplog.text
     fewer = store_of(tmp_path / "pets", tmp_path / "cache", min_images=5)
     assert int(fewer.counts.min()) == 5 and len(fewer.classes) == sum(count >= 5 for count in COUNTS.values())
-    with pytest.raises(ValueError, match=r"no class of .* has 50 pictures\. Lower dataset\.min_images"):
+    with pytest.raises(ValueError, match=r"no class of .* has 50 images\. Lower dataset\.min_images"):
         store_of(tmp_path / "pets", tmp_path / "cache", min_images=50)
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
-def test_an_unreadable_picture_leaves_nothing(data, tmp_path):
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
+def test_an_unreadable_image_leaves_nothing(data, tmp_path):
     write_classes(tmp_path / "pets", COUNTS)
     path = tmp_path / "pets" / "class 3" / "000.png"
     path.write_bytes(data)

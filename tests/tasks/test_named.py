@@ -18,15 +18,15 @@ from PIL import Image
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.sources import catalogue, torchmeta_compat
 from metarun.tasks.sources.catalogue import CATALOGUE
+from metarun.tasks.sources.images import resized
 from metarun.tasks.sources.named import find_originals, named_set
-from metarun.tasks.sources.pictures import resized
 from metarun.tasks.types import SPLITS
 
 from . import small_archives
 from .small_archives import MINI, PER_CLASS, make, store_of, unpack
 
-PICTURES = [name for name, entry in CATALOGUE.items() if entry.is_pictures]
-VECTORS = [name for name, entry in CATALOGUE.items() if not entry.is_pictures]
+IMAGES = [name for name, entry in CATALOGUE.items() if entry.has_images]
+VECTORS = [name for name, entry in CATALOGUE.items() if not entry.has_images]
 
 
 def many_files(name: str, *which: str) -> object:
@@ -39,7 +39,7 @@ def small(monkeypatch):
     small_archives.shrink_catalogue(monkeypatch)
 
 
-def pictures_of(store: ClassStore, name: str) -> torch.Tensor:
+def images_of(store: ClassStore, name: str) -> torch.Tensor:
     position = store.classes.index(name)
     start = int(store.starts[position])
     return store.items[start : start + int(store.counts[position])]
@@ -74,7 +74,7 @@ def name_of(name: str, split: str, target: object) -> str:
     return str(target)
 
 
-@pytest.mark.parametrize("name", [many_files(name, "omniglot", "triplemnist") for name in PICTURES])
+@pytest.mark.parametrize("name", [many_files(name, "omniglot", "triplemnist") for name in IMAGES])
 def test_the_store_is_what_torchmeta_reads_from_the_same_archive(name, tmp_path, monkeypatch):
     """Splits, classes and every pixel; then the HDF5 that it leaves gives the same store."""
     folder = make(name, tmp_path / "root")
@@ -100,7 +100,7 @@ def test_the_store_is_what_torchmeta_reads_from_the_same_archive(name, tmp_path,
             images, targets = zip(*(examples[i] for i in range(len(examples))), strict=True)
             label = name_of(name, split, targets[0][0])  # beside it stands an augmentation, None
             splits[split].append(label)
-            ours = pictures_of(store, label)
+            ours = images_of(store, label)
             if name == "omniglot":  # torchmeta's are inverted before they are resampled, and in an order of its own
                 inverted = [255 - resized(Image.fromarray(255 - np.asarray(i)), size) for i in images]
                 assert sorted(p.numpy().tobytes() for p in ours) == sorted(p.numpy().tobytes() for p in inverted)
@@ -120,7 +120,7 @@ def test_the_store_is_what_torchmeta_reads_from_the_same_archive(name, tmp_path,
     assert again.classes == store.classes
     assert all(torch.equal(again.splits[split], store.splits[split]) for split in SPLITS)
     if name == "omniglot":
-        order = [sorted(p.numpy().tobytes() for p in pictures_of(s, n)) for s in (store, again) for n in s.classes]
+        order = [sorted(p.numpy().tobytes() for p in images_of(s, n)) for s in (store, again) for n in s.classes]
         assert order[: len(store.classes)] == order[len(store.classes) :]
     else:
         assert again.provenance["sha256"] == store.provenance["sha256"]
@@ -169,7 +169,7 @@ def test_vectors_come_from_openml_by_torchmeta(name, tmp_path, monkeypatch):
         low, high = table[train].mean(0), table[train].mean(0) + table[train].std(0)
     for label in store.classes[::7]:
         expected = (table[targets == label] - low) / (high - low)
-        found = pictures_of(store, label)
+        found = images_of(store, label)
         assert torch.allclose(found, torch.from_numpy(expected.astype(np.float32)), rtol=1e-6, atol=1e-6)
 
 
@@ -182,7 +182,7 @@ def test_without_torchmeta_the_command_is_named(monkeypatch):
 # ---- the other layouts -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [many_files(name, "omniglot", "triplemnist") for name in PICTURES])
+@pytest.mark.parametrize("name", [many_files(name, "omniglot", "triplemnist") for name in IMAGES])
 @pytest.mark.parametrize("below", [True, False], ids=["below torchmeta's folder", "in the data folder"])
 def test_an_unpacked_archive_gives_the_same_store(name, below, tmp_path):
     if not below and name not in ("miniimagenet", "cub"):
@@ -198,8 +198,8 @@ def test_an_unpacked_archive_gives_the_same_store(name, below, tmp_path):
     assert unpacked.classes == packed.classes and torch.equal(unpacked.counts, packed.counts)
 
 
-def write_pictures(root: Path) -> dict[str, np.ndarray]:
-    """mini-ImageNet as a folder of pictures and three csv files; pixels by file name."""
+def write_images(root: Path) -> dict[str, np.ndarray]:
+    """mini-ImageNet as a folder of images and three csv files; pixels by file name."""
     (root / "images").mkdir(parents=True)
     pixels, first = {}, 0
     for split, number in MINI.items():
@@ -215,16 +215,14 @@ def write_pictures(root: Path) -> dict[str, np.ndarray]:
     return pixels
 
 
-def test_mini_imagenet_from_pictures_and_csv_files(tmp_path):
-    pixels = write_pictures(tmp_path)
+def test_mini_imagenet_from_images_and_csv_files(tmp_path):
+    pixels = write_images(tmp_path)
     store = store_of("miniimagenet", tmp_path, tmp_path / "cache")
     assert [len(store.names(split)) for split in SPLITS] == list(MINI.values())
     expected = np.stack([pixels[name] for name in sorted(pixels)]).transpose(0, 3, 1, 2)
     assert torch.equal(store.items, torch.from_numpy(expected))
     (tmp_path / "images" / "n0000000300000001.png").unlink()
-    with pytest.raises(
-        ValueError, match=r"images lacks 1 of the 63 pictures of the csv files, first n0000000300000001"
-    ):
+    with pytest.raises(ValueError, match=r"images lacks 1 of the 63 images of the csv files, first n0000000300000001"):
         store_of("miniimagenet", tmp_path, tmp_path / "cache-2")
     (tmp_path / "val.csv").unlink()
     with pytest.raises(
@@ -234,7 +232,7 @@ def test_mini_imagenet_from_pictures_and_csv_files(tmp_path):
 
 
 def test_the_tables_of_ravi_and_larochelle_are_the_split(tmp_path):
-    """The official csv files: 64, 16 and 20 classes of 600 pictures, disjoint."""
+    """The official csv files: 64, 16 and 20 classes of 600 images, disjoint."""
     folder = Path(os.environ.get("METARUN_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
     folder = folder / "splits" / "mini_imagenet_ravi"
     if not folder.is_dir():
@@ -256,8 +254,8 @@ def test_another_size_is_another_file_of_the_same_classes(tmp_path):
     names = {path.name for path in (tmp_path / "cache").glob("*.classes")}
     assert names == {"doublemnist-64-v1.classes", "doublemnist-28-v1.classes"}
     name = large.classes[7]
-    whole = Image.fromarray(pictures_of(large, name)[0, 0].numpy()).resize((28, 28), Image.Resampling.LANCZOS)
-    assert torch.equal(pictures_of(little, name)[0, 0], torch.from_numpy(np.array(whole)))
+    whole = Image.fromarray(images_of(large, name)[0, 0].numpy()).resize((28, 28), Image.Resampling.LANCZOS)
+    assert torch.equal(images_of(little, name)[0, 0], torch.from_numpy(np.array(whole)))
 
 
 def test_an_opened_store_needs_neither_originals_nor_torchmeta(tmp_path, monkeypatch):

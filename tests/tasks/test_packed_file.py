@@ -29,7 +29,7 @@ def pixels() -> torch.Tensor:
 
 
 def small_originals(**changes) -> Originals:
-    """Six classes of one to four pictures, given in blocks that are no classes."""
+    """Six classes of one to four images, given in blocks that are no classes."""
     fields = {
         "classes": list("abcdef"),
         "counts": COUNTS,
@@ -105,7 +105,7 @@ def test_originals_that_are_not_what_they_said_leave_nothing(tmp_path, changes, 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_class_without_a_picture_and_a_class_in_two_splits_are_refused():
+def test_a_class_without_an_image_and_a_class_in_two_splits_are_refused():
     with pytest.raises(ValueError, match="every class of counting must have an example"):
         small_originals(counts=(0, 4, 2, 3, 1, 2))
     with pytest.raises(ValueError, match="a is in train and val"):
@@ -233,11 +233,11 @@ def test_a_failed_search_leaves_no_file(tmp_path):
 def test_an_original_that_cannot_be_read_is_not_taken_for_a_full_cache(tmp_path):
     def items():
         yield pixels()[:5]
-        raise PermissionError(13, "Permission denied", "/data/picture.png")
+        raise PermissionError(13, "Permission denied", "/data/image.png")
 
     with pytest.raises(PermissionError) as caught:
         write_store(tmp_path / "set.classes", small_originals(items=items))
-    assert caught.value.filename == "/data/picture.png"
+    assert caught.value.filename == "/data/image.png"
     assert os.listdir(tmp_path) == []
 
 

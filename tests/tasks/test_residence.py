@@ -83,12 +83,12 @@ def test_where_the_items_lie_is_said(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads resident memory from Linux's /proc")
 def test_pages_are_given_back_while_gathering_and_kept_while_resident(tmp_path):
-    """48 MiB of pictures, nearly all drawn: kept, they are resident; gathered, at most what one batch touches is."""
-    pictures = torch.arange(48 * 2**20, dtype=torch.int32).to(torch.uint8).view(16, 48, 4, 128, 128)
+    """48 MiB of images, nearly all drawn: kept, they are resident; gathered, at most what one batch touches is."""
+    images = torch.arange(48 * 2**20, dtype=torch.int32).to(torch.uint8).view(16, 48, 4, 128, 128)
     names = [f"{i:02d}" for i in range(16)]
     splits = {"train": names[:12], "val": names[12:14], "test": names[14:]}
-    store = mapped(tmp_path, ClassStore.build(pictures, names, splits, "bytes", "1"))
-    del pictures
+    store = mapped(tmp_path, ClassStore.build(images, names, splits, "bytes", "1"))
+    del images
     grown = {}
     for kind in ("host", "device"):
         store.mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Every named set, and a folder of pictures, from its archive through the packed file to a finished `metarun algorithm=imaml`."""
+"""Every named set, and a folder of images, from its archive through the packed file to a finished `metarun algorithm=imaml`."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ..train.small import QUICK, only_folder, run_here
 from . import small_archives
 from .test_folder import write_classes
 
-# One step of two tasks, one query, so that three pictures a class will do.
+# One step of two tasks, one query, so that three images a class will do.
 SHORT = (
     "algorithm=imaml",
     "algorithm.inner.steps=1",
@@ -39,7 +39,7 @@ def test_from_the_archive_to_a_result(name, tmp_path, capsys):
     entry = CATALOGUE[name]
     folder = small_archives.make(name, tmp_path / "data")
     places = (f"data.root={tmp_path / 'data'}", f"data.cache={tmp_path / 'cache'}")
-    narrow = ("model.width=4",) if entry.is_pictures else ()
+    narrow = ("model.width=4",) if entry.has_images else ()
     assert run_here(f"dataset={name}", *SHORT, *narrow, *places, f"run.root={tmp_path / 'runs'}") == 0
     run = only_folder(tmp_path / "runs")
     protocol = json.loads((run / "result.json").read_text())["protocol"]
@@ -51,12 +51,12 @@ def test_from_the_archive_to_a_result(name, tmp_path, capsys):
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"{entry.num_items:,} of {shape} in {sum(entry.classes):,} classes" in words
 
-    if name == "letter":  # from then on neither the originals nor torchmeta are needed; test_named has it for pictures
+    if name == "letter":  # from then on neither the originals nor torchmeta are needed; test_named has it for images
         shutil.rmtree(tmp_path / "data")
         assert run_here(f"dataset={name}", *SHORT, *narrow, *places, f"run.root={tmp_path / 'again'}", "seed=1") == 0
 
 
-def test_a_folder_of_pictures_and_its_split(tmp_path, capsys):
+def test_a_folder_of_images_and_its_split(tmp_path, capsys):
     write_classes(tmp_path / "pets", {f"class {c:02d}": 2 + c % 3 for c in range(30)})
     settings = (f"dataset.path={tmp_path / 'pets'}", "dataset.image_size=32", f"data.cache={tmp_path / 'cache'}")
     arguments = ("dataset=folder", *settings, "model.width=4", *SHORT, f"run.root={tmp_path / 'runs'}")
@@ -80,7 +80,7 @@ def test_classes_of_the_test_may_be_larger_than_those_of_training(tmp_path):
     assert (protocol["queries"], protocol["val_queries"]) == (5, 2)
 
 
-def test_pictures_that_changed_do_not_go_on_with_an_unfinished_run(tmp_path, capsys):
+def test_images_that_changed_do_not_go_on_with_an_unfinished_run(tmp_path, capsys):
     write_classes(tmp_path / "pets", {f"class {c:02d}": 3 for c in range(30)})
     settings = (f"dataset.path={tmp_path / 'pets'}", "dataset.image_size=32", f"data.cache={tmp_path / 'cache'}")
     arguments = ("dataset=folder", *settings, "model.width=4", *SHORT, f"run.root={tmp_path / 'runs'}")
@@ -94,7 +94,7 @@ def test_pictures_that_changed_do_not_go_on_with_an_unfinished_run(tmp_path, cap
     assert "the examples are no longer what this run began with" in line and "run.overwrite=true" in line
 
 
-def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, capsys):
+def test_images_that_changed_are_not_answered_with_a_finished_run(tmp_path, capsys):
     pets, cache = tmp_path / "pets", tmp_path / "cache"
     write_classes(pets, {f"class {c:02d}": 3 for c in range(30)})
     settings = (f"dataset.path={pets}", "dataset.image_size=32", f"data.cache={cache}")
@@ -107,7 +107,7 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
         capsys.readouterr()
         return (run_here(*arguments), *capsys.readouterr())
 
-    # The same pictures, written again, and packed again for that: still the same.
+    # The same images, written again, and packed again for that: still the same.
     first = pets / "class 00" / "000.png"
     os.utime(first, ns=(0, 0))
     status, out, err = answer()
@@ -145,7 +145,7 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
         "metarun: error: the split of the classes is no longer what this finished run"
     )
 
-    # Elsewhere there may be no pictures, and the result stands.
+    # Elsewhere there may be no images, and the result stands.
     pets.rename(tmp_path / "away")
     assert answer()[0] == 0
     (tmp_path / "away").rename(pets)
@@ -153,7 +153,7 @@ def test_pictures_that_changed_are_not_answered_with_a_finished_run(tmp_path, ca
     assert answer()[0] == 0
 
 
-def test_too_few_pictures_are_named_before_anything_is_trained(tmp_path, capsys):
+def test_too_few_images_are_named_before_anything_is_trained(tmp_path, capsys):
     counts = {f"class {c:02d}": 25 for c in range(30)} | {"class 03": 7, "class 08": 12}
     write_classes(tmp_path / "pets", counts)
     settings = (f"dataset.path={tmp_path / 'pets'}", "dataset.image_size=32", f"data.cache={tmp_path / 'cache'}")

@@ -26,11 +26,11 @@ EIGHT = (
     "schedule.checkpoint_every=4",
     "schedule.log_every=2",
 )
-PICTURES = (*GLYPHS, "schedule.queries=2", "optimizer.lr=0.01")
+IMAGES = (*GLYPHS, "schedule.queries=2", "optimizer.lr=0.01")
 RUNS = {
     # The rate falls after steps 4 and 6, by scores that the first rank alone knows.
-    "maml": ("algorithm=maml", "lr_schedule=plateau", "lr_schedule.patience=0", "lr_schedule.threshold=0.9", *PICTURES),
-    "imaml": ("algorithm=imaml", "algorithm.inner.steps=3", *PICTURES),
+    "maml": ("algorithm=maml", "lr_schedule=plateau", "lr_schedule.patience=0", "lr_schedule.threshold=0.9", *IMAGES),
+    "imaml": ("algorithm=imaml", "algorithm.inner.steps=3", *IMAGES),
     "imaml_ng": (
         "algorithm=imaml_ng",
         "algorithm.inner.steps=3",
@@ -38,9 +38,9 @@ RUNS = {
         "algorithm.direction.momentum=0.9",
         "algorithm.direction.preconditioner=0.5",
         "algorithm.direction.steps=3",
-        *PICTURES,
+        *IMAGES,
     ),
-    "imaml_hf": ("algorithm=imaml_hf", "algorithm.inner.steps=2", *PICTURES),
+    "imaml_hf": ("algorithm=imaml_hf", "algorithm.inner.steps=2", *IMAGES),
 }
 
 # Runs several command lines, separated by "--", in the process of one rank.

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-LARGEST_PICTURE = 2**24
-"""Bytes of a picture's file in any of the named sets, generously: theirs have less than 1 MB."""
+LARGEST_IMAGE = 2**24
+"""Bytes of an image's file in any of the named sets, generously: theirs have less than 1 MB."""
 
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 _REFUSED = (
@@ -87,7 +87,7 @@ class Worded(ValueError):
     """A `ValueError` whose words are already for the user."""
 
 
-def zip_members(path: Path, what: str, largest: int = LARGEST_PICTURE) -> list[str]:
+def zip_members(path: Path, what: str, largest: int = LARGEST_IMAGE) -> list[str]:
     """Names of the files in a zip, none of which may unpack to more than `largest` bytes."""
     with reading(path, what), zipfile.ZipFile(path) as archive:
         files = [info for info in archive.infolist() if not info.is_dir()]
@@ -104,7 +104,7 @@ def read_zip(path: Path, what: str, members: Iterable[str]) -> Iterator[tuple[st
 
 
 def read_tar(
-    path: Path, what: str, is_wanted: Callable[[str], bool], largest: int = LARGEST_PICTURE
+    path: Path, what: str, is_wanted: Callable[[str], bool], largest: int = LARGEST_IMAGE
 ) -> Iterator[tuple[str, IO[bytes]]]:
     """The files wanted of a tar, compressed or not, in its own order; each must be read before the next is asked for.
 

@@ -27,7 +27,7 @@ class Layout:
     """One way in which the originals may lie: all of `files` in one folder; a name that ends in "/" is a folder.
 
     Attributes:
-        kind: archive, extracted, pickles, hdf5 or pictures.
+        kind: archive, extracted, pickles, hdf5 or images.
         files: their names.
         words: the same in short, where there are many.
     """
@@ -82,7 +82,7 @@ class DataSet:
         return self.num_bytes + 2**26
 
     @property
-    def is_pictures(self) -> bool:
+    def has_images(self) -> bool:
         """Else vectors."""
         return len(self.shape) == 3
 
@@ -236,7 +236,7 @@ _SETS = (
             ),
             _HDF5,
             Layout(
-                kind="pictures",
+                kind="images",
                 files=("images/", *(f"{split}.csv" for split in _SPLITS)),
                 words="images/ and {train,val,test}.csv",
             ),

@@ -1,4 +1,4 @@
-"""CIFAR-FS and FC100: two splits of CIFAR-100's 100 classes of 600 pictures."""
+"""CIFAR-FS and FC100: two splits of CIFAR-100's 100 classes of 600 images."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +11,8 @@ from metarun.tasks.packed_file import Originals
 from metarun.tasks.sources.archives import damaged, read_tar, reading, value_of
 from metarun.tasks.sources.catalogue import DataSet
 from metarun.tasks.sources.hdf5 import array_of, opened
+from metarun.tasks.sources.images import resized_array
 from metarun.tasks.sources.listing import Files, missing_classes, originals_of
-from metarun.tasks.sources.pictures import resized_array
 from metarun.tasks.sources.plain_pickle import unpickled
 from metarun.tasks.sources.torchmeta_compat import split_lists
 from metarun.tasks.types import Split
@@ -69,7 +69,7 @@ def _from_pickles(entry: DataSet, found: dict[str, Any], path: Path, size: int) 
             positions = np.flatnonzero(fine == label)
             rows[f"{coarse_names[coarse[positions[0]]]}/{fine_names[label]}"] = positions
         if len(images) != len(fine):
-            raise ValueError(f"it has {len(images)} pictures and {len(fine)} labels")
+            raise ValueError(f"it has {len(images)} images and {len(fine)} labels")
     return _split(
         entry, {name: len(positions) for name, positions in rows.items()}, lambda n: images[rows[n]], path, size
     )
@@ -81,15 +81,15 @@ def from_hdf5(entry: DataSet, files: Files, size: int) -> Originals:
     with opened(path, entry.name) as file:
         counts = {f"{coarse}/{fine}": len(data) for coarse, group in file.items() for fine, data in group.items()}
 
-    def pictures(name: str) -> np.ndarray:
+    def images(name: str) -> np.ndarray:
         with opened(path, entry.name) as file:
             return array_of(entry, file[name])
 
-    return _split(entry, counts, pictures, path, size)
+    return _split(entry, counts, images, path, size)
 
 
 def _split(
-    entry: DataSet, counts: dict[str, int], pictures: Callable[[str], np.ndarray], path: Path, size: int
+    entry: DataSet, counts: dict[str, int], images: Callable[[str], np.ndarray], path: Path, size: int
 ) -> Originals:
     splits = class_lists(entry.name, sorted(counts))
     absent = missing_classes(splits, counts)
@@ -99,7 +99,7 @@ def _split(
 
     def items() -> Iterator[Tensor]:
         for name in sorted(kept):
-            yield resized_array(pictures(name), size)
+            yield resized_array(images(name), size)
 
     return originals_of(entry, kept, splits, (3, size, size), items, {"originals": str(path)})
 

@@ -1,4 +1,4 @@
-"""Sets published as one folder of pictures for each class: CUB, Double MNIST and Triple MNIST, packed up or not."""
+"""Sets published as one folder of images for each class: CUB, Double MNIST and Triple MNIST, packed up or not."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -65,10 +65,10 @@ def from_tar(entry: DataSet, files: Files, size: int) -> Originals:
 
     def items() -> Iterator[Tensor]:
         found = read_tar(path, entry.name, wanted.__contains__)
-        pictures = {name: decode(file.read(), f"{path}: {name}") for name, file in found}
+        images = {name: decode(file.read(), f"{path}: {name}") for name, file in found}
         for members in groups.values():
             for name in members:
-                yield pictures.pop(name)[None]
+                yield images.pop(name)[None]
 
     return _originals(entry, groups, splits, items, path, size)
 

@@ -1,4 +1,4 @@
-"""Your own pictures: one folder for each class."""
+"""Your own images: one folder for each class."""
 
 import contextlib
 import functools
@@ -14,8 +14,8 @@ from torch import Tensor
 from metarun import checks
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.packed_file import Originals, Progress, open_or_pack
-from metarun.tasks.sources.picture_files import as_text, find_pictures, some
-from metarun.tasks.sources.pictures import MAX_PIXELS, Survey, decoded, surveyed
+from metarun.tasks.sources.image_files import as_text, find_images, some
+from metarun.tasks.sources.images import MAX_PIXELS, Survey, decoded, surveyed
 from metarun.tasks.types import SPLITS, Split
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ def folder(
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> ClassStore:
-    """The store of `<path>/<class>/<picture>`, or of `<path>/{train,val,test}/<class>/<picture>`, which is its own split.
+    """The store of `<path>/<class>/<image>`, or of `<path>/{train,val,test}/<class>/<image>`, which is its own split.
 
-    Pictures may be of any format, mode and size, and at any depth in the folder of their class; each is cropped to its
+    Images may be of any format, mode and size, and at any depth in the folder of their class; each is cropped to its
     middle square and resized once. The packed file is named after what is in the folder, so a changed folder is packed again.
     What is found and not used is counted and named in a warning.
 
@@ -51,16 +51,16 @@ def folder(
         split_file: JSON {"train": [classes], "val": [...], "test": [...]}; classes that it does not name are left out.
         split_fractions: without a file or split folders, shares of train, val and test.
         split_seed: of that split, by which classes are ordered: a class that is added moves few others.
-        min_images: leave out classes with fewer pictures; None refuses a class of one picture, which no episode can use.
-        max_pixels: a larger picture is refused, as reading it takes memory; it changes nothing in the store.
-        progress: called with (pictures done, pictures in all) while packing.
+        min_images: leave out classes with fewer images; None refuses a class of one image, which no episode can use.
+        max_pixels: a larger image is refused, as reading it takes memory; it changes nothing in the store.
+        progress: called with (images done, images in all) while packing.
     Raises:
         FileNotFoundError: the folder or the split file is not there.
-        ValueError: there is nothing to split, a class is in two splits or has one picture, or a picture cannot be read.
+        ValueError: there is nothing to split, a class is in two splits or has one image, or an image cannot be read.
     """
     if path is None:
         raise ValueError(
-            "dataset=folder needs the folder of your pictures, one folder for each class. Set dataset.path=FOLDER."
+            "dataset=folder needs the folder of your images, one folder for each class. Set dataset.path=FOLDER."
         )
     checks.integer("image_size", image_size, minimum=1)
     if channels not in (1, 3):
@@ -71,7 +71,7 @@ def folder(
         raise FileNotFoundError(
             f"dataset.path must be a folder with one folder for each class, and {as_text(root)} is not one."
         )
-    found = find_pictures(root)
+    found = find_images(root)
     if words := found.in_words():
         logger.warning("%s: %s", as_text(root), words)
     splits = found.splits or _split(list(found.members), split_file, split_fractions, split_seed)
@@ -128,13 +128,13 @@ def folder(
 
 
 def _remarks(survey: Survey, root: Path) -> list[str]:
-    """What a person should know of how the pictures were read."""
+    """What a person should know of how the images were read."""
     remarks = [
         f"no grey of {bits} bits is above {white:,}, which is taken for white" for bits, white in survey.whites.items()
     ]
     if survey.series:
         names = some([as_text(file.relative_to(root)) for file in survey.series], 3)
-        remarks.append(f"of files with several pictures the first is used ({len(survey.series):,}): {names}")
+        remarks.append(f"of files with several images the first is used ({len(survey.series):,}): {names}")
     return remarks
 
 
@@ -182,14 +182,14 @@ def _kept(
         single = [name for name, files in members.items() if len(files) == 1]
         if single:
             raise ValueError(
-                f"class {single[0]} of {root} has one picture, as have {len(single)} of {len(members)} classes: an episode "
-                "needs two at least, for support and query. Add pictures, or set dataset.min_images=2 to leave them out."
+                f"class {single[0]} of {root} has one image, as have {len(single)} of {len(members)} classes: an episode "
+                "needs two at least, for support and query. Add images, or set dataset.min_images=2 to leave them out."
             )
     named = {name for names in splits.values() for name in names}
     is_kept = {name: name in named and len(files) >= (min_images or 2) for name, files in members.items()}
     kept = {name: files for name, files in members.items() if is_kept[name]}
     if not kept:
-        raise ValueError(f"no class of {root} has {min_images} pictures. Lower dataset.min_images.")
+        raise ValueError(f"no class of {root} has {min_images} images. Lower dataset.min_images.")
     left_out = [name for name in members if not is_kept[name]]
     return kept, {split: [name for name in splits[split] if is_kept[name]] for split in SPLITS}, left_out
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from metarun.tasks.packed_file import Originals
 from metarun.tasks.sources.archives import reading
 from metarun.tasks.sources.catalogue import DataSet
+from metarun.tasks.sources.images import decoded, resized_array
 from metarun.tasks.sources.listing import Files, originals_of
-from metarun.tasks.sources.pictures import decoded, resized_array
 from metarun.tasks.types import SPLITS, Split
 
 
@@ -36,7 +36,7 @@ def _what(name: str) -> str:
 
 
 def from_split_files(entry: DataSet, files: Files, size: int) -> Originals:
-    """`{split}_data.hdf5` with `datasets/<class>`: arrays of pictures, encoded pictures, or features."""
+    """`{split}_data.hdf5` with `datasets/<class>`: arrays of images, encoded images, or features."""
     splits: dict[Split, list[str]] = {}
     counts: dict[str, int] = {}
     place: dict[str, tuple[Path, str]] = {}
@@ -65,7 +65,7 @@ def from_split_files(entry: DataSet, files: Files, size: int) -> Originals:
                 data = array_of(entry, file["datasets"][label])
             yield from _blocks(entry, data, path, label, size)
 
-    shape = (entry.shape[0], size, size) if entry.is_pictures else entry.shape
+    shape = (entry.shape[0], size, size) if entry.has_images else entry.shape
     return originals_of(entry, counts, splits, shape, items, {"originals": str(files["train_data.hdf5"].parent)})
 
 
@@ -90,13 +90,13 @@ def _labels(entry: DataSet, path: Path) -> list[str]:
 
 def _blocks(entry: DataSet, data: np.ndarray, path: Path, label: str, size: int) -> Iterator[Tensor]:
     """One class, as blocks of items."""
-    if entry.is_pictures and data.dtype == object:
+    if entry.has_images and data.dtype == object:
         for position, encoded in enumerate(data):
             where = f"{path}: {label}, number {position}"
             yield decoded(encoded.tobytes(), where, channels=entry.shape[0], size=size)[None]
         return
     with reading(path, _what(entry.name)):
-        block = resized_array(data, size) if entry.is_pictures else torch.from_numpy(data.astype(np.float32))
+        block = resized_array(data, size) if entry.has_images else torch.from_numpy(data.astype(np.float32))
     yield block
 
 

@@ -1,4 +1,4 @@
-"""mini- and tiered-ImageNet, from the archives and pickles of Ren et al. 2018, or mini-ImageNet from pictures and csv files."""
+"""mini- and tiered-ImageNet, from the archives and pickles of Ren et al. 2018, or mini-ImageNet from images and csv files."""
 
 import csv
 import operator
@@ -12,8 +12,8 @@ from torch import Tensor
 from metarun.tasks.packed_file import Originals
 from metarun.tasks.sources.archives import Worded, damaged, read_tar, reading, value_of
 from metarun.tasks.sources.catalogue import DataSet
+from metarun.tasks.sources.images import decoded, resized_array
 from metarun.tasks.sources.listing import Files, decode_all, originals_of, plain_decoder, read_files
-from metarun.tasks.sources.pictures import decoded, resized_array
 from metarun.tasks.sources.plain_pickle import unpickled
 from metarun.tasks.types import SPLITS, Split
 
@@ -70,8 +70,8 @@ def _mini(entry: DataSet, caches: dict[Split, Any], paths: dict[Split, Path], si
     return originals_of(entry, counts, splits, (3, size, size), items, {"originals": names})
 
 
-def mini_from_pictures(entry: DataSet, files: Files, size: int) -> Originals:
-    """A folder of pictures and the csv files (filename, label) of Ravi and Larochelle."""
+def mini_from_images(entry: DataSet, files: Files, size: int) -> Originals:
+    """A folder of images and the csv files (filename, label) of Ravi and Larochelle."""
     folder = files["images/"]
     splits: dict[Split, list[str]] = {}
     members: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ def mini_from_pictures(entry: DataSet, files: Files, size: int) -> Originals:
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise ValueError(
-            f"{folder} lacks {len(absent):,} of the {len(names):,} pictures of the csv files, first {absent[0]}."
+            f"{folder} lacks {len(absent):,} of the {len(names):,} images of the csv files, first {absent[0]}."
         )
 
     def items() -> Iterator[Tensor]:
@@ -124,7 +124,7 @@ def tiered_from_pickles(entry: DataSet, files: Files, size: int) -> Originals:
 def _tiered(entry: DataSet, load: Callable[[str], tuple[Any, Path]], size: int, where: Path) -> Originals:
     """Labels, and lists of PNG bytes.
 
-    The pictures of a split are one pickle of up to 7 GB, so classes are named `<split>/<class>`: in order of name they are
+    The images of a split are one pickle of up to 7 GB, so classes are named `<split>/<class>`: in order of name they are
     then in order of split, and one pickle is in memory at a time.
 
     Args:
@@ -149,12 +149,12 @@ def _tiered(entry: DataSet, load: Callable[[str], tuple[Any, Path]], size: int, 
 
     def items() -> Iterator[Tensor]:
         for split in sorted(SPLITS):
-            pictures, path = load(f"{split}_images_png.pkl")
+            images, path = load(f"{split}_images_png.pkl")
             for name, positions in zip(splits[split], rows[split], strict=True):
                 for position in positions:
                     with reading(path, entry.name):
-                        data = np.asarray(pictures[position], dtype=np.uint8).tobytes()
-                    yield decoded(data, f"{path}: {name}, picture {position}", channels=3, size=size)[None]
+                        data = np.asarray(images[position], dtype=np.uint8).tobytes()
+                    yield decoded(data, f"{path}: {name}, image {position}", channels=3, size=size)[None]
 
     return originals_of(entry, counts, splits, (3, size, size), items, {"originals": str(where)})
 
@@ -164,5 +164,5 @@ def _last(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-MINI_READERS = {"archive": mini_from_archive, "pickles": mini_from_pickles, "pictures": mini_from_pictures}
+MINI_READERS = {"archive": mini_from_archive, "pickles": mini_from_pickles, "images": mini_from_images}
 TIERED_READERS = {"archive": tiered_from_archive, "pickles": tiered_from_pickles}

@@ -1,4 +1,4 @@
-"""From classes of encoded or raw pictures to `Originals`: sorted, counted, decoded one at a time."""
+"""From classes of encoded or raw images to `Originals`: sorted, counted, decoded one at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarun.tasks.packed_file import Originals
 from metarun.tasks.sources.catalogue import VERSIONS, DataSet
-from metarun.tasks.sources.pictures import decoded
+from metarun.tasks.sources.images import decoded
 from metarun.tasks.types import SPLITS, Split
 
 Files = Mapping[str, Path]
@@ -38,7 +38,7 @@ def originals_of(
         counts=[counts[name] for name in classes],
         splits={split: sorted(splits[split]) for split in SPLITS},
         shape=shape,
-        dtype=torch.uint8 if entry.is_pictures else torch.float32,
+        dtype=torch.uint8 if entry.has_images else torch.float32,
         items=items,
         source=entry.name,
         version=VERSIONS[entry.name],

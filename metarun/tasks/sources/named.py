@@ -49,9 +49,9 @@ def named_set(
         ImportError: torchmeta, which ships the splits, is not installed.
     """
     entry = entry_of(name)
-    if entry.is_pictures:
+    if entry.has_images:
         checks.integer("image_size", image_size, minimum=1)
-    path = packed_path(Path(cache).expanduser(), name, image_size if entry.is_pictures else None)
+    path = packed_path(Path(cache).expanduser(), name, image_size if entry.has_images else None)
     return open_or_pack(path, lambda: find_originals(entry, Path(root).expanduser(), image_size or 0), progress)
 
 

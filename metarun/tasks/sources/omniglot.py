@@ -11,8 +11,8 @@ from metarun.tasks.packed_file import Originals
 from metarun.tasks.sources.archives import read_zip, zip_members
 from metarun.tasks.sources.catalogue import DataSet
 from metarun.tasks.sources.hdf5 import array_of, opened
+from metarun.tasks.sources.images import decoded, resized_array
 from metarun.tasks.sources.listing import Files, grouped, originals_of, read_files
-from metarun.tasks.sources.pictures import decoded, resized_array
 from metarun.tasks.sources.torchmeta_compat import split_lists
 from metarun.tasks.types import Split
 

@@ -133,7 +133,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 class _PlainUnpickler(pickle._Unpickler):
     """The one in Python, which a few wrong bytes cannot make fill the memory: C's keeps a table up to the largest index.
 
-    It takes 0.04 ms more for an array: 30 s for the 779,165 pictures of tiered-ImageNet.
+    It takes 0.04 ms more for an array: 30 s for the 779,165 images of tiered-ImageNet.
     """
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The pictures of a split in all four quarter turns, in memory: a turned episode is then an index, like any other."""
+"""The images of a split in all four quarter turns, in memory: a turned episode is then an index, like any other."""
 
 from dataclasses import dataclass
 
@@ -9,24 +9,24 @@ from metarun.tasks.class_store import ClassStore
 from metarun.tasks.types import Split
 
 _MAX_BYTES = 128 * 2**20
-"""Four times the pictures of a split may take so much; those of a larger one are turned anew for each episode."""
+"""Four times the images of a split may take so much; those of a larger one are turned anew for each episode."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TurnedPictures:
-    """Every picture of a split in all four turns, turn after turn.
+class RotatedImages:
+    """Every image of a split in all four turns, turn after turn.
 
     Attributes:
         items: uint8 [4 * T, channels, side, side], the T upright ones first, then those turned by 90 degrees, and so on.
-        starts: int64 [C], row of each class's first upright picture; of no meaning for classes of other splits.
+        starts: int64 [C], row of each class's first upright image; of no meaning for classes of other splits.
     """
 
     items: Tensor
     starts: Tensor
 
     @classmethod
-    def of(cls, store: ClassStore, split: Split) -> "TurnedPictures | None":
-        """The turned pictures of `split`, beside `store`; None where they would take too much memory."""
+    def of(cls, store: ClassStore, split: Split) -> "RotatedImages | None":
+        """The turned images of `split`, beside `store`; None where they would take too much memory."""
         classes = store.splits[split]
         counts = store.counts[classes]
         num_bytes = 4 * int(counts.sum()) * store.items[0].numel()
@@ -44,5 +44,5 @@ class TurnedPictures:
         return cls(items=items.flatten(0, 1), starts=starts)
 
     def first_rows(self, classes: Tensor, rotation: Tensor) -> Tensor:
-        """Rows of the first pictures of `classes`, turned by `rotation` quarter turns counter-clockwise."""
+        """Rows of the first images of `classes`, turned by `rotation` quarter turns counter-clockwise."""
         return self.starts[classes] + rotation * (len(self.items) // 4)

@@ -1,4 +1,4 @@
-"""Which pictures lie in a folder of classes, and what else does: everything found is used, or counted and named."""
+"""Which images lie in a folder of classes, and what else does: everything found is used, or counted and named."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         root: the folder.
-        members: the pictures of each class, relative to `root`; both in order of name.
+        members: the images of each class, relative to `root`; both in order of name.
         splits: the classes of train, val and test, where each of them has a folder.
         unused: files and folders that are not used, by reason.
     """
@@ -41,24 +41,24 @@ class Found:
     unused: dict[str, list[str]] = field(default_factory=dict)
 
     def in_words(self) -> str:
-        """What is not used and why, and how many pictures lie deeper than their class; empty where all is plain."""
+        """What is not used and why, and how many images lie deeper than their class; empty where all is plain."""
         depth = 3 if self.splits else 2
         deeper = sum(len(file.parts) > depth for files in self.members.values() for file in files)
-        parts = [f"pictures in subfolders belong to their class ({deeper:,})"] if deeper else []
+        parts = [f"images in subfolders belong to their class ({deeper:,})"] if deeper else []
         if self.unused:
             reasons = [f"{reason} ({len(names):,}): {some(sorted(names), 3)}" for reason, names in self.unused.items()]
             parts.append(f"not used: {'; '.join(reasons)}")
         return ". ".join(parts)
 
 
-def find_pictures(root: Path) -> Found:
-    """The pictures of `<root>/<class>/.../<picture>`, or of `<root>/<split>/<class>/.../<picture>`.
+def find_images(root: Path) -> Found:
+    """The images of `<root>/<class>/.../<image>`, or of `<root>/<split>/<class>/.../<image>`.
 
-    A file is a picture by its suffix. Links are followed. Folders are splits where they are called train, val and test (or
-    training, valid, validation, testing, in letters of any case) and no picture lies in them directly.
+    A file is an image by its suffix. Links are followed. Folders are splits where they are called train, val and test (or
+    training, valid, validation, testing, in letters of any case) and no image lies in them directly.
 
     Raises:
-        ValueError: there is no class, a class has no picture or is there twice, or a split has no folder or two.
+        ValueError: there is no class, a class has no image or is there twice, or a split has no folder or two.
     """
     found = Found(root=root)
     above = (os.path.realpath(root),)
@@ -78,12 +78,10 @@ def find_pictures(root: Path) -> Found:
         _add_class(entry, above, found)
     if not found.members:
         besides = f" ({words})" if (words := found.in_words()) else ""
+        raise ValueError(f"{as_text(root)} holds no folders of images: one folder for each class is expected{besides}.")
+    if len(classes) == 1 and not _has_images(classes[0].path):
         raise ValueError(
-            f"{as_text(root)} holds no folders of pictures: one folder for each class is expected{besides}."
-        )
-    if len(classes) == 1 and not _has_pictures(classes[0].path):
-        raise ValueError(
-            f"{as_text(root)} has one folder, {as_text(classes[0].name)}, and its pictures lie deeper. Set dataset.path to "
+            f"{as_text(root)} has one folder, {as_text(classes[0].name)}, and its images lie deeper. Set dataset.path to "
             "the folder that holds the folders of all classes."
         )
     return found
@@ -101,18 +99,18 @@ def some(names: Sequence[str], number: int = 5) -> str:
 
 def _add_class(entry: os.DirEntry[str], above: tuple[str, ...], found: Found) -> None:
     name, num_unused = as_text(entry.name), sum(map(len, found.unused.values()))
-    files = [Path(file) for file in sorted(_pictures(entry.path, above, found))]
+    files = [Path(file) for file in sorted(_images(entry.path, above, found))]
     if name in found.members:
         first = found.members[name][0]
         twin = found.root.joinpath(*first.parts[: 2 if found.splits else 1])
         raise ValueError(
             f"class {name} is there twice, in {as_text(twin)} and {as_text(entry.path)}: keep one of them. "
-            "It is the classes that are split here, not the pictures of each."
+            "It is the classes that are split here, not the images of each."
         )
     if not files:
         others = sum(map(len, found.unused.values())) - num_unused
         among = f" among its {others} files" if others else ""
-        raise ValueError(f"{as_text(entry.path)} holds no picture{among}. Take the folder away, or add pictures to it.")
+        raise ValueError(f"{as_text(entry.path)} holds no image{among}. Take the folder away, or add images to it.")
     found.members[name] = files
 
 
@@ -135,26 +133,26 @@ def _leads_back(link: str, above: tuple[str, ...]) -> bool:
 
 
 def _folders(folder: str | Path, above: tuple[str, ...], found: Found) -> list[os.DirEntry[str]]:
-    """Those in a folder where no pictures are expected; files are counted."""
+    """Those in a folder where no images are expected; files are counted."""
     folders = []
     for entry in _entries(folder, above, found):
         if entry.is_dir():
             folders.append(entry)
         else:
-            _pass_over(entry, found, "picture outside of a class" if _is_picture(entry) else "no picture")
+            _pass_over(entry, found, "image outside of a class" if _is_image(entry) else "no image")
     return folders
 
 
-def _pictures(folder: str, above: tuple[str, ...], found: Found) -> Iterator[str]:
-    """Every picture at any depth below a folder, relative to the root; other files are counted."""
+def _images(folder: str, above: tuple[str, ...], found: Found) -> Iterator[str]:
+    """Every image at any depth below a folder, relative to the root; other files are counted."""
     above = (*above, os.path.realpath(folder))
     for entry in _entries(folder, above, found):
         if entry.is_dir():
-            yield from _pictures(entry.path, above, found)
-        elif _is_picture(entry):
+            yield from _images(entry.path, above, found)
+        elif _is_image(entry):
             yield _relative(entry, found)
         else:
-            _pass_over(entry, found, "no picture")
+            _pass_over(entry, found, "no image")
 
 
 def _pass_over(entry: os.DirEntry[str], found: Found, reason: str) -> None:
@@ -166,7 +164,7 @@ def _relative(entry: os.DirEntry[str], found: Found) -> str:
     return entry.path[len(os.path.join(found.root, "")) :]
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
+def _is_image(entry: os.DirEntry[str]) -> bool:
     return os.path.splitext(entry.name)[1].lower() in _suffixes() and entry.is_file()
 
 
@@ -181,7 +179,7 @@ def _split_folders(root: Path, tops: Sequence[os.DirEntry[str]]) -> dict[str, Sp
     Raises:
         ValueError: the folders are splits, and one of the three has none or two.
     """
-    names = [top.name for top in tops if top.name.lower() in _SPLIT_NAMES and not _has_pictures(top.path)]
+    names = [top.name for top in tops if top.name.lower() in _SPLIT_NAMES and not _has_images(top.path)]
     split_of: dict[str, Split] = {name: _SPLIT_NAMES[name.lower()] for name in names}
     has_all = set(split_of.values()) == set(SPLITS)
     if (has_all and len(names) > len(SPLITS)) or (names and not has_all and len(names) == len(tops)):
@@ -192,6 +190,6 @@ def _split_folders(root: Path, tops: Sequence[os.DirEntry[str]]) -> dict[str, Sp
     return split_of if has_all else {}
 
 
-def _has_pictures(folder: str) -> bool:
+def _has_images(folder: str) -> bool:
     """Directly, not deeper."""
-    return any(_is_picture(entry) for entry in os.scandir(folder) if not entry.name.startswith("."))
+    return any(_is_image(entry) for entry in os.scandir(folder) if not entry.name.startswith("."))

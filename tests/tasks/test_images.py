@@ -1,4 +1,4 @@
-"""metarun.tasks.sources.pictures: every mode as its true grey or colour, the middle square, errors with the file's name."""
+"""metarun.tasks.sources.images: every mode as its true grey or colour, the middle square, errors with the file's name."""
 
 import io
 import struct
@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.tasks.sources.pictures import MAX_PIXELS, decoded, resized_array, surveyed
+from metarun.tasks.sources.images import MAX_PIXELS, decoded, resized_array, surveyed
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -75,7 +75,7 @@ def colour_png_of_16_bits(values: np.ndarray) -> bytes:
 
 def written(folder: Path, *files: bytes) -> list[Path]:
     """As files."""
-    paths = [folder / f"{number}.picture" for number in range(len(files))]
+    paths = [folder / f"{number}.image" for number in range(len(files))]
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
     return paths
@@ -101,7 +101,7 @@ def test_the_range_of_greys_is_the_smallest_usual_one_that_holds_them(dtype, top
     assert torch.equal(found, torch.from_numpy(np.floor(values.astype(np.int64) * 255 / white + 0.5)).to(torch.uint8))
 
 
-def test_pictures_declared_alike_share_a_range_and_a_declared_depth_is_believed(tmp_path):
+def test_images_declared_alike_share_a_range_and_a_declared_depth_is_believed(tmp_path):
     dark, bright = (encoded(Image.fromarray((RAMP * step).astype(np.uint16)), "TIFF") for step in (10, 250))
     eight = encoded(Image.fromarray((RAMP * 17).astype(np.int32)), "TIFF")
     twelve = tiff_of_12_bits(RAMP * 20)
@@ -120,7 +120,7 @@ def test_colours_of_16_bits_that_would_come_out_black_are_refused(tmp_path):
     data = colour_png_of_16_bits(colours)
     paths = written(tmp_path, data, data)
     with pytest.raises(
-        ValueError, match=r"has colours of 16 bits, of which 12 at most are in use.*Save the pictures with 8"
+        ValueError, match=r"has colours of 16 bits, of which 12 at most are in use.*Save the images with 8"
     ):
         surveyed(paths)
     full = colour_png_of_16_bits(colours * 16)
@@ -131,7 +131,7 @@ def test_colours_of_16_bits_that_would_come_out_black_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
-def test_files_of_several_pictures_are_found_but_for_a_camera_with_its_preview(kind, tmp_path):
+def test_files_of_several_images_are_found_but_for_a_camera_with_its_preview(kind, tmp_path):
     frames = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 100, 200)]
     series, single = (encoded(frames[0], kind, save_all=True, append_images=more) for more in (frames[1:], []))
     first, second = written(tmp_path, series, single)
@@ -139,20 +139,20 @@ def test_files_of_several_pictures_are_found_but_for_a_camera_with_its_preview(k
 
 
 def test_a_palette_is_looked_up():
-    picture = Image.new("P", (4, 4))
-    picture.putpalette([10, 20, 30, 200, 100, 50] + [0] * 762)
-    picture.putpixel((1, 0), 1)
-    found = decoded(encoded(picture), "x", channels=3, size=4)
+    image = Image.new("P", (4, 4))
+    image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 762)
+    image.putpixel((1, 0), 1)
+    found = decoded(encoded(image), "x", channels=3, size=4)
     assert found[:, 0, 1].tolist() == [200, 100, 50] and found[:, 0, 0].tolist() == [10, 20, 30]
-    gif = decoded(encoded(picture, "GIF"), "x", channels=3, size=4)
+    gif = decoded(encoded(image, "GIF"), "x", channels=3, size=4)
     assert torch.equal(gif, found)
 
 
 def test_transparent_parts_become_white():
-    picture = Image.new("RGBA", (2, 2), (255, 0, 0, 255))
-    picture.putpixel((0, 0), (0, 0, 0, 0))
-    picture.putpixel((1, 0), (0, 0, 0, 128))
-    found = decoded(encoded(picture), "x", channels=3, size=2)
+    image = Image.new("RGBA", (2, 2), (255, 0, 0, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 128))
+    found = decoded(encoded(image), "x", channels=3, size=2)
     assert found[:, 0, 0].tolist() == [255, 255, 255] and found[:, 1, 1].tolist() == [255, 0, 0]
     assert found[0, 0, 1] == pytest.approx(127, abs=1)  # half black on white
     palette = Image.new("P", (2, 2))
@@ -178,11 +178,11 @@ def test_the_middle_square_is_taken_and_nothing_is_stretched():
 
 
 def test_a_camera_held_upright_is_turned():
-    picture = Image.new("L", (4, 4))
-    picture.putpixel((0, 0), 255)
+    image = Image.new("L", (4, 4))
+    image.putpixel((0, 0), 255)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
-    data = encoded(picture, exif=exif)
+    data = encoded(image, exif=exif)
     assert int(decoded(data, "x", channels=1, size=4)[0, 0, 0]) == 255
     assert int(decoded(data, "x", channels=1, size=4, is_upright=True)[0, 0, 3]) == 255
 
@@ -195,11 +195,11 @@ WITHOUT_FLAGS = _DDS[:80] + bytes(4) + _DDS[84:]
     ("data", "words"),
     [
         (b"", "is empty"),
-        (b"not a picture", r"cannot be read as a picture \(its bytes are of no format that Pillow knows\)"),
-        (encoded(Image.new("RGB", (50, 50), "red"))[:60], "cannot be read as a picture"),
-        (encoded(Image.effect_noise((60, 60), 50), "JPEG")[:400], "cannot be read as a picture"),
+        (b"not an image", r"cannot be read as an image \(its bytes are of no format that Pillow knows\)"),
+        (encoded(Image.new("RGB", (50, 50), "red"))[:60], "cannot be read as an image"),
+        (encoded(Image.effect_noise((60, 60), 50), "JPEG")[:400], "cannot be read as an image"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F, whose range is not known"),
-        (WITHOUT_FLAGS, r"cannot be read as a picture \(Unknown pixel format flags 0\)"),  # a NotImplementedError
+        (WITHOUT_FLAGS, r"cannot be read as an image \(Unknown pixel format flags 0\)"),  # a NotImplementedError
     ],
 )
 def test_what_cannot_be_read_is_named(data, words):
@@ -228,7 +228,7 @@ def test_files_damaged_at_random_are_read_or_told_in_one_line(kind, tmp_path):
             assert str(error).startswith("a.b ") and "\n" not in str(error), seed
 
 
-def test_a_picture_that_would_fill_the_memory_is_refused():
+def test_an_image_that_would_fill_the_memory_is_refused():
     limit = Image.MAX_IMAGE_PIXELS
     large = encoded(Image.new("1", (10_000, 10_000), 1))
     for allowed in (89_478_485, 49_999_999):  # Pillow warns of up to twice its limit, and refuses more

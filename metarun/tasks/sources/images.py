@@ -1,4 +1,4 @@
-"""A picture file as pixels: any format and mode that Pillow reads, one size, grey or colour."""
+"""An image file as pixels: any format and mode that Pillow reads, one size, grey or colour."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torch import Tensor
 
 MAX_PIXELS = 89_478_485
-"""Of one picture, by default: Pillow's own limit, which takes 256 MiB in colour."""
+"""Of one image, by default: Pillow's own limit, which takes 256 MiB in colour."""
 WHITE = 65535
 """Of 16-bit greys."""
 
@@ -36,7 +36,7 @@ def decoded(
     max_pixels: int = MAX_PIXELS,
     whites: Mapping[int, int] | None = None,
 ) -> Tensor:
-    """One picture: uint8 [channels, size, size]; black is 0.
+    """One image: uint8 [channels, size, size]; black is 0.
 
     The middle square is taken and resampled by Lanczos, so nothing is stretched. Transparent parts become white; greys of
     more than 8 bits are scaled to 8 (Pillow's own conversion would clip them).
@@ -46,19 +46,19 @@ def decoded(
         where: its name, for errors.
         channels: 1 for grey, 3 for colour.
         size: pixels per side.
-        is_upright: turn the picture as its camera's EXIF data say.
-        max_pixels: a larger picture is refused before it is unpacked.
+        is_upright: turn the image as its camera's EXIF data say.
+        max_pixels: a larger image is refused before it is unpacked.
         whites: the value that is white by declared bits of a grey, where it is not the largest of 16 (`Survey`).
     Raises:
         ValueError: it cannot be read.
     """
     try:
         with _limited(max_pixels) as warned:
-            picture = Image.open(io.BytesIO(data))
-            picture.load()
-            bits = declared_bits(picture)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            bits = declared_bits(image)
             if is_upright:
-                picture = ImageOps.exif_transpose(picture)
+                image = ImageOps.exif_transpose(image)
     except _TOO_LARGE as error:
         number = int(re.findall(r"\d+", str(error))[0])
         raise ValueError(
@@ -69,30 +69,30 @@ def decoded(
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "its bytes are of no format that Pillow knows"
-        words = f"cannot be read as a picture ({reason})" if data else "is empty"
+        words = f"cannot be read as an image ({reason})" if data else "is empty"
         raise ValueError(f"{where} {words}. Replace it or take it away.") from error
     if said := dict.fromkeys(" ".join(str(warning.message).split()) for warning in warned):
         logger.warning("%s was read, with doubts: %s", where, "; ".join(said))
     white = (whites or {}).get(bits, WHITE if bits in (16, 32) else 2**bits - 1)
-    return resized(as_mode(picture, channels, where, white), size)
+    return resized(as_mode(image, channels, where, white), size)
 
 
-def declared_bits(picture: Image.Image) -> int:
-    """Bits of a pixel of a grey picture, as its file declares them; 8 for any other picture."""
-    if picture.mode != "I" and not picture.mode.startswith("I;16"):
+def declared_bits(image: Image.Image) -> int:
+    """Bits of a pixel of a grey image, as its file declares them; 8 for any other image."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
         return 8
-    if isinstance(picture, TiffImageFile):
-        return int(picture.tag_v2.get(BITSPERSAMPLE, (1,))[0])
-    return 32 if picture.mode == "I" else 16
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2.get(BITSPERSAMPLE, (1,))[0])
+    return 32 if image.mode == "I" else 16
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a set of pictures has in common, from their headers, and from the values of greys of more than 8 bits.
+    """What a set of images has in common, from their headers, and from the values of greys of more than 8 bits.
 
     Attributes:
         whites: what is white in such greys: declared bits -> value, where that is not the largest of 16 bits.
-        series: files of several pictures, of which the first is read.
+        series: files of several images, of which the first is read.
     """
 
     whites: dict[int, int]
@@ -100,7 +100,7 @@ class Survey:
 
 
 def surveyed(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Survey:
-    """Look at all pictures of a set before one is read; unreadable files are left to `decoded`.
+    """Look at all images of a set before one is read; unreadable files are left to `decoded`.
 
     A file declares how many bits a pixel takes, and not how many are in use: 12 of 16 in many cameras' files, 8 of 32 in
     those of some programs. Greys that are declared alike have one range, so that what is darker in one of them stays
@@ -108,27 +108,27 @@ def surveyed(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Survey:
     says.
 
     Raises:
-        ValueError: colours of 16 bits use 12 at most in every picture. Of colours Pillow keeps the upper 8 bits alone.
+        ValueError: colours of 16 bits use 12 at most in every image. Of colours Pillow keeps the upper 8 bits alone.
     """
     greys: dict[int, int] = {}
     colours: tuple[int, Path | None] = (0, None)
     series = []
     for file in files:
-        with contextlib.suppress(Exception), _limited(max_pixels), Image.open(file) as picture:
-            bits = declared_bits(picture)
-            is_deep_colour = bits == 8 and any(";16" in str(tile[3]) for tile in picture.tile)
+        with contextlib.suppress(Exception), _limited(max_pixels), Image.open(file) as image:
+            bits = declared_bits(image)
+            is_deep_colour = bits == 8 and any(";16" in str(tile[3]) for tile in image.tile)
             if bits in (16, 32) and greys.get(bits, 0) <= _LOWER_WHITES[-1]:
-                greys[bits] = max(greys.get(bits, 0), int(np.asarray(picture).max()))
+                greys[bits] = max(greys.get(bits, 0), int(np.asarray(image).max()))
             elif is_deep_colour and colours[0] < 16:
-                colours = max(colours[0], int(np.asarray(picture)[..., :3].max())), file
-            if picture.format != "MPO" and getattr(
-                picture, "is_animated", False
+                colours = max(colours[0], int(np.asarray(image)[..., :3].max())), file
+            if image.format != "MPO" and getattr(
+                image, "is_animated", False
             ):  # a camera's MPO has its preview beside it
                 series.append(file)
     if colours[1] is not None and colours[0] < 16:
         raise ValueError(
-            f"{colours[1]} has colours of 16 bits, of which 12 at most are in use in any picture: they would come out black. "
-            "Save the pictures with 8 bits a channel."
+            f"{colours[1]} has colours of 16 bits, of which 12 at most are in use in any image: they would come out black. "
+            "Save the images with 8 bits a channel."
         )
     whites = {bits: next((white for white in _LOWER_WHITES if white >= most), WHITE) for bits, most in greys.items()}
     return Survey({bits: white for bits, white in sorted(whites.items()) if white != WHITE}, series)
@@ -136,7 +136,7 @@ def surveyed(files: Iterable[Path], max_pixels: int = MAX_PIXELS) -> Survey:
 
 @contextlib.contextmanager
 def _limited(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
-    """Let Pillow refuse larger pictures when it has read their headers; gives what it warns of.
+    """Let Pillow refuse larger images when it has read their headers; gives what it warns of.
 
     Its limit is a global, put back afterwards.
     """
@@ -150,43 +150,43 @@ def _limited(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def as_mode(picture: Image.Image, channels: int, where: str | Path, white: int = WHITE) -> Image.Image:
-    """The picture in 8-bit grey or colour.
+def as_mode(image: Image.Image, channels: int, where: str | Path, white: int = WHITE) -> Image.Image:
+    """The image in 8-bit grey or colour.
 
     Args:
         white: the value that becomes 255, of a grey of more than 8 bits.
     Raises:
         ValueError: pixels of a kind whose range is not known (floating point, negative, 32-bit beyond 16).
     """
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture).astype(np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() > white:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image).astype(np.float64)
+        if image.mode == "F" or values.min() < 0 or values.max() > white:
             raise ValueError(
-                f"{where} has pixels of mode {picture.mode}, whose range is not known. Save it with 8 or 16 bits."
+                f"{where} has pixels of mode {image.mode}, whose range is not known. Save it with 8 or 16 bits."
             )
-        picture = Image.fromarray(np.floor(values * 255 / white + 0.5).astype(np.uint8))
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        rgba = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return picture.convert("L" if channels == 1 else "RGB")
+        image = Image.fromarray(np.floor(values * 255 / white + 0.5).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("L" if channels == 1 else "RGB")
 
 
-def resized(picture: Image.Image, size: int) -> Tensor:
-    """The middle square of an L or RGB picture at `size`: uint8 [channels, size, size]."""
-    side = min(picture.size)
-    if picture.width != picture.height:  # cropped first: the filter reaches beyond a box that is given to `resize`
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
+def resized(image: Image.Image, size: int) -> Tensor:
+    """The middle square of an L or RGB image at `size`: uint8 [channels, size, size]."""
+    side = min(image.size)
+    if image.width != image.height:  # cropped first: the filter reaches beyond a box that is given to `resize`
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
     if side != size:
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(size, size, -1).permute(2, 0, 1).contiguous()
 
 
 def resized_array(array: np.ndarray, size: int) -> Tensor:
-    """Pictures uint8 [n, H, W, channels] or [n, H, W] at `size`: uint8 [n, channels, size, size]."""
+    """Images uint8 [n, H, W, channels] or [n, H, W] at `size`: uint8 [n, channels, size, size]."""
     array = array[..., None] if array.ndim == 3 else array
     if array.shape[1:3] == (size, size):
         return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
-    pictures = (Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture) for picture in array)
-    return torch.stack([resized(picture, size) for picture in pictures])
+    images = (Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in array)
+    return torch.stack([resized(image, size) for image in images])

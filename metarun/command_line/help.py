@@ -19,7 +19,7 @@ from metarun.configuration.defaults import default_choices, owners
 SENTENCE = "Train, evaluate, sweep and compare meta-learning algorithms from one command."
 
 USAGE = (
-    ("metarun [GROUP=OPTION ...] [KEY=VALUE ...]", "train, then judge on the test tasks"),
+    ("metarun [GROUP=OPTION ...] [KEY=VALUE ...]", "train, then evaluate on the test tasks"),
     ("metarun -m KEY=VALUE,VALUE ... [...]", "the same for every combination of the values"),
 )
 

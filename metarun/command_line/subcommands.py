@@ -181,7 +181,7 @@ def gradients(arguments: list[str]) -> None:
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     "evaluate": (
         "RUN_DIR [KEY=VALUE ...] [--allow CLASS]",
-        "judge a trained run again, on other tasks if you like",
+        "test a trained run again, on other tasks if you like",
         evaluate,
     ),
     "submit": ("[--dry-run] [KEY=VALUE ...]", "put a sweep into Slurm's queue and return", submit),

@@ -35,16 +35,16 @@ def header_of(
         composition += f" (head: {parts.learner.head or 'the whole model'})"
     ways = config["dataset"].get("ways")
     test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
-    judged = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
+    evaluation_words = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
     if validation != test:
-        judged += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
+        evaluation_words += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
     threads = (
         f", {torch.get_num_threads()} threads" if parts.device.type == "cpu" else f" ({device_name(parts.device)})"
     )
     return [
         ("algorithm", f"{choices['algorithm']}: {composition}"),
         ("data", f"{choices['dataset']}: {f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} "
-         f"queries; {judged}"),
+         f"queries; {evaluation_words}"),
         *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
         ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "

@@ -25,8 +25,8 @@ def run_job(sweep: Path, index: int) -> None:
 
     Under Slurm, SIGUSR2 (the time is nearly up) and a SIGTERM for preemption end the run with a checkpoint and put the
     job back into the queue, where it goes on: Slurm itself requeues only what it had to kill. What was cancelled ends.
-    Of several ranks the first does so, for all of them. A run that had a whole sitting after a requeue, and did no step
-    in it, would do none in the next: it fails.
+    Of several ranks the first does so, for all of them. An attempt after a requeue that had
+    its whole time and did no step would do none in the next: the run fails.
 
     Raises:
         TrainingError: there is not time enough for one step.
@@ -54,7 +54,7 @@ def run_job(sweep: Path, index: int) -> None:
         if slurm is not None and is_first:
             for number in STOP_SIGNALS:  # requeueing sends us SIGTERM
                 signal.signal(number, signal.SIG_IGN)
-            is_preempted = _is_preempted(slurm)  # its sitting may have been short
+            is_preempted = _is_preempted(slurm)  # the attempt may have been short
             if stopped.code == 128 + signal.SIGUSR2 and not is_preempted:
                 _require_progress(job.run, os.environ)
             if stopped.code == 128 + signal.SIGUSR2 or is_preempted:
@@ -73,7 +73,7 @@ def _record(run: "RunFolder", error: Exception) -> None:
 
 
 def _require_progress(run: "RunFolder", environment: Mapping[str, str]) -> None:
-    """Refuse to go on where a sitting has done nothing; the first may have prepared data, which the next finds ready."""
+    """Refuse to go on where an attempt has done nothing; the first may have prepared data, which the next finds ready."""
     status = read_status(run.status) or {}
     is_ours = status.get("pid") == os.getpid()
     if environment.get("SLURM_RESTART_COUNT", "0") == "0" or (is_ours and status["step"] > status["start_step"]):
@@ -82,7 +82,7 @@ def _require_progress(run: "RunFolder", environment: Mapping[str, str]) -> None:
     error = TrainingError(
         f"stopped by the time limit again, and no {'result' if is_trained else 'step'} since the last time: "
         + ("the test after the last step" if is_trained else "what comes before the first step")
-        + " needs more than one sitting has. Raise hydra.launcher.time"
+        + " needs more than one attempt has. Raise hydra.launcher.time"
         + f", or lower {'evaluation.tasks' if is_trained else 'hydra.launcher.warn_s'}. The last checkpoint stands."
     )
     if is_ours:

@@ -46,7 +46,7 @@ from metarun.run_folder.stored_result import stored_result
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
-from metarun.tracking.base import NullTracker, RunInfo, TeeTracker
+from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
 from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
 from metarun.train.stopping import StoppedOutsideTraining
 from metarun.train.trainer import NoObserver, Stopped
@@ -163,7 +163,8 @@ def _train_and_test(
         _logger.warning("%s; the run goes on without the others", record.lost)
         resumed.lost.append(record.lost)
     run_id = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:8] + mark[:8]
-    mirror = make(config, "tracker").open(
+    settings: TrackerSettings = make(config, "tracker")
+    second = settings.open(
         RunInfo(
             folder=folder.path,
             name=folder.path.name,
@@ -174,7 +175,7 @@ def _train_and_test(
             run_id=run_id,
         )
     )
-    tracker = TeeTracker((record, mirror))
+    tracker = TeeTracker((record, second))
     exit_code = 1
     try:
         watcher = RunConsole(
@@ -197,7 +198,7 @@ def _train_and_test(
         memory, first = AddedMemory(parts.device), state.step
         with watcher:
             state = trainer.run(state)
-        added = memory.mib() if state.step > first else None  # trained in an earlier sitting
+        added = memory.mib() if state.step > first else None  # trained in an earlier attempt
         result = _finish(
             console, folder, config, parts, state, environment | ({"sources": programs} if programs else {}), added
         )

@@ -36,7 +36,7 @@ def waiting(console: Console, words: str) -> AbstractContextManager[object]:
 
 
 class _Remaining(ProgressColumn):
-    """Time to go at the mean speed of this sitting: outer steps are alike, so the mean is steadier than a window."""
+    """Time to go at the mean speed of this attempt: outer steps are alike, so the mean is steadier than a window."""
 
     def render(self, task: Task) -> Text:
         seconds = _remaining(task.fields["clock"], int(task.completed), int(task.total or 0))
@@ -102,7 +102,7 @@ class RunConsole:
 
 
 class _Clock:
-    """When this sitting began, and at which step."""
+    """When this attempt began, and at which step."""
 
     def __init__(self, first: int) -> None:
         self.started, self.first = time.perf_counter(), first

@@ -133,7 +133,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Runs that were judged by one protocol."""
+    """Runs that were evaluated by one protocol."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]

@@ -89,7 +89,7 @@ def comma_separated(comparison: Comparison) -> str:
     for grid in comparison.grids:
         by_cell = {id(difference.cell): difference.estimate for difference in grid.differences}
         for cell in grid.cells:
-            judged = protocol_words(protocol(cell.finished[0])) if cell.finished else title(grid)
+            evaluated = protocol_words(protocol(cell.finished[0])) if cell.finished else title(grid)
             labels = dict(zip((*grid.rows, *grid.columns), (*cell.row, *cell.column), strict=True))
             results = [run.result for run in cell.finished if run.result]
             means = [_csv_mean([result.get(key) for result in results]) for key in ("train_s", "step_s")]
@@ -98,7 +98,7 @@ def comma_separated(comparison: Comparison) -> str:
                 for key in ("peak_memory_mib", "training_memory_mib")
             ]
             writer.writerow([
-                judged, *(labels.get(key, "") for key in keys), grid.score,
+                evaluated, *(labels.get(key, "") for key in keys), grid.score,
                 "" if cell.inner_steps is None else cell.inner_steps,
                 " ".join(word(run.seed) for run in cell.finished), cell.planned, gap(cell),
                 *_csv_estimate(cell.estimate), ", ".join(grid.baseline or ()), *_csv_estimate(by_cell.get(id(cell))),

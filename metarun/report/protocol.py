@@ -1,4 +1,4 @@
-"""Which results may stand in one table: those that were judged by the same protocol, on the same test tasks."""
+"""Which results may stand in one table: those that were evaluated by the same protocol, on the same test tasks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _OF_VALIDATION = {
     "evaluation.val_shots": "evaluation.shots",
     "evaluation.val_queries": "evaluation.queries",
 }
-# Not of the protocol: how a run adapts is its own affair (and stands in a column), which step it selected its result.
+# Not of the protocol: the inner steps, which are a column of the table, and the step whose parameters the run selected.
 _OF_THE_RUN = {"inner_steps", "headline_inner_steps", "selected_step"}
 # Settings of a source of tasks that touch its training tasks alone, or no task at all.
 _OF_TRAINING = {"rotations", "flips", "crop_padding", "residence"}
@@ -33,7 +33,7 @@ _SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval", *_OF_VALIDATION
 
 
 def protocol(run: Run) -> dict[str, Any]:
-    """How a run was (or will be) judged: key -> value; of an unfinished run, as far as its configuration says.
+    """How a run was (or will be) evaluated: key -> value; of an unfinished run, as far as its configuration says.
 
     Beside what result.json states this holds what decides task k: the settings of the source of tasks, and which
     examples it drew from (the checksums in data.json, where the data set has any).

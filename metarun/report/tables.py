@@ -54,7 +54,7 @@ def sections(comparison: Comparison) -> list[Section]:
 
 
 def title(grid: Grid) -> str:
-    """How the grid's runs were judged, without what its rows or columns vary."""
+    """How the grid's runs were evaluated, without what its rows or columns vary."""
     return protocol.words(grid.protocol, without=[key for key in grid.protocol if _varies(grid, key)])
 
 

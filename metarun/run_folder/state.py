@@ -31,7 +31,7 @@ class TrainState:
         lost: what is missing of the run's record, in words.
         algorithm: what the algorithm carries from step to step (`Algorithm.start`).
         sums, count: metrics of the steps since the last line of metrics.jsonl, added up.
-        train_s, step_s: seconds spent, over all sittings: in all, and in steps alone (no validation).
+        train_s, step_s: seconds spent, over all attempts: in all, and in steps alone (no validation).
         fingerprint: of the configuration (`metarun.run_folder.folder.fingerprint`).
     """
 

@@ -17,8 +17,8 @@ from metarun.json_text import json_text
 from metarun.run_folder.shapes import STATUS
 
 RUNNING, FINISHED, FAILED, PREEMPTED = "running", "finished", "failed", "preempted"
-BEAT_S = 5.0
-"""A live run writes its status this often: one that has not for much longer is gone, wherever it ran."""
+HEARTBEAT_S = 5.0
+"""The interval of the heartbeat: a run that has not written its status for much longer is gone, wherever it ran."""
 
 
 class _Observer(Protocol):
@@ -57,7 +57,7 @@ class RunStatus:
             "steps": steps,
             "error": None,
         }
-        self._thread = threading.Thread(target=self._beat, name="metarun-status", daemon=True)
+        self._thread = threading.Thread(target=self._write_heartbeats, name="metarun-status", daemon=True)
 
     def __enter__(self) -> "RunStatus":
         self._write()
@@ -97,8 +97,8 @@ class RunStatus:
         """The trainer's observer: `observer`, and this status beside it."""
         return _Observing(self, observer)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+    def _write_heartbeats(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
             self._write()
 
     def _write(self) -> None:

@@ -40,7 +40,7 @@ class SlurmSettings:
 
     Attributes:
         partition, account, qos, constraint: as in sbatch.
-        time: limit of one sitting, as sbatch has it ("4:00:00"); a run that needs longer goes on in the next.
+        time: limit of one attempt, as sbatch has it ("4:00:00"); a run that needs longer goes on in the next.
         ranks: processes that share each step's tasks of a run. nodes: that they are spread over.
         cpus: of one rank. memory, gpus: of one job on each of its nodes, as in --mem and --gres=gpu:N.
         at_once: tasks of the array that run at the same time.

@@ -12,11 +12,11 @@ from typing import Any
 from metarun.console.run_console import interval, summary_words
 from metarun.errors import DamagedFile
 from metarun.maths.stats import has_score
-from metarun.run_folder.status import BEAT_S, FAILED, PREEMPTED, RUNNING, read_status
+from metarun.run_folder.status import FAILED, HEARTBEAT_S, PREEMPTED, RUNNING, read_status
 from metarun.sweep.manifest import Job
 
 PENDING, DONE, LOST = "pending", "done", "lost"
-SILENT_S = 12 * BEAT_S
+SILENT_S = 12 * HEARTBEAT_S
 """A run that has not renewed its status for so long is gone; network file systems show a change up to a minute late."""
 _TAIL_BYTES = 16384
 

@@ -20,8 +20,8 @@ _KEYS: dict[Split, dict[str, str]] = {
     "test": {"ways": "dataset.test_ways", "shots": "evaluation.shots", "queries": "evaluation.queries"},
     "val": {"ways": "dataset.val_ways", "shots": "evaluation.val_shots", "queries": "evaluation.val_queries"},
 }
-"""Of the configuration: what sets a split's tasks. Each split is like the one before unless it is told apart, so what is
-wrong with several is said of the first."""
+"""The configuration keys of each split's tasks. By default test has the values of train, and val those of test, so that an error
+of several splits is reported for the first of them."""
 
 
 @dataclass(frozen=True)

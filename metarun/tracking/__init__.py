@@ -1,1 +1,1 @@
-"""Where a run's numbers go: the local record, and mirrors of it."""
+"""Where a run's numbers go: the local record, and a second tracker beside it."""

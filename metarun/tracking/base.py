@@ -1,7 +1,7 @@
 """Where a run's numbers go: the protocol, and the trackers that need nothing but Python.
 
-The local metrics.jsonl (`metarun.tracking.jsonl`) is the record and is always written. A mirror, such as W&B, is a
-second sink chosen by `tracker=...`; losing it must never cost a run.
+The local metrics.jsonl (`metarun.tracking.jsonl`) is the record and is always written. W&B is a second
+tracker, chosen by `tracker=...`; losing it must never cost a run.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a mirror is told about a run.
+    """What a tracker is told about a run.
 
     `config` is nested and resolved; `run_id` must depend on the run's folder alone, so that a requeued job continues
     the same remote run.
@@ -41,7 +41,7 @@ class Tracker(Protocol):
         """Ends the run: 0 for success, anything else for failure."""
 
 
-class Mirror(Protocol):
+class TrackerSettings(Protocol):
     """What `conf/tracker/*.yaml` describes: settings from which a run's tracker is opened."""
 
     def open(self, run: RunInfo) -> Tracker:
@@ -63,7 +63,7 @@ class NullTracker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoMirror:
+class NoTracker:
     """`tracker=none`: local files only."""
 
     def open(self, run: RunInfo) -> NullTracker:

@@ -28,7 +28,7 @@ class MetricsFile:
     """Appends one line per `log` to the record, each handed to the operating system before `log` returns.
 
     A NaN or an infinity is written as null, and the line says which of them it was (`metarun.json_text`). An error of
-    the file system (disk full, quota) is raised, not swallowed: unlike a mirror, this file is the record.
+    the file system (disk full, quota) is raised, not swallowed: unlike another tracker, this file is the record.
     """
 
     def __init__(self, path: Path, last_step: int, reach: Reach | None = None):

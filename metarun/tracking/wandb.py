@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of the local record: it may come late, stop or be missing, and the run goes on.
+"""Weights & Biases as a second tracker beside the local record: it may come late, stop or be missing, and the run goes on.
 
 The rules: never a prompt, never an unbounded wait, never an exception out of here, at most one warning per failure, and
 nothing of W&B's own chatter on the terminal. `wandb` is imported when a run is opened, not before.
@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, kw_only=True)
 class WandbTracker:
-    """Settings of the mirror (conf/tracker/wandb.yaml); `open` starts one W&B run for one metarun run.
+    """Settings of the tracker (conf/tracker/wandb.yaml); `open` starts one W&B run for one metarun run.
 
     `mode=auto` is online where a key is configured (WANDB_API_KEY, netrc, W&B's settings file) and the server answers,
     else offline: the data then lie in `<run folder>/wandb` and `wandb sync` uploads them. It obeys WANDB_MODE and
@@ -57,7 +57,7 @@ class WandbTracker:
             checks.number(name, getattr(self, name), minimum=0, exclusive=True)
 
     def open(self, run: RunInfo) -> Tracker:
-        """Starts the mirror; returns one that keeps nothing where that is not possible, after one warning.
+        """Starts the tracker; returns one that keeps nothing where that is not possible, after one warning.
 
         Waits for the network at most about `init_timeout_s`.
         """
@@ -65,7 +65,7 @@ class WandbTracker:
             return NullTracker()
         try:
             started = _start(self, run)
-        except Exception as error:  # whatever fails inside a mirror, the run must go on
+        except Exception as error:  # whatever fails inside a second tracker, the run must go on
             _logger.warning("W&B is off for this run: %s. Metrics are kept in %s.", _words(error), run.folder)
             return NullTracker()
         if started is None:
@@ -74,7 +74,7 @@ class WandbTracker:
 
 
 class _LiveRun:
-    """A started W&B run. The first failure is a warning; nothing is mirrored after it."""
+    """A started W&B run. The first failure is a warning; nothing is sent after it."""
 
     def __init__(self, wandb_run: Any, finish_timeout_s: float, run: RunInfo):
         self._wandb_run = wandb_run
@@ -96,7 +96,7 @@ class _LiveRun:
         if self._is_closed:
             return
         self._is_closed = True
-        # Tried also after a failure: what was mirrored until then should still end with the right exit code.
+        # Tried also after a failure: what was sent until then should still end with the right exit code.
         limit = self._finish_timeout_s + _GRACE_S
         self._guarded(
             lambda: _bounded(lambda: self._wandb_run.finish(exit_code=exit_code), limit, "ending the W&B run")
@@ -105,10 +105,10 @@ class _LiveRun:
     def _guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # whatever fails inside a mirror, the run must go on
+        except Exception as error:  # whatever fails inside a second tracker, the run must go on
             if self._is_on:
                 _logger.warning(
-                    "W&B stopped: %s. Nothing more is mirrored; the local files in %s are complete.",
+                    "W&B stopped: %s. Nothing more is sent to it; the local files in %s are complete.",
                     _words(error),
                     self._folder,
                 )

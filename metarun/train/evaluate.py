@@ -1,6 +1,6 @@
-"""Judging meta-parameters on a fixed list of tasks."""
+"""Evaluating meta-parameters on a fixed list of tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,12 +93,7 @@ class Evaluator:
     chunk: int
 
     def __call__(
-        self,
-        theta: MetaParameters,
-        split: Split,
-        num_tasks: int,
-        inner_steps: Sequence[int],
-        progress: Callable[[int, int], None] | None = None,
+        self, theta: MetaParameters, split: Split, num_tasks: int, inner_steps: Sequence[int]
     ) -> list[Measurement]:
         """Metrics of tasks 0 to num_tasks - 1 of `split`, after each number of inner steps, ascending. Leaves theta as it is."""
         collected: list[dict[str, list[Tensor]]] = [{} for _ in inner_steps]
@@ -113,8 +108,6 @@ class Evaluator:
                     values = vmap(self.problem.metrics)(outputs_of(self.problem, phi, query), query.targets)
                 for name, value in values.items():
                     metrics.setdefault(name, []).append(value)
-            if progress is not None:
-                progress(min(start + self.chunk, num_tasks), num_tasks)
         found = [{name: torch.cat(values).tolist() for name, values in metrics.items()} for metrics in collected]
         return [Measurement(s, m, self._diverged(m)) for s, m in zip(inner_steps, found, strict=True)]
 

@@ -115,7 +115,7 @@ def test_the_compilers_program_gives_the_same_to_rounding(which):
 
 @pytest.mark.scenario
 def test_a_compiled_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path):
-    """In processes of their own, so that the second sitting compiles anew."""
+    """In processes of their own, so that the second attempt compiles anew."""
     command = (
         *QUICK,
         "device.compile=true",

@@ -71,7 +71,7 @@ def conf(tmp_path: Path) -> Path:
 
 def rendered(conf: Path, width: int) -> str:
     stream = io.StringIO()
-    print_help(conf, {"evaluate RUN_DIR": "judge again"}, Console(file=stream, width=width, highlight=False))
+    print_help(conf, {"evaluate RUN_DIR": "test again"}, Console(file=stream, width=width, highlight=False))
     return stream.getvalue()
 
 

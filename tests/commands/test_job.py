@@ -26,8 +26,8 @@ def sweep(tmp_path) -> Path:
 
 
 @pytest.fixture
-def sitting(monkeypatch, sweep):
-    """`sitting(code, start, end)`: a job in which the run goes on after one step, ends after another and stops with `code`.
+def attempt(monkeypatch, sweep):
+    """`attempt.stop(code, start, end)`: a job in which the run goes on after one step, ends after another and stops with `code`.
 
     Its `requeued` says whether Slurm was asked to; its `restarts` and `is_preempted` are what Slurm says.
     """
@@ -38,7 +38,7 @@ def sitting(monkeypatch, sweep):
         said = f"JobState=RUNNING PreemptTime={'2026-01-01T00:00:00' if asked.is_preempted else 'None'}"
         return SimpleNamespace(stdout=said)
 
-    def sit(code: int, start: int | None, end: int = 0) -> BaseException:
+    def stop(code: int, start: int | None, end: int = 0) -> BaseException:
         def run(*_):
             if start is not None:
                 with RunStatus(sweep.parent / "run" / "status.json", steps=40) as status:
@@ -58,7 +58,7 @@ def sitting(monkeypatch, sweep):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     (sweep.parent / "run").mkdir()
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    asked.sit = sit
+    asked.stop = stop
     yield asked
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -72,44 +72,44 @@ USR2, TERM = 128 + signal.SIGUSR2, 128 + signal.SIGTERM
     [
         (USR2, 0, False, 0, 10),
         (USR2, 3, False, 10, 11),
-        (USR2, 0, False, None, 0),  # the first sitting prepared data
+        (USR2, 0, False, None, 0),  # the first attempt prepared data
         (USR2, 0, False, 0, 0),
         (USR2, 2, True, 10, 10),  # others came first, perhaps at once
         (TERM, 2, True, 10, 10),
     ],
 )
-def test_a_run_that_must_give_way_goes_back_into_the_queue(code, restarts, is_preempted, start, end, sitting):
-    sitting.restarts, sitting.is_preempted = restarts, is_preempted
-    stopped = sitting.sit(code, start, end)
-    assert (type(stopped), stopped.code, sitting.requeued) == (SystemExit, code, True)
+def test_a_run_that_must_give_way_goes_back_into_the_queue(code, restarts, is_preempted, start, end, attempt):
+    attempt.restarts, attempt.is_preempted = restarts, is_preempted
+    stopped = attempt.stop(code, start, end)
+    assert (type(stopped), stopped.code, attempt.requeued) == (SystemExit, code, True)
 
 
-def test_what_was_cancelled_ends(sitting):
-    assert sitting.sit(TERM, 0, 10).code == TERM
-    assert not sitting.requeued
+def test_what_was_cancelled_ends(attempt):
+    assert attempt.stop(TERM, 0, 10).code == TERM
+    assert not attempt.requeued
 
 
-def test_of_several_ranks_only_the_first_asks(sitting, sweep):
-    sitting.rank, sitting.restarts = 1, 1
-    assert sitting.sit(USR2, None).code == USR2
-    assert not sitting.requeued
+def test_of_several_ranks_only_the_first_asks(attempt, sweep):
+    attempt.rank, attempt.restarts = 1, 1
+    assert attempt.stop(USR2, None).code == USR2
+    assert not attempt.requeued
     assert not (sweep.parent / "run" / "status.json").exists()
 
 
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (None, "no step since the last time: what comes before the first step needs more than one sitting has"),
-        (10, "no step since the last time: what comes before the first step needs more than one sitting has"),
-        (40, "no result since the last time: the test after the last step needs more than one sitting has"),
+        (None, "no step since the last time: what comes before the first step needs more than one attempt has"),
+        (10, "no step since the last time: what comes before the first step needs more than one attempt has"),
+        (40, "no result since the last time: the test after the last step needs more than one attempt has"),
     ],
     ids=["before it had a status", "before a step", "in the test"],
 )
-def test_a_requeue_that_brought_nothing_is_the_last(start, words, sitting, sweep):
-    sitting.restarts = 1
-    error = sitting.sit(USR2, start, start or 0)
+def test_a_requeue_that_brought_nothing_is_the_last(start, words, attempt, sweep):
+    attempt.restarts = 1
+    error = attempt.stop(USR2, start, start or 0)
     assert isinstance(error, TrainingError)
-    assert not sitting.requeued
+    assert not attempt.requeued
     assert str(error).startswith(f"stopped by the time limit again, and {words}. Raise hydra.launcher.time, or lower ")
     status = read_status(sweep.parent / "run" / "status.json")
     assert (status["state"], status["step"], status["error"]) == ("failed", start or 0, str(error))

@@ -241,8 +241,8 @@ def test_a_test_without_a_score_is_a_failed_run(tmp_path, capsys, monkeypatch):
         return {"mse": torch.where(targets.flatten()[0] == worst, torch.nan, mse)}
 
     config = configuration(*SIX_STEPS)
-    source, judged = make_parts(config).source, config["evaluation"]
-    tasks = source.sample(judged["seed"], "test", torch.arange(20), judged["shots"], judged["queries"])
+    source, evaluation = make_parts(config).source, config["evaluation"]
+    tasks = source.sample(evaluation["seed"], "test", torch.arange(20), evaluation["shots"], evaluation["queries"])
     first = tasks.to("cpu", torch.float32).query.targets[:, 0, 0]
     worst = first.max()
     monkeypatch.setattr(Regression, "metrics", poisoned)

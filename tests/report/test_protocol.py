@@ -1,4 +1,4 @@
-"""metarun.report.protocol: runs that were judged differently never meet in a cell, and what differs is named."""
+"""metarun.report.protocol: runs that were evaluated differently never meet in a cell, and what differs is named."""
 
 import json
 

@@ -139,7 +139,7 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
 
 
 def test_a_live_run_renews_its_status(tmp_path, monkeypatch):
-    monkeypatch.setattr("metarun.run_folder.status.BEAT_S", 0.01)
+    monkeypatch.setattr("metarun.run_folder.status.HEARTBEAT_S", 0.01)
     path = tmp_path / "status.json"
     with RunStatus(path, steps=7) as status:
         status.at(5)

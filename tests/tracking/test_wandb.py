@@ -42,7 +42,7 @@ def said(caplog):
 
 
 def stored(folder):
-    """The one closed run under `folder` that was mirrored offline.
+    """The one closed run under `folder` that was written offline.
 
     wandb's own process writes the file and now and then is still at it when `finish` has returned (seen: once in 60 times,
     7 bytes, whole within two seconds), so the record of the exit is waited for.
@@ -101,7 +101,7 @@ def test_an_overlong_tag_is_cut_to_what_wandb_takes(tmp_path, caplog):
     assert said(caplog) == []
 
 
-def test_a_failure_while_logging_is_one_warning_and_ends_the_mirror(tmp_path, caplog):
+def test_a_failure_while_logging_is_one_warning_and_ends_the_tracker(tmp_path, caplog):
     tracker = settings().open(info(tmp_path, "cafe000d"))
     calls = []
 
@@ -115,14 +115,16 @@ def test_a_failure_while_logging_is_one_warning_and_ends_the_mirror(tmp_path, ca
     tracker.summarize({"y": 1.0})
     tracker.close(1)
     assert calls == [0]
-    warning = f"W&B stopped: the pipe is broken. Nothing more is mirrored; the local files in {tmp_path} are complete."
+    warning = (
+        f"W&B stopped: the pipe is broken. Nothing more is sent to it; the local files in {tmp_path} are complete."
+    )
     assert said(caplog) == [("WARNING", warning)]
     assert stored(tmp_path).exit_code == 1
     assert "y" not in stored(tmp_path).summary
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_being_told_to_stop_is_not_a_failure_of_the_mirror(tmp_path, error):
+def test_being_told_to_stop_is_not_a_failure_of_the_tracker(tmp_path, error):
     tracker = settings().open(info(tmp_path, "cafe000e"))
 
     def stopped(metrics, step):
@@ -143,7 +145,7 @@ def test_an_end_that_hangs_is_left_behind(tmp_path, caplog, monkeypatch):
     tracker.close(0)
     assert time.monotonic() - started < 5
     cause = "W&B stopped: ending the W&B run took longer than 0.2 s."
-    rest = f"Nothing more is mirrored; the local files in {tmp_path} are complete."
+    rest = f"Nothing more is sent to it; the local files in {tmp_path} are complete."
     assert said(caplog) == [("WARNING", f"{cause} {rest}")]
     released.set()
     finish(exit_code=0)

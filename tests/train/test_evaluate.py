@@ -19,7 +19,7 @@ SETTINGS = {
 
 
 @pytest.fixture(params=SETTINGS.values(), ids=SETTINGS.keys())
-def judged(request, tmp_path):
+def stored(request, tmp_path):
     """(evaluator, theta)."""
     _, parts = trainer_of(configuration(*request.param), tmp_path)
     return parts.evaluator, parts.theta
@@ -30,8 +30,8 @@ def evaluation(**changes) -> Evaluation:
     return Evaluation(**usual | changes)
 
 
-def test_results_do_not_depend_on_the_chunk(judged):
-    evaluator, theta = judged
+def test_results_do_not_depend_on_the_chunk(stored):
+    evaluator, theta = stored
     whole = replace(evaluator, chunk=20)(theta, "test", 20, [0, 1, 3])
     for chunk in (1, 7):
         pieces = replace(evaluator, chunk=chunk)(theta, "test", 20, [0, 1, 3])
@@ -46,29 +46,29 @@ def test_results_do_not_depend_on_the_chunk(judged):
                 )
 
 
-def test_a_task_does_not_depend_on_how_many_there_are(judged):
-    evaluator, theta = judged
+def test_a_task_does_not_depend_on_how_many_there_are(stored):
+    evaluator, theta = stored
     evaluator = replace(evaluator, chunk=5)
     few, many = evaluator(theta, "test", 5, [1]), evaluator(theta, "test", 15, [1])
     for name, values in few[0].metrics.items():
         assert many[0].metrics[name][:5] == values
 
 
-def test_asking_for_more_inner_steps_moves_no_other_number(judged):
-    evaluator, theta = judged
+def test_asking_for_more_inner_steps_moves_no_other_number(stored):
+    evaluator, theta = stored
     (alone,) = evaluator(theta, "test", 10, [1])
     among = evaluator(theta, "test", 10, [0, 1, 4])
     assert among[1] == alone
 
 
-def test_the_splits_are_different_tasks(judged):
-    evaluator, theta = judged
+def test_the_splits_are_different_tasks(stored):
+    evaluator, theta = stored
     (val,), (test,) = evaluator(theta, "val", 10, [0]), evaluator(theta, "test", 10, [0])
     assert val.metrics != test.metrics
 
 
-def test_zero_inner_steps_judge_theta_itself(judged):
-    evaluator, theta = judged
+def test_zero_inner_steps_evaluate_theta_itself(stored):
+    evaluator, theta = stored
     (measured,) = evaluator(theta, "test", 3, [0])
     e, problem = evaluator.evaluation, evaluator.problem
     tasks = evaluator.source.sample(e.seed, "test", torch.arange(3), e.shots, e.queries).to("cpu", torch.float64)
@@ -78,8 +78,8 @@ def test_zero_inner_steps_judge_theta_itself(judged):
             assert measured.metrics[name][k] == pytest.approx(float(value), rel=1e-12)
 
 
-def test_nothing_is_touched(judged):
-    evaluator, theta = judged
+def test_nothing_is_touched(stored):
+    evaluator, theta = stored
     theta = theta.map(torch.clone).detached(requires_grad=True)
     before = {name: leaf.detach().clone() for name, leaf in theta.items()}
     random_state = torch.get_rng_state()
@@ -120,13 +120,6 @@ def test_diverged_tasks_are_named(tmp_path):
     assert measured.diverged == [task for task, score in enumerate(scores) if not score <= limit]
     assert 0 < len(measured.diverged) < 20
     assert not measured.summary("mse").is_finite
-
-
-def test_progress_counts_tasks(judged):
-    evaluator, theta = judged
-    seen = []
-    replace(evaluator, chunk=4)(theta, "test", 10, [0], lambda done, total: seen.append((done, total)))
-    assert seen == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_measured_steps_hold_the_training_number_once_in_order():

@@ -37,7 +37,7 @@ def vinyals_split() -> dict[Split, list[str]]:
 
 
 def from_zips(entry: DataSet, files: Files, size: int) -> Originals:
-    """The two official zips. They are judged by content: the same drawings are in circulation in other containers."""
+    """The two official zips. They are checked by content: the same drawings are in circulation in other containers."""
     found = {part: zip_members(files[f"{part}.zip"], f"omniglot {part}") for part in PARTS}
 
     def read(part: str, names: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -16,6 +16,7 @@ from metarun.configuration.importing import class_of
 from metarun.configuration.instantiate import make, named
 from metarun.device.memory import require_bytes
 from metarun.device.ranks import ALONE, Ranks
+from metarun.device.settings import Device
 from metarun.errors import ConfigurationError
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
@@ -23,7 +24,6 @@ from metarun.problems.base import Problem
 from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train import trial
-from metarun.train.device import Device
 from metarun.train.evaluate import Evaluation, Evaluator
 from metarun.train.footprint import Footprint
 from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score

@@ -26,7 +26,8 @@ from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError
 from metarun.run_folder.checkpoints import selected
 from metarun.run_folder.data_record import check_same_data, own_images
-from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved, of_today
+from metarun.run_folder.earlier_versions import of_today
+from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved
 from metarun.run_folder.source_record import changed_sources
 from metarun.tasks.episodes import Episodes
 

@@ -33,7 +33,7 @@ from metarun.gradients.exact import MAX_DENSE, Exact
 from metarun.gradients.measure import (
     Bench,
     Estimator,
-    Grid,
+    GradientSettings,
     enough,
     estimators,
     is_proximal,
@@ -60,29 +60,29 @@ def compare(cfg: DictConfig) -> None:
     """
     console = terminal()
     config = resolved(cfg, HydraConfig.get())
-    grid: Grid = make(config, "gradients")
+    settings: GradientSettings = make(config, "gradients")
     with shown(console), waiting(console, "preparing data and model"):
-        parts = make_parts(config | {"device": config["device"] | {"dtype": grid.dtype}})
+        parts = make_parts(config | {"device": config["device"] | {"dtype": settings.dtype}})
     try:
-        columns = estimators(parts.algorithm, grid)
+        columns = estimators(parts.algorithm, settings)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     with shown(console):
-        theta, origin = _theta(grid, parts)
+        theta, origin = _theta(settings, parts)
     schedule = parts.schedule
     one = parts.source.sample(0, "train", torch.arange(1, device=parts.device), schedule.shots, schedule.queries)
-    with_tasks = f"drawing gradients.tasks={grid.tasks} tasks at once"
+    with_tasks = f"drawing gradients.tasks={settings.tasks} tasks at once"
     try:
-        require_bytes(grid.tasks * one.num_bytes, with_tasks, "Lower gradients.tasks.", parts.device)
+        require_bytes(settings.tasks * one.num_bytes, with_tasks, "Lower gradients.tasks.", parts.device)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     folder = _folder(config)
 
-    indices = torch.arange(grid.tasks, device=parts.device)
+    indices = torch.arange(settings.tasks, device=parts.device)
     tasks = parts.source.sample(config["seed"], "train", indices, schedule.shots, schedule.queries)
-    bench = Bench(parts.algorithm, parts.problem, parts.learner, theta, tasks).to(parts.device, grid.torch_dtype)
+    bench = Bench(parts.algorithm, parts.problem, parts.learner, theta, tasks).to(parts.device, settings.torch_dtype)
     adapted = sum(leaf.numel() for leaf in theta.start.values())
-    header(console, _header(config, grid, parts, origin, adapted, columns, folder))
+    header(console, _header(config, settings, parts, origin, adapted, columns, folder))
 
     own = parts.algorithm.meta_gradient
     result: dict[str, Any] = {
@@ -101,7 +101,7 @@ def compare(cfg: DictConfig) -> None:
         "grid": config["gradients"],
     }
     try:
-        _measure(console, bench, columns, grid, parts.device, make(config, "device").torch_dtype, result)
+        _measure(console, bench, columns, settings, parts.device, make(config, "device").torch_dtype, result)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             "the device's memory does not suffice for the reference itself. Give fewer gradients.tasks, smaller "
@@ -122,7 +122,7 @@ def _measure(
     console: Console,
     bench: Bench,
     columns: Sequence[Estimator],
-    grid: Grid,
+    settings: GradientSettings,
     device: torch.device,
     dtype: torch.dtype,
     result: dict[str, Any],
@@ -130,19 +130,19 @@ def _measure(
     """Add "exact", "inner", "cells" and "enough" to `result`: errors in the bench's number format, costs in `dtype`."""
     started = time.perf_counter()
     with waiting(console, "solving the inner problem and the implicit system exactly"):
-        exact = solve(bench, grid)
-        result["inner"] = measure_inner(bench, grid, exact)
-    result["exact"] = _exact(exact, grid, time.perf_counter() - started)
+        exact = solve(bench, settings)
+        result["inner"] = measure_inner(bench, settings, exact)
+    result["exact"] = _exact(exact, settings, time.perf_counter() - started)
     say(console, ("exact", "bold"), f"  {exactness(result)}")
     cells = result["cells"] = []
-    with _progress(console, 2 * len(set(grid.inner_steps)) * len(columns)) as advance:
-        for cell in measure_errors(bench, columns, grid, exact):
+    with _progress(console, 2 * len(set(settings.inner_steps)) * len(columns)) as advance:
+        for cell in measure_errors(bench, columns, settings, exact):
             cells.append(cell)
             advance(f"errors, inner steps: {cell['inner_steps']}")
-        for cell, cost in zip(cells, measure_costs(bench.to(device, dtype), columns, grid, device), strict=True):
+        for cell, cost in zip(cells, measure_costs(bench.to(device, dtype), columns, settings, device), strict=True):
             cell |= cost
             advance(f"time and memory, inner steps: {cell['inner_steps']}")
-    result["enough"] = enough(cells, grid)
+    result["enough"] = enough(cells, settings)
 
 
 def _policy(solver: LinearSolver) -> str | None:
@@ -150,11 +150,11 @@ def _policy(solver: LinearSolver) -> str | None:
     return solver.negative_curvature if isinstance(solver, ConjugateGradient) else None
 
 
-def _theta(grid: Grid, parts: Parts) -> tuple[MetaParameters, dict[str, Any]]:
+def _theta(settings: GradientSettings, parts: Parts) -> tuple[MetaParameters, dict[str, Any]]:
     """All meta-parameters and where they come from: the start of the seed, or the best state of a run."""
-    if grid.run is None:
+    if settings.run is None:
         return parts.theta, {"run": None, "step": 0}
-    folder = RunFolder(Path(grid.run).expanduser())
+    folder = RunFolder(Path(settings.run).expanduser())
     stored = folder.read_config()
     if stored is None:
         raise ConfigurationError(
@@ -189,7 +189,7 @@ def _folder(config: dict[str, Any]) -> Path:
 
 def _header(
     config: dict[str, Any],
-    grid: Grid,
+    settings: GradientSettings,
     parts: Parts,
     origin: dict[str, Any],
     adapted: int,
@@ -210,7 +210,7 @@ def _header(
     else:
         system = "factorised" if adapted <= MAX_DENSE else "by long CG"
         exact = (
-            f"lambda {weight}: at the inner problem's solution ({grid.solver_steps} inner steps, then Newton's), "
+            f"lambda {weight}: at the inner problem's solution ({settings.solver_steps} inner steps, then Newton's), "
             f"linear system {system}"
         )
     where = f"{parts.device}" + (f" ({device_name(parts.device)})" if parts.device.type == "cuda" else "")
@@ -218,16 +218,16 @@ def _header(
     return [
         ("compared", f"meta-gradients: {names}"),
         ("algorithm", f"{choices['algorithm']}, inner solver {choices['algorithm/inner']}"),
-        ("data", f"{choices['dataset']}: {grid.tasks} training tasks, {ways}{schedule.shots}-shot, {schedule.queries} queries"),
+        ("data", f"{choices['dataset']}: {settings.tasks} training tasks, {ways}{schedule.shots}-shot, {schedule.queries} queries"),
         ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters, {adapted:,} adapted"),
         ("theta", theta),
         ("exact", exact),
-        ("device", f"{where}{threads}; errors in {grid.dtype}, time and memory in {config['device']['dtype']}"),
+        ("device", f"{where}{threads}; errors in {settings.dtype}, time and memory in {config['device']['dtype']}"),
         ("results", str(folder)),
     ]  # fmt: skip
 
 
-def _exact(exact: Exact | None, grid: Grid, seconds: float) -> dict[str, Any] | None:
+def _exact(exact: Exact | None, settings: GradientSettings, seconds: float) -> dict[str, Any] | None:
     """How exact it is, as plain values; one for each task."""
     if exact is None:
         return None
@@ -237,8 +237,8 @@ def _exact(exact: Exact | None, grid: Grid, seconds: float) -> dict[str, Any] | 
         "solved": exact.solved.tolist(),
         "system_residual": exact.system_residual.tolist(),
         "min_curvature": exact.min_curvature.tolist(),
-        "solver_steps": grid.solver_steps,
-        "newton_steps": grid.newton_steps,
+        "solver_steps": settings.solver_steps,
+        "newton_steps": settings.newton_steps,
         "seconds": seconds,
     }
 

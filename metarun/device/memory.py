@@ -63,6 +63,23 @@ def peak_live_bytes(function: Callable[[], object]) -> int:
     return live.peak
 
 
+def saved_bytes(function: Callable[[], Tensor]) -> int:
+    """Bytes that autograd saves for the backward pass while `function` runs; each storage is counted once."""
+    sizes: dict[int, int] = {}
+    alive = []  # a freed storage's address could come again
+
+    def pack(tensor: Tensor) -> Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result
+    return sum(sizes.values())
+
+
 def extrapolated(measure: Callable[[int, int], int], first: int, second: int, combine: Callable = sum) -> int:
     """`measure(first, second)` from sizes of at most 16, for a measure that grows along a straight line with each size.
 

@@ -37,7 +37,7 @@ _SOLVERS = {ConjugateGradient: "CG", Minres: "MINRES", Richardson: "Richardson"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class GradientSettings:
     """What is compared, and how closely.
 
     Attributes:
@@ -130,7 +130,7 @@ def solver_name(algorithm: Algorithm) -> str:
     return _SOLVERS[type(part.solver)] if isinstance(part, Implicit) else "CG"
 
 
-def estimators(algorithm: Algorithm, grid: Grid) -> list[Estimator]:
+def estimators(algorithm: Algorithm, settings: GradientSettings) -> list[Estimator]:
     """All that can be compared for this algorithm, in the order of the columns.
 
     The implicit systems are the algorithm's own (damping, solver and its policy at negative curvature) where it has them, else
@@ -167,14 +167,14 @@ def estimators(algorithm: Algorithm, grid: Grid) -> list[Estimator]:
             f"the implicit system is solved with numbers of steps to compare, and {type(linear).__name__} has none. "
             "Choose algorithm/meta_gradient/solver=cg."
         )
-    for curvature in grid.curvatures:
-        for steps in sorted(set(grid.cg_steps)):
+    for curvature in settings.curvatures:
+        for steps in sorted(set(settings.cg_steps)):
             part = dataclasses.replace(own, curvature=curvature, solver=dataclasses.replace(linear, steps=steps))
             found.append(Estimator("implicit", part, curvature, steps))
     return found
 
 
-def solve(bench: Bench, grid: Grid) -> Exact | None:
+def solve(bench: Bench, settings: GradientSettings) -> Exact | None:
     """The exact meta-gradients, or None where there is no proximal term and the unrolled one is the reference."""
     if not is_proximal(bench.algorithm):
         return None
@@ -183,13 +183,13 @@ def solve(bench: Bench, grid: Grid) -> Exact | None:
         bench.theta,
         bench.problem,
         bench.tasks,
-        solver_steps=grid.solver_steps,
-        newton_steps=grid.newton_steps,
+        solver_steps=settings.solver_steps,
+        newton_steps=settings.newton_steps,
     )
 
 
 def measure_errors(
-    bench: Bench, columns: Sequence[Estimator], grid: Grid, exact: Exact | None
+    bench: Bench, columns: Sequence[Estimator], settings: GradientSettings, exact: Exact | None
 ) -> Iterator[dict[str, Any]]:
     """For each number of inner steps and estimator, how far it is from the exact meta-gradient, and from its own system's.
 
@@ -201,7 +201,7 @@ def measure_errors(
         a number is not finite or the device's memory did not suffice.
     """
     names = [name for name, _ in bench.learner.module.named_parameters()]  # not learned step sizes or lambda
-    for steps in sorted(set(grid.inner_steps)):
+    for steps in sorted(set(settings.inner_steps)):
         target = exact.gradient if exact else bench.estimate(Unrolled(), steps).gradient
         ends: dict[str | None, TaskGradients] = {}
         for column in columns:
@@ -224,10 +224,10 @@ def measure_errors(
             yield cell
 
 
-def measure_inner(bench: Bench, grid: Grid, exact: Exact | None) -> list[dict[str, Any]]:
+def measure_inner(bench: Bench, settings: GradientSettings, exact: Exact | None) -> list[dict[str, Any]]:
     """For each number of inner steps, how far phi is from stationary and, relative to theta, from phi*: medians over tasks."""
     rows = []
-    for steps in sorted(set(grid.inner_steps)):
+    for steps in sorted(set(settings.inner_steps)):
         params = bench.estimate(FirstOrder(), steps).params
         inner = bench.algorithm.bilevel(bench.theta, bench.problem, bench.tasks).inner
         phi = {name: params[name] for name in inner.start}
@@ -240,10 +240,10 @@ def measure_inner(bench: Bench, grid: Grid, exact: Exact | None) -> list[dict[st
 
 
 def measure_costs(
-    bench: Bench, columns: Sequence[Estimator], grid: Grid, device: torch.device
+    bench: Bench, columns: Sequence[Estimator], settings: GradientSettings, device: torch.device
 ) -> Iterator[dict[str, Any]]:
     """In the order of `measure_errors`: "time_ms" of the whole batch, a median, and "memory_mib", the most held at once."""
-    for steps in sorted(set(grid.inner_steps)):
+    for steps in sorted(set(settings.inner_steps)):
         for column in columns:
 
             def run(part: MetaGradient = column.part, steps: int = steps) -> TaskGradients:
@@ -251,13 +251,13 @@ def measure_costs(
 
             try:
                 memory = peak_bytes(run, device) / 2**20  # warms up, too
-                yield {"time_ms": 1000 * median_s(run, device, grid.repeats), "memory_mib": memory}
+                yield {"time_ms": 1000 * median_s(run, device, settings.repeats), "memory_mib": memory}
             except torch.OutOfMemoryError:
                 yield {"time_ms": None, "memory_mib": None}
 
 
-def enough(cells: Sequence[dict[str, Any]], grid: Grid) -> list[dict[str, Any]]:
-    """For each number of inner steps and curvature, the smallest number of CG steps that will do (`Grid.within`).
+def enough(cells: Sequence[dict[str, Any]], settings: GradientSettings) -> list[dict[str, Any]]:
+    """For each number of inner steps and curvature, the smallest number of CG steps that will do (`GradientSettings.within`).
 
     Returns:
         Rows with "inner_steps", "curvature" and "cg_steps", None where no number tried was enough.
@@ -266,7 +266,7 @@ def enough(cells: Sequence[dict[str, Any]], grid: Grid) -> list[dict[str, Any]]:
     for cell in cells:
         if cell["name"] == "implicit":
             key = cell["inner_steps"], cell["curvature"]
-            good = cell.get("system_error") is not None and cell["system_error"] <= grid.within
+            good = cell.get("system_error") is not None and cell["system_error"] <= settings.within
             if rows.setdefault(key) is None and good:
                 rows[key] = cell["cg_steps"]
     return [{"inner_steps": steps, "curvature": curvature, "cg_steps": n} for (steps, curvature), n in rows.items()]

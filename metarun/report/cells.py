@@ -132,7 +132,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class ResultGrid:
     """Runs that were evaluated by one protocol."""
 
     rows: tuple[str, ...]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from metarun.errors import ConfigurationError
 from metarun.report import protocol
-from metarun.report.cells import INNER_STEPS, Cell, Grid, Label, natural, seed_of
+from metarun.report.cells import INNER_STEPS, Cell, Label, ResultGrid, natural, seed_of
 from metarun.report.runs import ABSENT, NOT_STARTED, Run, check_keys, word
 
 
@@ -13,7 +13,7 @@ from metarun.report.runs import ABSENT, NOT_STARTED, Run, check_keys, word
 class Comparison:
     """One grid for each protocol, what parts them, and what a reader must know besides."""
 
-    grids: tuple[Grid, ...]
+    grids: tuple[ResultGrid, ...]
     parted_by: tuple[str, ...]
     notes: tuple[str, ...]
     runs: tuple[Run, ...]
@@ -74,7 +74,7 @@ def compare(
 
 def _grid(
     runs: list[Run], rows: Sequence[str], columns: Sequence[str], baseline: str | None, inner_steps: int | None
-) -> Grid:
+) -> ResultGrid:
     keys = tuple(rows) or tuple(_telling_apart(runs, [key for key in columns if key != INNER_STEPS]))
     every = sorted({steps for run in runs if run.result for steps in run.scores()})
     places: dict[tuple[Label, Label], list[tuple[Run, int | None]]] = {}
@@ -101,7 +101,7 @@ def _grid(
         for row in row_labels
         for column in column_labels
     )
-    return Grid(
+    return ResultGrid(
         rows=keys,
         columns=tuple(columns),
         score=finished[0].result["score"] if finished and finished[0].result else "score",

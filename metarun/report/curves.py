@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metarun.report.cells import Grid
+from metarun.report.cells import ResultGrid
 from metarun.report.runs import Run
 from metarun.tracking.jsonl import Reach, read_metrics
 
@@ -33,7 +33,7 @@ class Figure:
     curves: tuple[Curve, ...]
 
 
-def figures(grid: Grid) -> list[Figure]:
+def figures(grid: ResultGrid) -> list[Figure]:
     """Learning curves, the score against inner steps, and the score against wall time; those that have any curve."""
     by_step: list[Curve] = []
     by_second: list[Curve] = []

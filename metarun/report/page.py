@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from metarun import __version__
-from metarun.report.cells import Estimate, Grid
+from metarun.report.cells import Estimate, ResultGrid
 from metarun.report.comparison import Comparison
 from metarun.report.curves import Figure, figures
 from metarun.report.runs import NOT_STARTED, Run, word
@@ -75,7 +75,7 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
 """
 
 
-def _section(grid: Grid, index: int) -> str:
+def _section(grid: ResultGrid, index: int) -> str:
     drawn = "".join(
         _figure(figure, grid, f"{figure.file}-{index}", place == 0) for place, figure in enumerate(figures(grid))
     )
@@ -132,18 +132,18 @@ _FOREST_KEY = (
 )
 
 
-def _forest_of_results(grid: Grid) -> list[str]:
+def _forest_of_results(grid: ResultGrid) -> list[str]:
     if grid.columns:
         return []
     estimates = [cell.estimate for cell in grid.cells]
     return _forest(estimates, grid, zero=False)
 
 
-def _forest_of_differences(grid: Grid) -> list[str]:
+def _forest_of_differences(grid: ResultGrid) -> list[str]:
     return _forest([difference.estimate for difference in grid.differences], grid, zero=True)
 
 
-def _forest(estimates: list[Estimate | None], grid: Grid, *, zero: bool) -> list[str]:
+def _forest(estimates: list[Estimate | None], grid: ResultGrid, *, zero: bool) -> list[str]:
     """Means and intervals on one common scale, a drawing for each row.
 
     The scale holds the means and the intervals over tasks; an interval over two seeds may be huge, and runs out of it.
@@ -181,7 +181,7 @@ def _forest(estimates: list[Estimate | None], grid: Grid, *, zero: bool) -> list
     return drawings
 
 
-def _figure(figure: Figure, grid: Grid, identity: str, is_large: bool) -> str:
+def _figure(figure: Figure, grid: ResultGrid, identity: str, is_large: bool) -> str:
     scale = 100.0 if grid.is_percent else 1.0
     curves = [
         {

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from metarun.report import protocol
-from metarun.report.cells import INNER_STEPS, Cell, Estimate, Grid
+from metarun.report.cells import INNER_STEPS, Cell, Estimate, ResultGrid
 from metarun.report.comparison import Comparison
 from metarun.report.runs import word
 
@@ -53,7 +53,7 @@ def sections(comparison: Comparison) -> list[Section]:
     return found
 
 
-def title(grid: Grid) -> str:
+def title(grid: ResultGrid) -> str:
     """How the grid's runs were evaluated, without what its rows or columns vary."""
     return protocol.words(grid.protocol, without=[key for key in grid.protocol if _varies(grid, key)])
 
@@ -73,7 +73,7 @@ def notes(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys([*said, *(problem for cell in cells for problem in cell.problems)]))
 
 
-def results(grid: Grid) -> Table:
+def results(grid: ResultGrid) -> Table:
     """The scores: in a row for each cell, or, with columns, in the grid that the user asked for."""
     best = {id(cell) for column in grid.column_labels if (cell := grid.best(column))}
     places = decimals(grid)
@@ -112,7 +112,7 @@ def results(grid: Grid) -> Table:
     )  # fmt: skip
 
 
-def differences(grid: Grid) -> Table:
+def differences(grid: ResultGrid) -> Table:
     """Every other row less the baseline, paired."""
     assert grid.baseline is not None
     places = decimals(grid)
@@ -136,7 +136,7 @@ def differences(grid: Grid) -> Table:
     )
 
 
-def costs(grid: Grid) -> Table:
+def costs(grid: ResultGrid) -> Table:
     """What a run took: means over the finished runs, and the most memory that training added in any of them."""
     keys = [key for key in (*grid.rows, *grid.columns) if key != INNER_STEPS]
     rows = []
@@ -162,7 +162,7 @@ def costs(grid: Grid) -> Table:
     )
 
 
-def settings(grid: Grid) -> Table:
+def settings(grid: ResultGrid) -> Table:
     """The configuration's keys in which the grid's cells differ, and each cell's value."""
     cells = [cell for cell in grid.run_cells if cell.finished or cell.others]
     runs = [(*cell.finished, *cell.others)[0] for cell in cells]
@@ -176,7 +176,7 @@ def settings(grid: Grid) -> Table:
     return Table(title="Configuration differences", columns=("key", *names), labels=1, rows=tuple(rows))
 
 
-def decimals(grid: Grid) -> int:
+def decimals(grid: ResultGrid) -> int:
     """Of scores and intervals alike: two digits of the smallest interval, within reason."""
     halves = [
         half * (100 if grid.is_percent else 1)
@@ -189,7 +189,7 @@ def decimals(grid: Grid) -> int:
     return min(max(needed, 1), 2) if grid.is_percent else min(max(needed, 3), 6)
 
 
-def number(value: float | None, grid: Grid, places: int, *, sign: bool = False) -> str:
+def number(value: float | None, grid: ResultGrid, places: int, *, sign: bool = False) -> str:
     """A score as the tables have it: accuracy in percent, very large losses by their first digits."""
     if value is None:
         return NONE
@@ -230,7 +230,7 @@ def gap(cell: Cell) -> str:
     return "; ".join(words)
 
 
-def _whole(cell: Cell, grid: Grid, places: int, is_best: bool) -> Entry:
+def _whole(cell: Cell, grid: ResultGrid, places: int, is_best: bool) -> Entry:
     """A cell of the user's grid in one entry."""
     if cell.estimate is None:
         return _absent(cell)
@@ -246,13 +246,20 @@ def _whole(cell: Cell, grid: Grid, places: int, is_best: bool) -> Entry:
     )
 
 
-def _median(cell: Cell, grid: Grid, places: int) -> str:
+def _median(cell: Cell, grid: ResultGrid, places: int) -> str:
     """What stands beside a mean that diverged tasks have moved; "" elsewhere."""
     return f"median {number(cell.median, grid, places)}" if cell.diverged else ""
 
 
 def _estimate(
-    estimate: Estimate, grid: Grid, places: int, is_best: bool, *, sign: bool = False, kind: str = "", note: str = ""
+    estimate: Estimate,
+    grid: ResultGrid,
+    places: int,
+    is_best: bool,
+    *,
+    sign: bool = False,
+    kind: str = "",
+    note: str = "",
 ) -> list[Entry]:
     return [
         Entry(number(estimate.mean, grid, places, sign=sign), note, "best" if is_best else kind),
@@ -281,7 +288,7 @@ def _labels(label: Iterable[str]) -> list[Entry]:
     return [Entry(value, kind="label") for value in label]
 
 
-def _results_notes(grid: Grid) -> tuple[str, ...]:
+def _results_notes(grid: ResultGrid) -> tuple[str, ...]:
     said = [
         "± over seeds: 95 % interval of the mean over training seeds (Student's t, for few seeds); "
         "± over tasks: 95 % interval over test tasks, each averaged over the seeds"
@@ -308,7 +315,7 @@ def _results_notes(grid: Grid) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _diverged(grid: Grid) -> list[str]:
+def _diverged(grid: ResultGrid) -> list[str]:
     """Which test tasks diverged, and what follows."""
     found = [
         f"{', '.join((*cell.row, *cell.column))}, seed {seed}: {diverged.words}"
@@ -325,11 +332,11 @@ def _diverged(grid: Grid) -> list[str]:
     return [f"tasks diverged ({'; '.join(found[:_MAX_GAPS])}{more}): {follows}"]
 
 
-def _steps_differ(grid: Grid) -> bool:
+def _steps_differ(grid: ResultGrid) -> bool:
     return len({cell.inner_steps for cell in grid.cells if cell.inner_steps is not None}) > 1
 
 
-def _varies(grid: Grid, key: str) -> bool:
+def _varies(grid: ResultGrid, key: str) -> bool:
     found = [protocol.protocol(cell.finished[0]).get(key) for cell in grid.cells if cell.finished]
     return any(value != found[0] for value in found)
 

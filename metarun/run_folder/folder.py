@@ -13,6 +13,7 @@ from typing import Any
 from metarun.errors import ConfigurationError
 from metarun.files import clear_leftovers, lock, read_json, write_atomically
 from metarun.json_text import json_text
+from metarun.run_folder.earlier_versions import as_first_written
 from metarun.run_folder.shapes import CHECKSUM, CONFIG, checksum, result_mismatch
 
 _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
@@ -21,31 +22,10 @@ _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradien
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the run's numbers."""
-    kept = {key: value for key, value in config.items() if key not in _WITHOUT_INFLUENCE}
-    if kept.get("head") is None:  # a key that came later: runs without it keep their names
-        kept.pop("head", None)
-    kept["algorithm"] = _algorithm_of_then(kept["algorithm"], config["evaluation"])
+    deciding = {key: value for key, value in config.items() if key not in _WITHOUT_INFLUENCE}
+    kept = as_first_written(deciding, config["evaluation"])
     # Where archives and the cache lie decides nothing either.
     return moved(kept, config["data"], {key: f"data.{key}" for key in config["data"]})
-
-
-def _algorithm_of_then(algorithm: Any, evaluation: Any) -> Any:
-    """An algorithm's settings as they were first written, so that runs from before the keys below keep their names."""
-    if not isinstance(algorithm, Mapping) or not isinstance(evaluation, Mapping):
-        return algorithm
-    then = {key: value for key, value in algorithm.items() if not (key == "not_meta_learned" and not value)}
-    if isinstance(inner := then.get("inner"), Mapping) and "eval_steps" not in inner:
-        then["inner"] = {**inner, "eval_steps": evaluation.get("inner_steps")}
-    if isinstance(estimator := then.get("meta_gradient"), Mapping) and estimator.get("recompute") is False:
-        then["meta_gradient"] = {key: value for key, value in estimator.items() if key != "recompute"}
-    return then
-
-
-def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration as this version reads it: what came later as it was then, without what is gone."""
-    algorithm = dict(stored["algorithm"])
-    algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
-    return {"head": None, **stored, "algorithm": algorithm}
 
 
 def moved(node: Any, before: Mapping[str, str], now: Mapping[str, str]) -> Any:

@@ -6,11 +6,10 @@ from functools import cached_property
 
 import torch
 
-from metarun.device.memory import available_bytes, extrapolated, peak_live_bytes, require_bytes
+from metarun.device.memory import available_bytes, extrapolated, peak_live_bytes, require_bytes, saved_bytes
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem, losses_of
 from metarun.tasks.types import Split, TaskBatch, TaskSource
-from metarun.train.device import saved_bytes
 
 _KEYS: dict[Split, tuple[str, str, str]] = {
     "train": ("schedule.tasks_per_step", "dataset.shots", "dataset.queries"),

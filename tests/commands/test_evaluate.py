@@ -77,13 +77,14 @@ def test_evaluate_reads_a_run_from_before_validation_could_differ(folder, tmp_pa
 
 
 def test_a_run_of_an_earlier_version_keeps_its_name_and_is_read(folder, tmp_path):
-    """Its inner solver had `eval_steps`, and some keys came later."""
+    """Its inner solver had `eval_steps`, some keys came later, and classes have other names now."""
     old = tmp_path / "old"
     shutil.copytree(folder, old)
     config = json.loads((old / "config.json").read_text())
     mark, algorithm = fingerprint(config), config["algorithm"]
     algorithm["inner"]["eval_steps"] = config["evaluation"]["inner_steps"]
     del algorithm["not_meta_learned"], algorithm["meta_gradient"]["recompute"], config["head"]
+    config["device"]["_target_"] = "metarun.train.device.Device"
     assert fingerprint(config) == mark
     (old / "config.json").write_text(json.dumps(config))
     assert run_here("evaluate", str(old), "evaluation.inner_steps=[0,2]") == 0

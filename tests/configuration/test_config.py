@@ -264,7 +264,7 @@ def test_where_data_lie_is_told_from_what_is_called_alike():
     for places in (
         ("data.root=/one", "data.cache=/one"),
         ("data.root=batch", "data.cache=cpu"),
-        ("data.root=flatten", "data.cache=metarun.train.device.Device"),
+        ("data.root=flatten", "data.cache=metarun.device.settings.Device"),
     ):
         assert name(configuration("dataset=omniglot", *places)) == usual
     batch, group = (

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.algorithm import Algorithm, FirstOrder, GradientDescent, Plain
-from metarun.gradients.measure import Bench, Grid
+from metarun.gradients.measure import Bench, GradientSettings
 from metarun.maths.trees import Params, ravel
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
@@ -15,7 +15,7 @@ WEIGHT = 0.7
 SIZE, NUM_TASKS, SUPPORT, QUERY = 4, 3, 6, 5
 
 
-def grid(**changes) -> Grid:
+def grid(**changes) -> GradientSettings:
     settings = {
         "run": None,
         "tasks": NUM_TASKS,
@@ -28,7 +28,7 @@ def grid(**changes) -> Grid:
         "within": 0.1,
         "repeats": 1,
     }
-    return Grid(**settings | changes)
+    return GradientSettings(**settings | changes)
 
 
 def algorithm(step_size: float = 0.05, weight: float = WEIGHT, meta_gradient=None, **others) -> Algorithm:

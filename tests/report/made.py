@@ -7,7 +7,7 @@ from typing import Any
 
 from metarun.json_text import json_text
 from metarun.maths.stats import diverged, summarize
-from metarun.report.cells import Grid
+from metarun.report.cells import ResultGrid
 from metarun.report.comparison import Comparison, compare
 from metarun.report.runs import read_runs
 
@@ -147,12 +147,12 @@ def comparison(root: Path, **options: Any) -> Comparison:
     return compare(read_runs([root]), **options)
 
 
-def only_grid(root: Path, **options: Any) -> Grid:
+def only_grid(root: Path, **options: Any) -> ResultGrid:
     """The comparison's one table."""
     (grid,) = comparison(root, **options).grids
     return grid
 
 
-def labels(grid: Grid) -> tuple[Any, Any]:
+def labels(grid: ResultGrid) -> tuple[Any, Any]:
     """Of the rows and of the columns."""
     return grid.row_labels, grid.column_labels

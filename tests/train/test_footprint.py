@@ -7,11 +7,10 @@ import torch
 
 from metarun.build import make_parts
 from metarun.device import memory
-from metarun.device.memory import peak_live_bytes
+from metarun.device.memory import peak_live_bytes, saved_bytes
 from metarun.problems.base import losses_of
 from metarun.tasks.types import TaskBatch
 from metarun.train import footprint as module
-from metarun.train.device import saved_bytes
 from metarun.train.footprint import Footprint
 from tests.calls import task_gradients
 

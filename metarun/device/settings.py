@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from metarun import checks
 
@@ -84,20 +83,3 @@ class Device:
         if self.open().type == "cuda":
             return num_tasks
         return max(1, min(num_tasks, _CPU_CHUNK_BYTES // max(1, task_bytes())))
-
-
-def saved_bytes(function: Callable[[], Tensor]) -> int:
-    """Bytes that autograd saves for the backward pass while `function` runs; each storage is counted once."""
-    sizes: dict[int, int] = {}
-    alive = []  # a freed storage's address could come again
-
-    def pack(tensor: Tensor) -> Tensor:
-        alive.append(tensor)
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    del result
-    return sum(sizes.values())

@@ -1,11 +1,12 @@
-"""metarun.train.device: what is refused, and how many tasks at once."""
+"""metarun.device.settings: what is refused, and how many tasks at once."""
 
 import pytest
 import torch
 
-from metarun.train.device import Device, saved_bytes
+from metarun.device.memory import saved_bytes
+from metarun.device.settings import Device
 
-from .small import GLYPHS, QUICK, configuration, trainer_of
+from ..train.small import GLYPHS, QUICK, configuration, trainer_of
 
 
 def device(**changes) -> Device:

@@ -1,0 +1,54 @@
+"""Configurations that earlier versions stored: read as this version has them, and compared as they were first written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_RENAMED = {
+    "metarun.train.device.Device": "metarun.device.settings.Device",
+    "metarun.tracking.base.NoMirror": "metarun.tracking.base.NoTracker",
+    "metarun.gradients.measure.Grid": "metarun.gradients.measure.GradientSettings",
+}
+"""Classes of metarun that stood in configurations under another name -> their names now."""
+
+
+def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration as this version reads it: what came later as it was then, without what is gone."""
+    stored = _with_targets(stored, _RENAMED)
+    algorithm = dict(stored["algorithm"])
+    algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
+    return {"head": None, **stored, "algorithm": algorithm}
+
+
+def as_first_written(settings: Mapping[str, Any], evaluation: Any) -> dict[str, Any]:
+    """Settings as earlier versions wrote them, so that runs keep their names and fingerprints.
+
+    Args:
+        settings: those that decide a run's numbers.
+        evaluation: the configuration of the evaluation.
+    """
+    kept = _with_targets(settings, {now: then for then, now in _RENAMED.items()})
+    if kept.get("head") is None:  # a key that came later
+        kept.pop("head", None)
+    kept["algorithm"] = _algorithm_of_then(kept["algorithm"], evaluation)
+    return kept
+
+
+def _algorithm_of_then(algorithm: Any, evaluation: Any) -> Any:
+    """An algorithm's settings as they were first written, so that runs from before the keys below keep their names."""
+    if not isinstance(algorithm, Mapping) or not isinstance(evaluation, Mapping):
+        return algorithm
+    then = {key: value for key, value in algorithm.items() if not (key == "not_meta_learned" and not value)}
+    if isinstance(inner := then.get("inner"), Mapping) and "eval_steps" not in inner:
+        then["inner"] = {**inner, "eval_steps": evaluation.get("inner_steps")}
+    if isinstance(estimator := then.get("meta_gradient"), Mapping) and estimator.get("recompute") is False:
+        then["meta_gradient"] = {key: value for key, value in estimator.items() if key != "recompute"}
+    return then
+
+
+def _with_targets(node: Any, names: Mapping[str, str]) -> Any:
+    """A part of a configuration with the classes in `names` renamed, at any depth."""
+    if not isinstance(node, Mapping):
+        return node
+    renamed = {key: _with_targets(value, names) for key, value in node.items()}
+    target = renamed.get("_target_")
+    return renamed | {"_target_": names[target]} if isinstance(target, str) and target in names else renamed

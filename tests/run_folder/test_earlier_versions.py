@@ -1,0 +1,34 @@
+"""metarun.run_folder.earlier_versions: what earlier versions stored is read, and a run has the name that they gave it."""
+
+import pytest
+
+from metarun.run_folder.earlier_versions import of_today
+from metarun.run_folder.folder import fingerprint, name
+
+from ..train.small import configuration
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "sinusoid-10shot-maml-seed0-f187eabb"),
+        (("algorithm=imaml_ng", "dataset=glyphs"), "glyphs-5way-1shot-imaml_ng-seed0-1f15bf9f"),
+        (("algorithm=anil", "device.compile=true"), "sinusoid-10shot-anil-seed0-ecb24066"),
+        (("algorithm=reptile", "tracker=none"), "sinusoid-10shot-reptile-seed0-773268b5"),
+    ],
+)
+def test_names_are_those_of_the_version_before_keys_and_classes_moved(overrides, expected):
+    """Worked out by that version, so that a command finds the run that it made then."""
+    assert name(configuration(*overrides)) == expected
+
+
+def test_classes_that_were_renamed_are_read_under_their_names_now():
+    config = configuration("tracker=none")
+    now = {key: config[key]["_target_"] for key in ("device", "tracker", "gradients")}
+    mark = fingerprint(config)
+    config["device"]["_target_"] = "metarun.train.device.Device"
+    config["tracker"]["_target_"] = "metarun.tracking.base.NoMirror"
+    config["gradients"]["_target_"] = "metarun.gradients.measure.Grid"
+    read = of_today(config)
+    assert {key: read[key]["_target_"] for key in now} == now
+    assert fingerprint(config) == fingerprint(read) == mark

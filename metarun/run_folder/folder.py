@@ -51,11 +51,11 @@ def name(config: Mapping[str, Any]) -> str:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two configurations' settings, as `key: before -> now`."""
     old, new = flatten(settings(before)), flatten(settings(now))
-    keys = sorted({*old, *new})
     absent = "(absent)"
-    return [
-        f"{k}: {old.get(k, absent)} -> {new.get(k, absent)}" for k in keys if old.get(k, absent) != new.get(k, absent)
-    ]
+    keys = [key for key in sorted({*old, *new}) if old.get(key, absent) != new.get(key, absent)]
+    if "evaluation.inner_steps" in keys:  # the key of earlier versions that follows it
+        keys = [key for key in keys if key != "algorithm.inner.eval_steps"]
+    return [f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}" for key in keys]
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

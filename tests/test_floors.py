@@ -159,7 +159,7 @@ def test_torchmeta_comes_in_at_one_door(module):
         "metarun.command_line.main",
         "metarun.tasks.sources.catalogue",
         "metarun.command_line.help",
-        "metarun.configuration.suggest",
+        "metarun.configuration.explain",
         "metarun.configuration.config_folder",
         "metarun.maths.stats",
         "metarun.commands.status",

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from metarun.command_line.main import main
 from metarun.configuration.config_folder import config_folder
 from metarun.configuration.instantiate import make
+from metarun.configuration.overrides import check, parse
 from metarun.configuration.resolve import resolved
-from metarun.configuration.suggest import check, parse
 from metarun.models.learner import Learner
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")

@@ -26,7 +26,8 @@ def run_hydra(
     import hydra
     from hydra.errors import InstantiationException
 
-    from metarun.configuration.suggest import COMPOSITION_ERRORS, check, explain, parse
+    from metarun.configuration.explain import COMPOSITION_ERRORS, explain
+    from metarun.configuration.overrides import check, parse
 
     conf = config_folder()
     parsed = parse(arguments)
@@ -72,7 +73,7 @@ def _guarded(task: Callable[["DictConfig"], Any], cfg: "DictConfig") -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from metarun.configuration.suggest import COMPOSITION_ERRORS
+    from metarun.configuration.explain import COMPOSITION_ERRORS
 
     try:
         return task(cfg)

@@ -80,7 +80,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif first in SUBCOMMANDS:
         SUBCOMMANDS[first][2](arguments[1:])
     elif re.fullmatch(r"[A-Za-z][\w-]*", first):
-        from metarun.configuration.suggest import unknown_word
+        from metarun.configuration.did_you_mean import unknown_word
 
         raise ConfigurationError(unknown_word(first, list(SUBCOMMANDS), groups(config_folder())))
     elif "--version" in arguments:

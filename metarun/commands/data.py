@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.configuration.config_folder import config_folder
+from metarun.configuration.did_you_mean import closest
+from metarun.configuration.explain import COMPOSITION_ERRORS, explain
+from metarun.configuration.overrides import check, parse
 from metarun.configuration.schema import check_places, check_shape, plain
-from metarun.configuration.suggest import COMPOSITION_ERRORS, check, closest, explain, parse
 from metarun.console.notes import shown
 from metarun.console.terminal import say, terminal
 from metarun.errors import ConfigurationError

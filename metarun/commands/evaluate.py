@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.build import fitted, make_parts
 from metarun.commands.result import measure_test, require_score
 from metarun.configuration.config_folder import config_folder
+from metarun.configuration.did_you_mean import closest
 from metarun.configuration.schema import check_value, plain
-from metarun.configuration.suggest import closest
 from metarun.configuration.trusted import named_in, require_resolved, require_trusted
 from metarun.console.notes import shown
 from metarun.console.run_console import results, waiting

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from metarun import checks
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.defaults import default_choices
-from metarun.configuration.suggest import HYDRA_FOLDERS, unknown_key
+from metarun.configuration.did_you_mean import unknown_key
+from metarun.configuration.overrides import HYDRA_FOLDERS
 from metarun.errors import ConfigurationError
 
 _REFERENCE = re.compile(r"\$\{\s*\.*([\w.]+)")
@@ -92,7 +93,7 @@ def check_places(config: Mapping[str, Any]) -> None:
 
 
 def refuse_hydra_folders(hydra: DictConfig | HydraConf) -> None:
-    """Refuse Hydra's own settings of folders where a file sets them; `suggest.check` refuses those on the command line.
+    """Refuse Hydra's own settings of folders where a file sets them; `overrides.check` refuses those on the command line.
 
     Raises:
         ConfigurationError: one has another value than in config.yaml.

@@ -8,7 +8,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from metarun.configuration.suggest import check, closest, explain, parse, unknown_word
+from metarun.configuration.did_you_mean import closest, unknown_word
+from metarun.configuration.explain import explain
+from metarun.configuration.overrides import check, parse
 from metarun.errors import ConfigurationError
 
 FILES = {

@@ -21,7 +21,8 @@ from metarun.configuration.did_you_mean import closest
 from metarun.configuration.schema import check_value, plain
 from metarun.configuration.trusted import named_in, require_resolved, require_trusted
 from metarun.console.notes import shown
-from metarun.console.run_console import results, waiting
+from metarun.console.progress import waiting
+from metarun.console.results import results
 from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError
 from metarun.run_folder.checkpoints import selected

@@ -24,7 +24,8 @@ from metarun.commands.result import device_name, environment_of
 from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.console.notes import shown
-from metarun.console.run_console import header, waiting
+from metarun.console.progress import waiting
+from metarun.console.results import header
 from metarun.console.terminal import say, terminal
 from metarun.device.memory import require_bytes
 from metarun.errors import ConfigurationError, TrainingError

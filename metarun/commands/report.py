@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from metarun.console.run_console import summary_words
 from metarun.console.terminal import terminal
+from metarun.console.words import summary_words
 from metarun.errors import ConfigurationError
 from metarun.files import write_atomically
 from metarun.report import formats

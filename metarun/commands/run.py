@@ -27,7 +27,8 @@ from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.configuration.trusted import untrusted_classes
 from metarun.console.notes import LogFile, shown
-from metarun.console.run_console import RunConsole, header, report, results, waiting
+from metarun.console.progress import RunConsole, waiting
+from metarun.console.results import header, report, results
 from metarun.console.terminal import terminal
 from metarun.device.peak_memory import AddedMemory, peak_mib
 from metarun.device.ranks import Ranks, ranks_from_environment

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from metarun.console.run_console import clock_words
 from metarun.console.terminal import terminal
+from metarun.console.words import clock_words
 from metarun.errors import ConfigurationError
 from metarun.run_folder.status import FAILED
 from metarun.sweep.manifest import NAME, Manifest, read

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from metarun import __version__, checks
 from metarun.configuration.command_text import command_line, config_dirs
 from metarun.console.notes import shown
-from metarun.console.run_console import waiting
+from metarun.console.progress import waiting
 from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError, SweepError
 from metarun.run_folder.folder import RunFolder, differences

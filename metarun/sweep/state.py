@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarun.console.run_console import interval, summary_words
+from metarun.console.words import interval, summary_words
 from metarun.errors import DamagedFile
 from metarun.maths.stats import has_score
 from metarun.run_folder.status import FAILED, HEARTBEAT_S, PREEMPTED, RUNNING, read_status

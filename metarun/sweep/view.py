@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from metarun.console.run_console import clock_words
+from metarun.console.words import clock_words
 from metarun.run_folder.status import FAILED, PREEMPTED, RUNNING
 from metarun.sweep.manifest import Job
 from metarun.sweep.state import DONE, LOST, PENDING, JobState

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from metarun.command_line.plain_text import write_every_character
-from metarun.console.run_console import RunConsole, waiting
+from metarun.console.progress import RunConsole, waiting
 from metarun.maths.stats import Summary
 
 from ..train.small import QUICK, run_here

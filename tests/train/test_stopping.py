@@ -104,7 +104,7 @@ def test_a_full_disk_costs_the_log_its_lines_and_says_so_once(capsys):
 
 def test_a_terminal_that_is_gone_costs_no_run(tmp_path, monkeypatch):
     """Its observer cannot print; every step is done and saved."""
-    from metarun.console.run_console import RunConsole
+    from metarun.console.progress import RunConsole
 
     def gone(*_arguments):
         raise OSError(5, "Input/output error")

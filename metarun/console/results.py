@@ -1,23 +1,18 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""What a run prints before it begins and at its end: what will run, its results as a table, and what to do next."""
 
-import math
 import shlex
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from metarun.console.terminal import say
-from metarun.maths.stats import Summary, count_words, has_score
+from metarun.console.words import amount, clock_words, interval
+from metarun.maths.stats import count_words, has_score
 from metarun.run_folder.folder import RunFolder
-
-_LINE_EVERY_S = 10.0
 
 
 def header(console: Console, rows: Sequence[tuple[str, str]]) -> None:
@@ -28,117 +23,6 @@ def header(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     for label, value in rows:
         table.add_row(label, value)
     console.print(Panel(table, title=Text("metarun", "bold"), title_align="left", border_style="cyan"))
-
-
-def waiting(console: Console, words: str) -> AbstractContextManager[object]:
-    """A spinner with `words` on a terminal, nothing elsewhere."""
-    return console.status(Text(words)) if console.is_terminal else nullcontext()
-
-
-class _Remaining(ProgressColumn):
-    """Time to go at the mean speed of this attempt: outer steps are alike, so the mean is steadier than a window."""
-
-    def render(self, task: Task) -> Text:
-        seconds = _remaining(task.fields["clock"], int(task.completed), int(task.total or 0))
-        return Text(f"{clock_words(seconds)} to go" if seconds is not None else "-:--", style="cyan")
-
-
-class RunConsole:
-    """Implements the trainer's `Observer`; use it as a context around training."""
-
-    def __init__(self, console: Console, *, score: str, total: int, done: int) -> None:
-        self._console = console
-        self._score, self._total = score, total
-        self._loss: float | None = None
-        self._validation = ""
-        self._tasks = 0
-        self._clock = _Clock(done)
-        self._last_line = time.perf_counter()
-        self._progress = Progress(
-            TextColumn("[bold]meta-train"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[words]}", markup=False),
-            TimeElapsedColumn(),
-            _Remaining(),
-            console=console,
-            disable=not console.is_terminal,
-            refresh_per_second=4,
-        )
-        self._task = self._progress.add_task("", total=total, completed=done, words="", clock=self._clock)
-
-    def __enter__(self) -> "RunConsole":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """Show the step; off a terminal, a line every ten seconds."""
-        # A running mean over about fifty steps: one step's loss jumps about too much to be read.
-        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
-        self._tasks += tasks
-        if self._console.is_terminal:
-            self._progress.update(self._task, completed=step, words=self._words())
-        elif time.perf_counter() - self._last_line > _LINE_EVERY_S:
-            self._last_line = time.perf_counter()
-            left = _remaining(self._clock, step, self._total)
-            percent = 100 * step // self._total
-            ending = f"  {clock_words(left)} to go" if left is not None else ""
-            self._console.print(f"step {step}/{self._total} ({percent} %)  {self._words()}{ending}", soft_wrap=True)
-
-    def validated(self, step: int, score: Summary, is_best: bool) -> None:
-        """Remember the validation for the bar; off a terminal, print it."""
-        self._validation = f"val {summary_words(self._score, vars(score))}"
-        if not self._console.is_terminal:
-            self._console.print(
-                f"step {step}/{self._total}  {self._validation}{'  best' if is_best else ''}", soft_wrap=True
-            )
-
-    def _words(self) -> str:
-        speed = self._tasks / max(time.perf_counter() - self._clock.started, 1e-9)
-        return "  ".join(filter(None, [f"{speed:.0f} tasks/s", f"loss {self._loss:.3f}", self._validation]))
-
-
-class _Clock:
-    """When this attempt began, and at which step."""
-
-    def __init__(self, first: int) -> None:
-        self.started, self.first = time.perf_counter(), first
-
-
-def _remaining(clock: _Clock, step: int, total: int) -> float | None:
-    done = step - clock.first
-    return (time.perf_counter() - clock.started) * (total - step) / done if done > 0 else None
-
-
-def clock_words(seconds: float) -> str:
-    """`3:07` or `1:02:09`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def interval(mean: float | None, half: float | None, is_percent: bool) -> str:
-    """`93.4 ± 0.5 %` or `0.352 ± 0.021`; null in a file is what was not finite."""
-    if mean is None or not math.isfinite(mean):
-        return "not finite"
-    return f"{amount(mean, is_percent)} ± {amount(half, is_percent)}{' %' if is_percent else ''}"
-
-
-def summary_words(score: str, summary: Mapping[str, Any]) -> str:
-    """`accuracy 93.4 ± 0.5 %`, and how many tasks diverged if any did, from a summary as result.json has it."""
-    words = f"{score} {interval(summary['mean'], summary['ci95'], score == 'accuracy')}"
-    count = summary.get("num_diverged", 0)  # absent from those of earlier versions
-    return f"{words}, {count} of {summary['num_tasks']} tasks diverged" if count else words
-
-
-def amount(value: float | None, is_percent: bool, sign: str = "") -> str:
-    """`93.4` or `0.352`; very large ones by their first digits, `1.67e+10`."""
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    return f"{100 * value:{sign}.1f}" if is_percent else f"{value:{sign}{'.3f' if abs(value) < 1e6 else '.3g'}}"
 
 
 def results(console: Console, result: dict[str, Any]) -> None:

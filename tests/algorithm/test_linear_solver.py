@@ -26,7 +26,7 @@ MATRIX = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
 def system(matrices: torch.Tensor, rhs: torch.Tensor) -> System:
     """`matrices` are C + I."""
     curvature = LinearOperator(lambda vectors: torch.einsum("bij,bj->bi", matrices, vectors) - vectors)
-    return System(curvature, 1.0, 1.0, lambda: curvature, rhs)
+    return System(curvature, 1.0, 1.0, 1.0, lambda: curvature, rhs)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

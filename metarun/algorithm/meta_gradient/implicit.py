@@ -43,7 +43,7 @@ class Implicit:
         damping: added to C.
         identity: the factor of L; iMAML's released code has 2 (its option cg_damping plus one).
         weight_offset: added to lambda in the system alone; iMAML's released code has 10 (its option lam_damping), and takes
-            what the system gives in these units for the meta-gradient, as if z had been pulled back by the larger lambda.
+            what the system gives in units of the larger lambda for the meta-gradient.
     Source: Rajeswaran et al. 2019, lemma 1 and algorithm 2; gradients of lambda and of frozen leaves by the same theorem.
     """
 
@@ -91,7 +91,7 @@ class Implicit:
             stats["system/min_curvature"] = result.min_curvature
             negative = (result.min_curvature <= 0) | (result.status == Status.NEGATIVE_CURVATURE)
             stats["system/negative_curvature"] = negative
-        z = unravel(self._offset(inner, phi) * result.solution, phi)
+        z = unravel(result.solution, phi)
         pulled = inner.gradient_in_theta(phi, z, self.curvature)
         own = {name: leaf for name, leaf in direct.items() if name in bilevel.theta.fixed}
         gradient = {name: own[name] - leaf if name in own else -leaf for name, leaf in pulled.items()}
@@ -101,12 +101,15 @@ class Implicit:
         """(C + L)^-1 L by the same solver; exact only as far as it is."""
         inner = bilevel.solved(phi)
         system = self._system(inner, phi)
-        weight = inner.regulariser.hessian_diagonal(phi) + self.weight_offset
+        weight, unit = system.weight, system.unit
 
         def solved(vectors: Tensor) -> Tensor:
+            """unit^-1 weight (C + weight)^-1 vectors."""
             return self.solver.solve(system.with_rhs(vectors)).solution
 
-        return Jacobian(push=lambda vectors: solved(weight * vectors), pull=lambda vectors: weight * solved(vectors))
+        return Jacobian(
+            push=lambda vectors: unit / weight * solved(weight * vectors), pull=lambda vectors: unit * solved(vectors)
+        )
 
     def diagnosis(self, means: Mapping[str, float]) -> str | None:
         """Where phi is far from stationary, the Hessian indefinite in most tasks, or its differences mostly error."""
@@ -135,6 +138,7 @@ class Implicit:
 
     def _system(self, inner: InnerProblem, phi: Params, disagreements: list[Tensor] | None = None) -> System:
         """(C + damping + identity * (L + offset)) z = ..., in units of L + offset."""
+        weight = inner.regulariser.hessian_diagonal(phi)
 
         def operator(curvature: Curvature) -> LinearOperator:
             made = inner.curvature(phi, curvature, disagreements)
@@ -142,11 +146,8 @@ class Implicit:
 
         return System(
             curvature=operator(self.curvature),
-            weight=inner.regulariser.hessian_diagonal(phi) + self.weight_offset,
+            weight=weight + self.weight_offset,
+            unit=weight,
             identity=self.identity,
             positive=lambda: operator("gauss_newton"),
         )
-
-    def _offset(self, inner: InnerProblem, phi: Params) -> float | Tensor:
-        """(lambda + offset) / lambda: pulling back multiplies by lambda alone."""
-        return 1 + self.weight_offset / inner.regulariser.hessian_diagonal(phi) if self.weight_offset else 1.0

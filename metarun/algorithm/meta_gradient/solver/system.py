@@ -22,6 +22,8 @@ class System:
     Attributes:
         curvature: C.
         weight: L > 0: one number, or [B, D].
+        unit: what z is multiplied by to give the meta-gradient: L itself, unless the system has another one than the inner
+            objective; z is scaled so that the meta-gradient is the solution in units of L.
         identity: > 0.
         positive: makes a curvature in C's place that is never indefinite.
         rhs: right-hand sides [B, D].
@@ -29,6 +31,7 @@ class System:
 
     curvature: LinearOperator
     weight: float | Tensor
+    unit: float | Tensor
     identity: float
     positive: Callable[[], LinearOperator]
     rhs: Tensor | None = None
@@ -55,8 +58,8 @@ class System:
 
     def finished(self, result: CGResult) -> CGResult:
         """A solution in units of L as z."""
-        root = self.weight.sqrt() if isinstance(self.weight, Tensor) else self.weight
-        return dataclasses.replace(result, solution=result.solution / root)
+        solution = self.weight.sqrt() * result.solution if isinstance(self.weight, Tensor) else result.solution
+        return dataclasses.replace(result, solution=solution / self.unit)
 
     def _in_units(self, curvature: LinearOperator) -> LinearOperator:
         if isinstance(self.weight, Tensor):

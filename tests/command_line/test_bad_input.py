@@ -75,7 +75,7 @@ def refused(tmp_path, capsys):
         (["+foo=3"], "there is no key foo. metarun --cfg job shows every key."),
         (["+run.foldr=x"], "there is no key run.foldr; did you mean run.folder?"),
         # no option of a group, or none at all
-        (["model=null"], "model has no option 'null'. Options: conv4, conv4_max_pool, mlp."),
+        (["model=null"], "model has no option 'null'. Options: context_mlp, conv4, conv4_max_pool, mlp."),
         (["tracker=null"], "tracker has no option 'null'; did you mean none? Options: none, wandb."),
         (["device=inf"], "device has no option 'inf'. Options: auto, cpu, cuda."),
         (["algorithm=1_000"], "algorithm has no option '1_000'. Options: "),

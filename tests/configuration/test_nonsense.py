@@ -31,7 +31,7 @@ NONSENSE = ["nonsense", True, None, -3, 1.5, math.nan, -math.inf, 10**30, ["nons
 NAMES = {"project", "entity", "group"}
 OPTIONAL = {"entity", "group", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
 OPTIONAL |= {"preconditioner", "test_ways", "val_ways", "output_size", "val_shots", "val_queries"}
-LISTS_OF_NAMES = {"tags", "adapted"}
+LISTS_OF_NAMES = {"tags", "adapted", "not_meta_learned"}
 SIGNED = {"seed"}  # of a store, where it is a label and no count
 CHECKED_BY_THE_MODEL = {"adapted"}  # names of its parameters
 

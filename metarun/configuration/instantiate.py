@@ -94,12 +94,15 @@ def _about_arguments(config: Mapping[str, Any], key: str, error: BaseException) 
     made = get_object(node["_target_"])
     if said[1] not in (made.__name__, *(base.__name__ for base in getattr(made, "__mro__", ()))):
         return None  # of a call inside the constructor
-    names = re.findall(r"'(\w+)'", said[2])
     if "missing" in said[0]:
+        names = re.findall(r"'(\w+)'", said[2])
         return f"{key} needs {', '.join(names)}: give " + " ".join(f"+{key}.{name}=VALUE" for name in names)
+    unexpected = re.search(r"argument '(.+?)'(?:\.|$)", said[2])  # of a damaged file, any characters
+    if unexpected is None:
+        return None
     known = [name for name in inspect.signature(made).parameters if name != "self"]
-    near = get_close_matches(names[0], known, n=1)
-    return f"there is no key {key}.{names[0]}" + (
+    near = get_close_matches(unexpected[1], known, n=1)
+    return f"there is no key {key}.{unexpected[1]}" + (
         f"; did you mean {key}.{near[0]}?" if near else f"; {made.__name__} takes {', '.join(known)}."
     )
 

@@ -359,3 +359,12 @@ def test_two_processes_may_prove_a_folder_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "unlink", twice)
     folder.make()
     assert {path.name for path in folder.path.iterdir()} == {"checkpoints", "figures"}
+
+
+@pytest.mark.parametrize(("name", "told"), [("com`ile", "did you mean device.compile?"), ("!?", "Device takes ")])
+def test_a_key_that_no_part_takes_may_be_spelled_of_any_characters(name, told):
+    config = configuration(*QUICK)
+    config["device"][name] = True
+    with pytest.raises(ConfigurationError) as raised:
+        make(config, "device")
+    assert str(raised.value).startswith(f"there is no key device.{name}; {told}")

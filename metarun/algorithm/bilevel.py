@@ -56,7 +56,8 @@ class Bilevel:
     def query_loss_of(self, params: Params, step: int | None = None) -> Tensor:
         """Query losses [B] of complete parameters, leaves [B, ...]."""
         problem = self.inner.problem
-        data = problem.query(self.inner.tasks, detached(params), self.steps if step is None else step)
+        at = detached(params) if problem.data_depend_on_params else params
+        data = problem.query(self.inner.tasks, at, self.steps if step is None else step)
         return losses_of(problem, params, data)
 
     def query_gradient(self, phi: Params) -> tuple[Tensor, Params]:

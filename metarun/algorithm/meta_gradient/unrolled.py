@@ -89,8 +89,10 @@ def _recomputed(bilevel: Bilevel) -> TaskGradients:
     theta, inner = graph.theta, graph.inner
     # theta's ways into the steps: its leaves, and a learned lambda as it is used, whose own derivative comes once, at the end.
     weights = inner.regulariser.learned_weights
-    rho = [leaf for leaf in theta.regulariser.values() if weights]
-    entering = [leaf for leaf in theta.values() if not any(leaf is other for other in rho)] + weights
+    learned = list(theta.regulariser.values()) if weights else []
+    rho = {name: leaf for name, leaf in theta.items() if any(leaf is other for other in learned)}
+    direct = {name: leaf for name, leaf in theta.items() if name not in rho}
+    entering = [*direct.values(), *weights]
     losses: Tensor | None = None
     arriving: list[Tensor] = []  # the gradient in the piece's last phi, and, so far, in theta
     for piece in reversed(range(len(kept))):
@@ -107,9 +109,8 @@ def _recomputed(bilevel: Bilevel) -> TaskGradients:
         inputs = entering if piece == 0 else [*phi.values(), *entering]
         arriving = list(torch.autograd.grad(outputs, inputs, arriving, materialize_grads=True))
     assert losses is not None
-    own = len(entering) - len(weights)
-    found = dict(zip((n for n, leaf in theta.items() if not any(leaf is r for r in rho)), arriving[:own], strict=True))
+    found = dict(zip(direct, arriving[: len(direct)], strict=True))
     if rho:
-        names = (name for name, leaf in theta.items() if any(leaf is other for other in rho))
-        found |= dict(zip(names, torch.autograd.grad(weights, rho, arriving[own:]), strict=True))
+        through = torch.autograd.grad(weights, list(rho.values()), arriving[len(direct) :])
+        found |= dict(zip(rho, through, strict=True))
     return TaskGradients.of(bilevel, found, losses, solution.params, solution.stats)

@@ -5,9 +5,11 @@ on `indices[i]` alone, so task 17 is the same task whatever the batch, the chunk
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,8 +65,18 @@ def bits(key: int, indices: Tensor, *shape: int) -> Tensor:
     count = 1
     for size in shape:
         count *= size
-    positions = torch.arange(1, count + 1, dtype=torch.int64, device=indices.device) * _GOLDEN
-    return _mixed(rows[:, None] + positions).reshape(len(indices), *shape)
+    return _mixed(rows[:, None] + _positions(count, indices.device)).reshape(len(indices), *shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _positions(count: int, device: torch.device) -> Tensor:
+    """The multiples 1 to `count` of the golden ratio.
+
+    Made once and by NumPy, so that they are data in a traced program and no arithmetic: PyTorch's compiler takes multiples of a
+    range for indices, and as large as these they corrupt its memory (2.13).
+    """
+    multiples = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN & (2**64 - 1))
+    return torch.from_numpy(multiples.view(np.int64)).to(device)
 
 
 def uniform(key: int, indices: Tensor, *shape: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from metarun.algorithm.bilevel import TaskGradients
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.protocols import EstimateFunction
+from metarun.device.course import Course, course
 from metarun.errors import TrainingError
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem
@@ -79,7 +80,8 @@ class Compiled:
                 return found.gradient, found.query_loss, found.params, found.stats
 
             try:
-                traced = make_fx(operations)(*arguments)
+                with course(Course.ROLLED):
+                    traced = make_fx(operations)(*arguments)
             except RuntimeError as error:
                 if "tracing tensor" not in str(error):
                     raise

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -44,14 +44,12 @@ class Point:
     Attributes:
         params: phi, leaves [B, ...].
         value: the inner objective there, [B], without graph.
-        gradient: the objective's gradient of the same pass, made when first asked for; differentiable when `params` are.
-        data: on which it was computed.
+        gradient: makes the objective's gradient, of the same pass; differentiable when `params` are.
     """
 
     params: Params
     value: Tensor
     gradient: Callable[[], Params]
-    data: Data
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class InnerProblem:
         data = problem.support(tasks, detached(theta.start | theta.shared), 0)
         return InnerProblem(problem, tasks, theta, term, term.at(theta), data)
 
-    def collected(self, phi: Params, step: int) -> "InnerProblem":
+    def collected(self, phi: Params, step: int | Tensor) -> "InnerProblem":
         """With the support data of inner step `step`, taken at `phi`; the same where data are stored."""
         if not self.problem.data_depend_on_params or step == 0:
             return self
@@ -145,11 +143,7 @@ class InnerProblem:
         value, loss_gradient = value_and_gradient(self.loss, phi, has_graph=self.has_graph)
         with torch.no_grad():
             value = self._regularised(phi, value)
-        return Point(phi, value, cache(lambda: self.regulariser.added_to(loss_gradient(), phi)), self.data)
-
-    def refreshed(self, point: Point) -> Point:
-        """The point on the present data; itself where it was computed on them."""
-        return point if point.data is self.data else self.at(point.params)
+        return Point(phi, value, lambda: self.regulariser.added_to(loss_gradient(), phi))
 
     def curvature(self, phi: Params, kind: Curvature, disagreements: list[Tensor] | None = None) -> LinearOperator:
         """Second derivatives of the support loss alone (never of the regulariser) in the adapted parameters, at `phi`.

@@ -36,7 +36,7 @@ class InnerSolution:
 
 
 class State(Protocol):
-    """What an inner solver remembers from step to step."""
+    """What an inner solver remembers from step to step: a nest of tensors (`maths.structures`)."""
 
     @property
     def params(self) -> Params:
@@ -66,8 +66,8 @@ class InnerSolver(Protocol[S]):
         """The state before the first step, at phi: `inner.start`, or where steps are computed again."""
         ...
 
-    def step(self, inner: InnerProblem, state: S, number: int) -> S:
-        """The state after step `number`, from 0."""
+    def step(self, inner: InnerProblem, state: S, number: int | Tensor) -> S:
+        """The state after step `number`, from 0: of the same structure and shapes, so that steps may be a loop of a program."""
         ...
 
     def solution(self, inner: InnerProblem, state: S, steps: int) -> InnerSolution:

@@ -6,7 +6,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from metarun.device.early_exit import may_read_values
+from metarun.device.course import may_read_values
+from metarun.maths.loops import repeat
 from metarun.maths.operators import LinearOperator
 
 REFRESH = 50
@@ -53,7 +54,6 @@ def conjugate_gradient(
     progress_rtol: float = 0.0,
     absolute_curvature: bool = False,
     refresh_every: int = REFRESH,
-    early_exit: bool | None = None,
 ) -> CGResult:
     """Solve A x = rhs, from x = 0 or `start`, with each system stopping on its own.
 
@@ -78,15 +78,12 @@ def conjugate_gradient(
         absolute_curvature: go on at negative curvature with its absolute value, as saddle-free methods do; a curvature of
             zero still stops.
         refresh_every: steps after which the residual is computed anew, for one product more (`REFRESH`).
-        early_exit: leave the loop when all systems have stopped, which changes no bit; None: where the question is free
-            (`may_read_values`).
     Returns:
         CGResult; finite but for systems with the status NOT_FINITE, as where |Ap| squared overflows. In long solves a system
         whose recurrence rounding has parted from the true residual goes on from that.
     Source: Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithms 5.2 and 7.1; Saad 2003, section 9.2.1 (preconditioning);
         progress test: Martens 2010, section 4.4.
     """
-    early_exit = may_read_values(rhs) if early_exit is None else early_exit
     if preconditioner is not None:
         operator, rhs = operator.between(preconditioner), preconditioner * rhs
         start = None if start is None else start / preconditioner
@@ -101,63 +98,120 @@ def conjugate_gradient(
         return _back(untouched, preconditioner)
     solution = torch.zeros_like(rhs) if start is None else start / scale[:, None]
     residual = rhs.clone() if start is None else rhs - operator.apply(solution)
-    direction = residual.clone()
     squared = _dot(residual, residual)
     # A residual whose square underflows is zero: p'Ap would be zero too, and look like negative curvature.
     floor = (atol / scale).square().clamp_min(torch.finfo(rhs.dtype).tiny)
     threshold = torch.maximum(rtol**2 * rhs_squared, floor)
-    rounding, size = 4 * torch.finfo(rhs.dtype).eps, torch.zeros_like(squared)
-    lowered = torch.zeros_like(squared)  # by how much the steps so far lowered the quadratic
-    history = [lowered]
+    rounding = 4 * torch.finfo(rhs.dtype).eps
+    lowered = torch.zeros_like(squared)
 
-    for step in range(max_steps):
+    def tested(state: _Iteration, number: int | Tensor) -> _Iteration:
+        """With the status of what has converged after `number` steps."""
+        running = state.status == Status.MAX_STEPS
+        converged = running & (state.squared <= threshold)
+        history = state.history
+        if history is not None:
+            number = torch.as_tensor(number, device=rhs.device)
+            window = (number // 10).clamp_min(10)
+            history = history.index_copy(0, number[None], state.lowered[None])
+            gained = state.lowered - history.index_select(0, (number - window).clamp_min(0)[None])[0]
+            hardly = (number >= window) & (gained < window * progress_rtol * state.lowered)
+            converged = converged | (running & hardly)
+        return replace(state, status=torch.where(converged, Status.CONVERGED, state.status), history=history)
+
+    def iterate(state: _Iteration, number: int | Tensor, refreshes: bool = False) -> _Iteration:
+        status, direction, residual, squared = state.status, state.direction, state.residual, state.squared
         running = status == Status.MAX_STEPS
-        converged = running & (squared <= threshold)
-        window = max(10, step // 10)
-        if progress_rtol and step >= window:
-            gained = lowered - history[step - window]
-            converged = converged | (running & (gained < window * progress_rtol * lowered))
-        status = torch.where(converged, Status.CONVERGED, status)
-        running = running & ~converged
-        if early_exit and not running.any():
-            break
         product = operator.apply(direction)
         curvature = _dot(direction, product)
         length = _dot(direction, direction)
-        size = torch.maximum(size, (_dot(product, product) / torch.where(length > 0, length, 1)).sqrt())
+        size = torch.maximum(state.size, (_dot(product, product) / torch.where(length > 0, length, 1)).sqrt())
         broken = running & ~(curvature.isfinite() & size.isfinite())
         status = torch.where(broken, Status.NOT_FINITE, status)
         running = running & ~broken
         rayleigh = curvature / torch.where(length > 0, length, 1)
-        min_curvature = torch.where(running, torch.minimum(min_curvature, rayleigh), min_curvature)
+        min_curvature = torch.where(running, torch.minimum(state.min_curvature, rayleigh), state.min_curvature)
         if absolute_curvature:
             curvature = curvature.abs()
         negative = running & (curvature <= rounding * size * length)
         status = torch.where(negative, Status.NEGATIVE_CURVATURE, status)
+        solution = state.solution
         if start is None:
-            solution = torch.where((negative & (steps == 0))[:, None], rhs, solution)
+            solution = torch.where((negative & (state.steps == 0))[:, None], rhs, solution)
         running = running & ~negative
 
         rate = torch.where(running, squared / torch.where(running, curvature, 1), 0)
         solution = torch.addcmul(solution, rate[:, None], direction)
         residual = torch.addcmul(residual, rate[:, None], product, value=-1)
-        if (step + 1) % refresh_every == 0:
+        if refreshes:
             left = rhs - operator.apply(solution)
             drift = left - residual
             parted = running & (_dot(drift, drift) > 0.25 * _dot(residual, residual))
             residual = torch.where(parted[:, None], left, residual)
-        lowered = lowered + 0.5 * rate * squared
-        history.append(lowered)
         new_squared = torch.where(running, _dot(residual, residual), squared)
         ratio = torch.where(running, new_squared / torch.where(running, squared, 1), 0)
-        direction = torch.where(running[:, None], torch.addcmul(residual, ratio[:, None], direction), direction)
-        squared = new_squared
-        steps = steps + running
+        after = _Iteration(
+            status=status,
+            steps=state.steps + running,
+            solution=solution,
+            residual=residual,
+            direction=torch.where(running[:, None], torch.addcmul(residual, ratio[:, None], direction), direction),
+            squared=new_squared,
+            min_curvature=min_curvature,
+            size=size,
+            lowered=state.lowered + 0.5 * rate * squared,
+            history=state.history,
+        )
+        return tested(after, number + 1)
 
-    converged = (status == Status.MAX_STEPS) & (squared <= threshold)
-    status = torch.where(converged, Status.CONVERGED, status)
-    relative = (squared / torch.where(rhs_squared > 0, rhs_squared, 1)).sqrt()
-    return _back(finished(CGResult(scale[:, None] * solution, steps, relative, min_curvature, status)), preconditioner)
+    def ended(state: _Iteration) -> Tensor:
+        return state.status != Status.MAX_STEPS
+
+    state = _Iteration(
+        status=status,
+        steps=steps,
+        solution=solution,
+        residual=residual,
+        direction=residual.clone(),
+        squared=squared,
+        min_curvature=min_curvature,
+        size=torch.zeros_like(squared),
+        lowered=lowered,
+        history=lowered.expand(max_steps + 1, -1) if progress_rtol else None,
+    )
+    state = tested(state, 0)
+    for first in range(0, max_steps, refresh_every):
+        plain = min(first + refresh_every - 1, max_steps)
+        state = repeat(iterate, state, plain, first=first, ended=ended)
+        if may_read_values(rhs) and bool(ended(state).all()):
+            break
+        if plain < max_steps:
+            state = iterate(state, plain, refreshes=True)
+    relative = (state.squared / torch.where(rhs_squared > 0, rhs_squared, 1)).sqrt()
+    solution = scale[:, None] * state.solution
+    return _back(finished(CGResult(solution, state.steps, relative, state.min_curvature, state.status)), preconditioner)
+
+
+@dataclass(frozen=True)
+class _Iteration:
+    """Between two steps; tensors [B] and [B, D]. `status` MAX_STEPS is: still running.
+
+    Attributes:
+        squared: the residual's norm, squared.
+        size: the largest |Ap| / |p| met.
+        lowered: by how much the steps so far lowered the quadratic; `history`: after each of them, [steps + 1, B].
+    """
+
+    status: Tensor
+    steps: Tensor
+    solution: Tensor
+    residual: Tensor
+    direction: Tensor
+    squared: Tensor
+    min_curvature: Tensor
+    size: Tensor
+    lowered: Tensor
+    history: Tensor | None
 
 
 def _back(result: CGResult, preconditioner: Tensor | None) -> CGResult:

@@ -1,10 +1,13 @@
 """MINRES for B symmetric systems at once: what conjugate gradients cannot do, indefinite matrices."""
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
-from metarun.device.early_exit import may_read_values
+from metarun.device.course import may_read_values
 from metarun.maths.cg import REFRESH, CGResult, Status, binary_scale, finished
+from metarun.maths.loops import repeat
 from metarun.maths.operators import LinearOperator
 
 _SINGULAR = 0.75
@@ -39,19 +42,15 @@ def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float
         return CGResult(scale * rhs, steps, torch.ones_like(norm), min_curvature, status)
     eps = torch.finfo(norm.dtype).eps
     threshold = max(rtol, eps) * norm
-    solution, size = torch.zeros_like(rhs), torch.zeros_like(norm)
-    state = _start(rhs, norm)
-    for step in range(max_steps):
-        residual, beta, cos, sin, cos_before, sin_before, now, before, way, way_before = state
-        converged = (status == Status.MAX_STEPS) & (residual <= threshold)
-        status = torch.where(converged, Status.CONVERGED, status)
+
+    def iterate(state: _Iteration, number: int | Tensor, refreshes: bool = False) -> _Iteration:
+        residual, beta, cos, sin, cos_before, sin_before, now, before, way, way_before = state.recurrence
+        status = state.status
         running = status == Status.MAX_STEPS
-        if may_read_values(rhs) and not running.any():
-            break
         product = operator.apply(now)
         alpha = (now * product).sum(1)
-        min_curvature = torch.where(running, torch.minimum(min_curvature, alpha), min_curvature)
-        size = torch.maximum(size, torch.linalg.vector_norm(product, dim=1))
+        min_curvature = torch.where(running, torch.minimum(state.min_curvature, alpha), state.min_curvature)
+        size = torch.maximum(state.size, torch.linalg.vector_norm(product, dim=1))
         status = torch.where(running & ~(alpha.isfinite() & size.isfinite()), Status.NOT_FINITE, status)
         ahead = product - alpha[:, None] * now - beta[:, None] * before
         beta_ahead = torch.linalg.vector_norm(ahead, dim=1)
@@ -68,24 +67,50 @@ def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float
         cos_ahead, sin_ahead = lower / safe, beta_ahead / safe
         new_way = (now - middle[:, None] * way - upper[:, None] * way_before) / safe[:, None]
         length = torch.where(moved, residual * cos_ahead, 0)
-        solution = solution + length[:, None] * torch.where(moved[:, None], new_way, 0)
+        solution = state.solution + length[:, None] * torch.where(moved[:, None], new_way, 0)
         residual = torch.where(moved, residual * sin_ahead, residual)
         new = ahead / torch.where(beta_ahead > 0, beta_ahead, 1)[:, None]
-        state = (residual, beta_ahead, cos_ahead, sin_ahead, cos, sin, new, now, new_way, way)
-        steps = steps + moved
-        if (step + 1) % REFRESH == 0:
+        recurrence = (residual, beta_ahead, cos_ahead, sin_ahead, cos, sin, new, now, new_way, way)
+        if refreshes:
             left = rhs - operator.apply(solution)
             left_norm = torch.linalg.vector_norm(left, dim=1)
             parted = moved & (left_norm > 2 * residual)
-            state = tuple(
+            recurrence = tuple(
                 torch.where(parted.view(-1, *[1] * (old.dim() - 1)), fresh, old)
-                for fresh, old in zip(_start(left, left_norm), state, strict=True)
+                for fresh, old in zip(_start(left, left_norm), recurrence, strict=True)
             )
-    residual = state[0]
-    converged = (status == Status.MAX_STEPS) & (residual <= threshold)
-    status = torch.where(converged, Status.CONVERGED, status)
-    relative = residual / torch.where(norm > 0, norm, 1)
-    return finished(CGResult(scale * solution, steps, relative, min_curvature, status))
+        return tested(_Iteration(status, state.steps + moved, solution, min_curvature, size, recurrence))
+
+    def tested(state: _Iteration) -> _Iteration:
+        converged = (state.status == Status.MAX_STEPS) & (state.recurrence[0] <= threshold)
+        return replace(state, status=torch.where(converged, Status.CONVERGED, state.status))
+
+    def ended(state: _Iteration) -> Tensor:
+        return state.status != Status.MAX_STEPS
+
+    nothing = torch.zeros_like(rhs)
+    state = tested(_Iteration(status, steps, nothing, min_curvature, torch.zeros_like(norm), _start(rhs, norm)))
+    for first in range(0, max_steps, REFRESH):
+        plain = min(first + REFRESH - 1, max_steps)
+        state = repeat(iterate, state, plain, first=first, ended=ended)
+        if may_read_values(rhs) and bool(ended(state).all()):
+            break
+        if plain < max_steps:
+            state = iterate(state, plain, refreshes=True)
+    relative = state.recurrence[0] / torch.where(norm > 0, norm, 1)
+    return finished(CGResult(scale * state.solution, state.steps, relative, state.min_curvature, state.status))
+
+
+@dataclass(frozen=True)
+class _Iteration:
+    """Between two steps. `status` MAX_STEPS is: still running; `size` is the largest |Av| met; `recurrence` as of `_start`."""
+
+    status: Tensor
+    steps: Tensor
+    solution: Tensor
+    min_curvature: Tensor
+    size: Tensor
+    recurrence: tuple[Tensor, ...]
 
 
 def _start(residual: Tensor, norm: Tensor) -> tuple[Tensor, ...]:

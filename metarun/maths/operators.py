@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from metarun.device.early_exit import may_read_values
+from metarun.device.course import may_read_values
 from metarun.maths.trees import Params, detached, ravel, unravel
 
 

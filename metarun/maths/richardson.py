@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from metarun.maths.cg import CGResult, Status, finished, relative_residual
+from metarun.maths.loops import repeat
 from metarun.maths.operators import LinearOperator
 
 
@@ -22,9 +23,11 @@ def richardson(operator: LinearOperator, rhs: Tensor, *, max_steps: int, step_si
         CGResult; `residual_norm` is the true one, by one product more, and no status is ever CONVERGED.
     Source: Lorraine, Vicol and Duvenaud 2020, section 3 (Neumann); Grazzi et al. 2020, section 3 (fixed point).
     """
-    solution = rhs
-    for _ in range(max_steps):
-        solution = solution + step_size * (rhs - operator.apply(solution))
+
+    def iterate(solution: Tensor, number: int | Tensor) -> Tensor:
+        return solution + step_size * (rhs - operator.apply(solution))
+
+    solution = repeat(iterate, rhs, max_steps)
     relative = relative_residual(operator, rhs, solution)
     steps = torch.full((len(rhs),), max_steps, device=rhs.device)
     unknown, status = torch.full_like(relative, torch.inf), torch.full_like(steps, Status.MAX_STEPS)

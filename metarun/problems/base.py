@@ -27,7 +27,7 @@ class Problem(Protocol):
     learner: Learner
     """The model."""
 
-    def support(self, tasks: TaskBatch, params: Params, step: int) -> Data:
+    def support(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Data:
         """The data of B tasks on which inner step `step`, from 0, is taken.
 
         Whatever is random in them is a function of the tasks (their `latent`) and of `step`, drawn by `rng`, so that a task's
@@ -38,7 +38,7 @@ class Problem(Protocol):
         """
         ...
 
-    def query(self, tasks: TaskBatch, params: Params, step: int) -> Data:
+    def query(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Data:
         """The data of B tasks on which parameters are measured that were adapted by `step` inner steps; as `support`."""
         ...
 
@@ -69,11 +69,11 @@ class Supervised:
     data_depend_on_params: ClassVar[bool] = False
     learner: Learner
 
-    def support(self, tasks: TaskBatch, params: Params, step: int) -> Examples:
+    def support(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Examples:
         """The support set, whatever the parameters."""
         return tasks.support_set
 
-    def query(self, tasks: TaskBatch, params: Params, step: int) -> Examples:
+    def query(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Examples:
         """The query set, whatever the parameters; with the support inputs where norm layers take their statistics there."""
         query = tasks.query_set
         return query.normalised_by(tasks.support_set) if self.learner.normalises_by_support else query

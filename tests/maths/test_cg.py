@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarun.device.course import Course, course
 from metarun.maths.cg import Status, conjugate_gradient, relative_residual
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator
@@ -168,8 +169,9 @@ def test_early_exit_changes_no_bit(max_steps):
     rhs = vectors(3, 4)
     rhs[0] = 0
     settings = {"max_steps": max_steps, "rtol": 1e-8}
-    with_exit = conjugate_gradient(operator(matrices), rhs, **settings, early_exit=True)
-    without = conjugate_gradient(operator(matrices), rhs, **settings, early_exit=False)
+    with_exit = conjugate_gradient(operator(matrices), rhs, **settings)
+    with course(Course.STATIC):
+        without = conjugate_gradient(operator(matrices), rhs, **settings)
     for name in ("solution", "steps", "residual_norm", "min_curvature", "status"):
         assert torch.equal(getattr(with_exit, name), getattr(without, name)), name
 
@@ -183,7 +185,8 @@ def test_early_exit_saves_products():
 
     conjugate_gradient(LinearOperator(apply), vectors(2, 3), max_steps=10, rtol=1e-12)
     assert len(calls) == 1
-    conjugate_gradient(LinearOperator(apply), vectors(2, 3), max_steps=10, rtol=1e-12, early_exit=False)
+    with course(Course.STATIC):
+        conjugate_gradient(LinearOperator(apply), vectors(2, 3), max_steps=10, rtol=1e-12)
     assert len(calls) == 11
 
 

@@ -88,7 +88,7 @@ class NaturalGradient:
 
     def start(self) -> dict[str, Any]:
         """The damping, where it is adapted; the averages begin with the first step."""
-        return {"damping": self.damping} if self.adapt_damping else {}
+        return {"damping": torch.tensor(self.damping, dtype=torch.float64)} if self.adapt_damping else {}
 
     def direction(
         self,
@@ -137,8 +137,9 @@ class NaturalGradient:
         if not self.adapt_damping:
             return direction, stats, state
         predicted = -(now * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
-        adapted = {"damping": _adapted(damping, float(_change(direction, chunks, ranks) / predicted))}
-        return direction, stats | {"direction/damping": rhs.new_tensor(damping)}, state | adapted
+        stats |= {"direction/damping": torch.as_tensor(damping).to(rhs)}
+        adapted = {"damping": _adapted(damping, _change(direction, chunks, ranks) / predicted)}
+        return direction, stats, state | adapted
 
     def _scale(
         self, row: Params, chunks: Sequence[AdaptedTasks], state: dict[str, Any], ranks: Ranks
@@ -194,11 +195,11 @@ class NaturalGradient:
         return product
 
 
-def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float) -> Tensor:
+def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float | Tensor) -> Tensor:
     """(damping I + U U')^-1 rhs with U' = gradients / sqrt(B), by a B x B system."""
     rows = gradients / len(gradients) ** 0.5
     inner = damping * torch.eye(len(rows), dtype=rows.dtype, device=rows.device) + rows @ rows.T
-    return (rhs - torch.linalg.solve(inner, rows @ rhs.T).T @ rows) / damping
+    return (rhs - torch.linalg.solve_ex(inner, rows @ rhs.T).result.T @ rows) / damping
 
 
 def _num_tasks(chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
@@ -219,7 +220,7 @@ def _change(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ranks) -> 
     return ranks.sum(torch.cat(changes).sum()) / _num_tasks(chunks, ranks)
 
 
-def _adapted(damping: float, ratio: float) -> float:
-    if ratio < 0.25:
-        return 1.5 * damping
-    return damping / 1.5 if ratio > 0.75 else damping
+def _adapted(damping: float | Tensor, ratio: Tensor) -> Tensor:
+    """The next damping, a number in float64, from the decrease that came over that predicted."""
+    now = torch.as_tensor(damping, dtype=torch.float64, device=ratio.device)
+    return torch.where(ratio < 0.25, 1.5 * now, torch.where(ratio > 0.75, now / 1.5, now))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner.line_search import search
-from metarun.algorithm.inner_problem import InnerProblem, Point
+from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.protocols import InnerSolution
 from metarun.maths.trees import Params, against, axpy, detached, norm_per_task, relative_norm
 
@@ -21,16 +21,13 @@ difference. Interpolated lengths do as well in half the passes, but depend on th
 
 @dataclass(frozen=True)
 class Searched:
-    """Where the last search ended, the first gradient's norm [B], and the halvings so far [B] (0.0 before the first step)."""
+    """phi, and the objective and its gradient there; the first gradient's norm and the halvings so far, [B]."""
 
-    point: Point
-    first_norm: Tensor | None = None
-    halvings: Tensor | float = 0.0
-
-    @property
-    def params(self) -> Params:
-        """phi."""
-        return self.point.params
+    params: Params
+    value: Tensor
+    gradient: Params
+    first_norm: Tensor
+    halvings: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +58,33 @@ class BacktrackingDescent:
 
     def start(self, inner: InnerProblem, phi: Params) -> Searched:
         """At phi."""
-        return Searched(inner.at(phi))
-
-    def step(self, inner: InnerProblem, state: Searched, number: int) -> Searched:
-        """One searched step."""
-        point = inner.refreshed(state.point)
+        point = inner.at(phi)
         gradient = point.gradient()
         norm = norm_per_task(detached(gradient))
+        return Searched(point.params, point.value, gradient, norm, torch.zeros_like(norm))
 
-        def move(length: Tensor) -> Point:
-            rates = dict.fromkeys(point.params, -self.step_size * length)
-            return inner.at(axpy(against(rates, point.params), gradient, point.params))
+    def step(self, inner: InnerProblem, state: Searched, number: int | Tensor) -> Searched:
+        """One searched step."""
+        value, gradient = state.value, state.gradient
+        if inner.problem.data_depend_on_params:
+            point = inner.at(state.params)
+            value, gradient = point.value, point.gradient()
+        norm = norm_per_task(detached(gradient))
+
+        def along(length: Tensor) -> Params:
+            rates = dict.fromkeys(state.params, -self.step_size * length)
+            return axpy(against(rates, state.params), gradient, state.params)
 
         length, end, _ = search(
-            point, move, -self.step_size * norm**2, self.max_backtracks, sufficient_decrease=_SUFFICIENT_DECREASE
+            inner,
+            value,
+            along,
+            -self.step_size * norm**2,
+            self.max_backtracks,
+            sufficient_decrease=_SUFFICIENT_DECREASE,
         )
         halvings = state.halvings - torch.where(length > 0, length.log2(), -float(self.max_backtracks))
-        return Searched(end, norm if state.first_norm is None else state.first_norm, halvings)
+        return Searched(end.params, end.value, end.gradient(), state.first_norm, halvings)
 
     def solution(self, inner: InnerProblem, state: Searched, steps: int) -> InnerSolution:
         """phi, with a graph where theta has one.
@@ -85,8 +92,9 @@ class BacktrackingDescent:
         `inner/residual` [B] is the norm of the objective's gradient at phi over that at theta, for a backward pass more;
         `inner/backtracks` [B] the mean over the steps.
         """
-        if state.first_norm is None:
+        if steps == 0:
             return InnerSolution(state.params, {})
-        left = relative_norm(norm_per_task(detached(inner.refreshed(state.point).gradient())), state.first_norm)
+        gradient = inner.gradient(state.params) if inner.problem.data_depend_on_params else state.gradient
+        left = relative_norm(norm_per_task(detached(gradient)), state.first_norm)
         stats = {"inner/residual": left, "inner/backtracks": state.halvings / steps}
         return InnerSolution(state.params, stats, state.first_norm)

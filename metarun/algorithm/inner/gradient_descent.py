@@ -4,35 +4,48 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.protocols import InnerSolution
-from metarun.maths.trees import Params, axpy, norm_per_task, relative_norm
+from metarun.maths.trees import Params, axpy, detached, norm_per_task, relative_norm
 
 
 @dataclass(frozen=True)
 class Descent:
-    """phi, and the gradients of the first and the last step."""
+    """phi, the norm of the first step's gradient [B], and the gradient of the last step; zeros before there is one."""
 
     params: Params
-    first: Params | None = None
-    last: Params | None = None
+    first_norm: Tensor
+    last: Params
 
-    def stepped(self, params: Params, gradient: Params) -> "Descent":
-        """After a step along `gradient`."""
-        return Descent(params, gradient if self.first is None else self.first, gradient)
+    @staticmethod
+    def at(phi: Params) -> "Descent":
+        """Before the first step."""
+        last = {name: torch.zeros_like(leaf) for name, leaf in detached(phi).items()}
+        leaf = next(iter(last.values()))
+        return Descent(phi, leaf.new_zeros(len(leaf)), last)
 
-    def solution(self) -> InnerSolution:
+    def stepped(self, params: Params, gradient: Params, number: int | Tensor) -> "Descent":
+        """After step `number` along `gradient`."""
+        first_norm = self.first_norm
+        if isinstance(number, Tensor):
+            first_norm = torch.where(number == 0, norm_per_task(detached(gradient)), first_norm)
+        elif number == 0:
+            first_norm = norm_per_task(detached(gradient))
+        return Descent(params, first_norm, gradient)
+
+    def solution(self, steps: int) -> InnerSolution:
         """With `inner/last_step` [B]: the norm of the gradient of the last step over that of the first.
 
         It costs nothing and is not the gradient at phi, which no step has asked for; with one step it is 1.
         """
-        if self.first is None or self.last is None:
+        if steps == 0:
             return InnerSolution(self.params, {})
         with torch.no_grad():
-            norm = norm_per_task(self.first)
-            return InnerSolution(self.params, {"inner/last_step": relative_norm(norm_per_task(self.last), norm)}, norm)
+            ratio = relative_norm(norm_per_task(self.last), self.first_norm)
+        return InnerSolution(self.params, {"inner/last_step": ratio}, self.first_norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +80,17 @@ class GradientDescent:
 
     def start(self, inner: InnerProblem, phi: Params) -> Descent:
         """At phi."""
-        return Descent(phi)
+        return Descent.at(phi)
 
-    def step(self, inner: InnerProblem, state: Descent, number: int) -> Descent:
+    def step(self, inner: InnerProblem, state: Descent, number: int | Tensor) -> Descent:
         """One gradient step."""
         phi = state.params
         gradient = inner.loss_gradient(phi) if self.proximal == "pull_back" else inner.gradient(phi)
-        return state.stepped(axpy(-self.step_size, gradient, phi), gradient)
+        return state.stepped(axpy(-self.step_size, gradient, phi), gradient, number)
 
     def solution(self, inner: InnerProblem, state: Descent, steps: int) -> InnerSolution:
         """phi, pulled back where that is asked for; `inner/last_step` as `Descent.solution` has it."""
         if self.proximal == "pull_back" and steps > 0:
             pull = inner.regulariser.gradient(state.params)
-            state = state.stepped(axpy(-self.step_size, pull, state.params), pull)
-        return state.solution()
+            state = state.stepped(axpy(-self.step_size, pull, state.params), pull, steps)
+        return state.solution(steps)

@@ -49,17 +49,25 @@ class LearnedRates:
 
     def start(self, inner: InnerProblem, phi: Params) -> Descent:
         """At phi."""
-        return Descent(phi)
+        return Descent.at(phi)
 
-    def step(self, inner: InnerProblem, state: Descent, number: int) -> Descent:
+    def step(self, inner: InnerProblem, state: Descent, number: int | torch.Tensor) -> Descent:
         """One gradient step of the sizes learned for it."""
         phi, gradient = state.params, inner.gradient(state.params)
         rates = {name: inner.theta.solver[_STEP_SIZE + name] for name in phi}
         if self.rates == "layer_and_step":
-            rates = {name: leaf[:, min(number, self.steps - 1)] for name, leaf in rates.items()}
+            rates = {name: self._of_step(leaf, number) for name, leaf in rates.items()}
         rates = against(rates, phi)
-        return state.stepped({name: leaf - rates[name] * gradient[name] for name, leaf in phi.items()}, gradient)
+        return state.stepped(
+            {name: leaf - rates[name] * gradient[name] for name, leaf in phi.items()}, gradient, number
+        )
 
     def solution(self, inner: InnerProblem, state: Descent, steps: int) -> InnerSolution:
         """phi; `inner/last_step` as `Descent.solution` has it."""
-        return state.solution()
+        return state.solution(steps)
+
+    def _of_step(self, rates: torch.Tensor, number: int | torch.Tensor) -> torch.Tensor:
+        """Those of one step, [B], out of those of all, [B, steps]."""
+        if isinstance(number, torch.Tensor):  # in a rolled loop
+            return rates.index_select(1, number.clamp(max=self.steps - 1)[None])[:, 0]
+        return rates[:, min(number, self.steps - 1)]

@@ -1,11 +1,40 @@
 """The inner loop: every solver's steps are taken here, in training, in evaluation and when steps are computed again."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
+
+from torch import Tensor
 
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.protocols import InnerSolution, InnerSolver, S
+from metarun.maths.loops import repeat
 from metarun.maths.trees import Params
+
+
+def advanced(
+    solver: InnerSolver[S],
+    inner: InnerProblem,
+    state: S | None,
+    steps: int,
+    *,
+    phi: Params | None = None,
+    first: int = 0,
+) -> S:
+    """The solver's state after step `steps - 1`, from that before step `first`.
+
+    Where data depend on parameters, each step has data of its own, collected at the phi from which it is taken.
+
+    Args:
+        state: None: where step `first` begins, at phi.
+        phi: None: theta.
+    """
+    if state is None:
+        phi = inner.start if phi is None else phi
+        state = solver.start(inner.collected(phi, first), phi)
+
+    def step(state: S, number: int | Tensor) -> S:
+        return solver.step(inner.collected(state.params, number), state, number)
+
+    return repeat(step, state, steps, first=first)
 
 
 def trajectory(
@@ -13,16 +42,13 @@ def trajectory(
 ) -> Iterator[S]:
     """The solver's states before step `first` and after it and each later one, up to `steps`; `steps + 1 - first` in all.
 
-    Where data depend on parameters, each step has data of its own, collected at the phi from which it is taken.
-
     Args:
         phi: where step `first` begins; None: at theta.
     """
-    phi = inner.start if phi is None else phi
-    state = solver.start(inner.collected(phi, first), phi)
+    state = advanced(solver, inner, None, first, phi=phi, first=first)
     yield state
     for number in range(first, steps):
-        state = solver.step(inner.collected(state.params, number), state, number)
+        state = advanced(solver, inner, state, number + 1, first=number)
         yield state
 
 
@@ -40,7 +66,7 @@ def solve(
         phi, first: as of `trajectory`.
     """
     steps = solver.steps if steps is None else steps
-    (state,) = deque(trajectory(solver, inner, steps, phi=phi, first=first), maxlen=1)
+    state = advanced(solver, inner, None, steps, phi=phi, first=first)
     return solver.solution(inner.collected(state.params, steps), state, steps)
 
 
@@ -50,9 +76,8 @@ def solutions(solver: InnerSolver[S], inner: InnerProblem, numbers: Sequence[int
     Args:
         numbers: ascending, each once.
     """
-    asked = iter(numbers)
-    wanted = next(asked, None)
-    for number, state in enumerate(trajectory(solver, inner, max(numbers, default=0))):
-        if number == wanted:
-            yield solver.solution(inner.collected(state.params, number), state, number)
-            wanted = next(asked, None)
+    state, taken = None, 0
+    for number in numbers:
+        state = advanced(solver, inner, state, number, first=taken)
+        taken = number
+        yield solver.solution(inner.collected(state.params, number), state, number)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner.line_search import search
-from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem, Point
+from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
 from metarun.algorithm.protocols import InnerSolution
-from metarun.device.early_exit import may_read_values
+from metarun.device.course import may_read_values
 from metarun.maths.cg import Status, conjugate_gradient
 from metarun.maths.trees import Params, detached, ravel, relative_norm, unravel
 
@@ -20,11 +20,13 @@ class NewtonState:
     """Where the last line search ended, and what the next step goes on from; each tensor [B] but gradient and direction [B, D].
 
     Attributes:
+        value: the objective at phi.
         running: tasks that have not ended.
         cg_steps, backtracks, negative_curvature: counted so far.
     """
 
-    point: Point
+    params: Params
+    value: Tensor
     gradient: Tensor
     norm: Tensor
     first_norm: Tensor
@@ -34,11 +36,6 @@ class NewtonState:
     cg_steps: Tensor
     backtracks: Tensor
     negative_curvature: Tensor
-
-    @property
-    def params(self) -> Params:
-        """phi."""
-        return self.point.params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +94,8 @@ class NewtonCG:
         norm = torch.linalg.vector_norm(gradient, dim=1)
         nothing, nobody = torch.zeros_like(norm), torch.zeros_like(norm, dtype=torch.bool)
         return NewtonState(
-            point=point,
+            params=point.params,
+            value=point.value,
             gradient=gradient,
             norm=norm,
             first_norm=norm,
@@ -109,17 +107,18 @@ class NewtonCG:
             negative_curvature=nobody,
         )
 
-    def step(self, inner: InnerProblem, state: NewtonState, number: int) -> NewtonState:
+    def step(self, inner: InnerProblem, state: NewtonState, number: int | Tensor) -> NewtonState:
         """One Newton step, without graph, of the tasks that have not ended."""
         norm, first, damping = state.norm, state.first_norm, state.damping
-        point, gradient = inner.refreshed(state.point), state.gradient
-        if point is not state.point:
-            gradient = ravel(point.gradient())
+        phi, value, gradient = state.params, state.value, state.gradient
+        if inner.problem.data_depend_on_params:
+            point = inner.at(phi)
+            value, gradient = point.value, ravel(point.gradient())
         running = state.running & ~((norm <= self.tolerance * first.clamp_min(1)) & norm.isfinite())
         if may_read_values(norm) and not running.any():
             return replace(state, running=running)
-        model = inner.curvature(point.params, self.curvature)
-        model = model.shifted(inner.regulariser.hessian_diagonal(point.params))
+        model = inner.curvature(phi, self.curvature)
+        model = model.shifted(inner.regulariser.hessian_diagonal(phi))
         rtol = (norm / first).sqrt().clamp_max(0.5) if self.forcing else self.rtol
         result = conjugate_gradient(
             model.shifted(damping[:, None]),
@@ -135,10 +134,10 @@ class NewtonCG:
         direction = torch.where(descends[:, None], direction, -gradient)
         descent = torch.where(descends, descent, -(norm**2))
 
-        def move(length: Tensor) -> Point:
-            return inner.at(unravel(ravel(point.params) + length[:, None] * direction, point.params))
+        def along(length: Tensor) -> Params:
+            return unravel(ravel(phi) + length[:, None] * direction, phi)
 
-        length, end, gained = search(point, move, descent, self.max_backtracks, running)
+        length, end, gained = search(inner, value, along, descent, self.max_backtracks, running)
         if self.adapt_damping:
             predicted = descent + 0.5 * (direction * model.apply(direction)).sum(1)
             ratio = gained / torch.where(predicted != 0, predicted, 1)
@@ -147,7 +146,8 @@ class NewtonCG:
         gradient = torch.where(running[:, None], ravel(end.gradient()), gradient)
         halvings = torch.where(length > 0, length.log2(), -float(self.max_backtracks))
         return NewtonState(
-            point=end,
+            params=end.params,
+            value=end.value,
             gradient=gradient,
             norm=torch.linalg.vector_norm(gradient, dim=1),
             first_norm=first,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner.head import Head, head_names, refuse_other_heads, support_features
@@ -41,7 +42,7 @@ class Prototypes:
         """The untrained head."""
         return Head(phi)
 
-    def step(self, inner: InnerProblem, state: Head, number: int) -> Head:
+    def step(self, inner: InnerProblem, state: Head, number: int | Tensor) -> Head:
         """Set the head of every task, with a graph where theta has one."""
         if state.is_solved:
             return state

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.inner.head import Head, head_names, refuse_other_heads, support_features
@@ -54,7 +55,7 @@ class RidgeHead:
         """The untrained head."""
         return Head(phi)
 
-    def step(self, inner: InnerProblem, state: Head, number: int) -> Head:
+    def step(self, inner: InnerProblem, state: Head, number: int | Tensor) -> Head:
         """Solve for the head of every task, with a graph where theta has one."""
         if state.is_solved:
             return state
@@ -65,9 +66,7 @@ class RidgeHead:
         by_examples = x.shape[1] < x.shape[2]
         gram = x @ x.mT if by_examples else x.mT @ x
         system = gram + regulariser * torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
-        solved = (
-            x.mT @ torch.linalg.solve(system, y) if by_examples else torch.linalg.solve(system, x.mT @ y)
-        )  # [B, D, N]
+        solved = x.mT @ _solved(system, y) if by_examples else _solved(system, x.mT @ y)  # [B, D, N]
         offset = learned["offset"][:, None].expand(-1, solved.shape[-1])
         head = {weight: learned["scale"][:, None, None] * solved.mT, bias: offset}
         return Head(inner.start | head, is_solved=True)
@@ -75,3 +74,8 @@ class RidgeHead:
     def solution(self, inner: InnerProblem, state: Head, steps: int) -> InnerSolution:
         """phi."""
         return InnerSolution(state.params, {})
+
+
+def _solved(matrices: Tensor, rhs: Tensor) -> Tensor:
+    """matrices^-1 rhs; not finite where a matrix is singular, without asking the device."""
+    return torch.linalg.solve_ex(matrices, rhs).result

@@ -1,7 +1,7 @@
 """Meta-gradient of the query loss after every inner step, not only the last (MAML++)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,9 +39,11 @@ class MultiStepLoss:
         need_differentiable("MultiStepLoss", solver)
         need_descent("MultiStepLoss", solver)
 
-    def weights(self, num_steps: int, step: int | Tensor) -> list[float]:
-        """w_1 to w_K in outer step `step`; they sum to one."""
-        fallen = min(1.0, float(step / self.annealed_over)) if self.annealed_over else 0.0
+    def weights(self, num_steps: int, step: int | Tensor) -> list[float] | list[Tensor]:
+        """w_1 to w_K in outer step `step`, tensors where it is one; they sum to one."""
+        step = step.double() if isinstance(step, Tensor) else step
+        fallen: Any = step / self.annealed_over if self.annealed_over else 0.0 * step
+        fallen = fallen.clamp(max=1.0) if isinstance(fallen, Tensor) else min(1.0, fallen)
         early = (1 - fallen) / num_steps
         return [early] * (num_steps - 1) + [1 - early * (num_steps - 1)]
 
@@ -54,9 +56,10 @@ class MultiStepLoss:
         losses, phi, stats = None, graph.inner.start, {}
         for number, weight, solution in zip(steps, weights, solutions(graph.solver, graph.inner, steps), strict=True):
             phi, stats = solution.params, solution.stats
-            if weight > 0 or losses is None:
+            if isinstance(weight, Tensor) or weight > 0 or losses is None:
                 losses = graph.query_loss(phi, number)
-                total = total + weight * losses.sum()
+                share = weight.to(losses) if isinstance(weight, Tensor) else weight
+                total = total + share * losses.sum()
         assert losses is not None and isinstance(total, Tensor)
         found = torch.autograd.grad(total, list(graph.theta.values()), materialize_grads=True)
         return TaskGradients.of(graph, dict(zip(graph.theta, found, strict=True)), losses, phi, stats)

@@ -1,16 +1,20 @@
 """The implicit systems by conjugate gradients, and what to do where a matrix is not positive definite."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.meta_gradient.solver.system import System, instead, measured
+from metarun.device.course import may_read_values
 from metarun.errors import TrainingError
 from metarun.maths.cg import CGResult, Status, conjugate_gradient
+from metarun.maths.loops import repeat
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator
+from metarun.maths.structures import tensors_of, with_tensors
 
 POLICIES = ("stop", "damp", "abs", "minres", "gauss_newton", "raise")
 _MAX_TRIES = 5
@@ -49,38 +53,64 @@ class ConjugateGradient:
         `steps` counts those of all tries, and `residual_norm` is that of the solution returned, in the system it solves.
 
         Raises:
-            TrainingError: negative curvature, where `negative_curvature` is "raise".
+            TrainingError: negative curvature, where `negative_curvature` is "raise" and values may be read; else such a solution
+                is NaN.
         """
         return system.finished(self._solve(system, system.operator, system.scaled_rhs))
 
     def _solve(self, system: System, operator: LinearOperator, rhs: Tensor) -> CGResult:
+        if self.negative_curvature == "damp":
+            return self._damped(operator, rhs)
         result = self._cg(operator, rhs)
         failed = result.status == Status.NEGATIVE_CURVATURE
-        # "stop" and "abs" ask nothing of the device; the others must know whether any task failed.
-        if self.negative_curvature in ("stop", "abs") or not failed.any():
+        if self.negative_curvature in ("stop", "abs"):
             return result
         if self.negative_curvature == "raise":
+            if not may_read_values(rhs):  # what is no number ends the run at its next look
+                return instead(result, failed, replace(result, solution=torch.full_like(rhs, torch.nan)))
+            if not failed.any():
+                return result
             raise TrainingError(
                 f"the implicit system of {int(failed.sum())} of {len(failed)} tasks is not positive definite (smallest "
                 f"curvature {result.min_curvature.min():.3g}). Choose algorithm.meta_gradient.curvature=gauss_newton, a larger "
                 "algorithm.proximal_weight, or another algorithm.meta_gradient.solver.negative_curvature."
             )
-        if self.negative_curvature == "minres":
-            return instead(
-                result, failed, measured(operator, rhs, minres(operator, rhs, max_steps=self.steps, rtol=self.rtol))
-            )
-        if self.negative_curvature == "gauss_newton":
+
+        def otherwise(result: CGResult, number: int | Tensor) -> CGResult:
+            if self.negative_curvature == "minres":
+                solved = minres(operator, rhs, max_steps=self.steps, rtol=self.rtol)
+                return instead(result, failed, measured(operator, rhs, solved))
             return instead(result, failed, self._cg(system.positive_operator, rhs))
-        damping = 0.0
-        for _ in range(_MAX_TRIES):
-            damping = max(10 * damping, _FIRST_DAMPING)
-            other = self._cg(operator.shifted(damping), rhs)
-            fails_again = other.status == Status.NEGATIVE_CURVATURE
-            result = instead(result, failed, other, ~fails_again)
-            failed = failed & fails_again
-            if not failed.any():
-                break
-        return result
+
+        return repeat(otherwise, result, 1, ended=lambda _: ~failed)
+
+    def _damped(self, operator: LinearOperator, rhs: Tensor) -> CGResult:
+        """As it is, and again for what failed, with more and more of the identity added."""
+
+        def attempt(state: tuple[CGResult, Tensor], number: int | Tensor) -> tuple[CGResult, Tensor]:
+            before, failed = state
+            is_first = number == 0
+            if isinstance(is_first, Tensor):
+                result = self._cg(
+                    operator.shifted(torch.where(is_first, 0, _FIRST_DAMPING * 10.0 ** (number - 1))), rhs
+                )
+            else:
+                result = self._cg(
+                    operator if is_first else operator.shifted(_FIRST_DAMPING * 10.0 ** (number - 1)), rhs
+                )
+            fails = result.status == Status.NEGATIVE_CURVATURE
+            mended = instead(before, failed, result, ~fails)
+            if isinstance(is_first, Tensor):
+                pairs = zip(tensors_of(result), tensors_of(mended), strict=True)
+                return with_tensors(result, [torch.where(is_first, *pair) for pair in pairs]), failed & fails
+            return result if is_first else mended, failed & fails
+
+        # Before the first try all have failed.
+        norm = rhs.new_full((len(rhs),), torch.inf)
+        steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
+        nothing = CGResult(rhs, steps, norm, norm, torch.full_like(steps, Status.NEGATIVE_CURVATURE))
+        state = nothing, torch.ones_like(steps, dtype=torch.bool)
+        return repeat(attempt, state, 1 + _MAX_TRIES, ended=lambda state: ~state[1])[0]
 
     def _cg(self, operator: LinearOperator, rhs: Tensor) -> CGResult:
         result = conjugate_gradient(

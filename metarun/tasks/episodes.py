@@ -15,6 +15,9 @@ from metarun.tasks.rotated_images import RotatedImages
 from metarun.tasks.types import Examples, Split, TaskBatch
 
 _INT64 = torch.iinfo(torch.int64)
+_PER_WHITE = 1 / 255
+"""Bytes become numbers in [0, 1] by a product, rounded to float32 as IEEE 754 has it, on every device. They are not divided: CUDA
+turns a division by a number into a product with its reciprocal, and a CPU does not."""
 _KEYS: dict[Split, dict[str, str]] = {
     "train": {"ways": "dataset.ways", "shots": "dataset.shots", "queries": "dataset.queries"},
     "test": {"ways": "dataset.test_ways", "shots": "evaluation.shots", "queries": "evaluation.queries"},
@@ -287,7 +290,7 @@ class Episodes:
             items = moved(items.view(tasks, ways, per_class, *items.shape[1:]), rotation, is_flipped, shift)
         inputs = items.view(tasks, ways * per_class, *self.input_shape).to(torch.float32)
         if items.dtype == torch.uint8:
-            inputs = inputs.div_(255)
+            inputs = inputs.mul_(_PER_WHITE)
         targets = torch.arange(ways, device=inputs.device).repeat_interleave(per_class).expand(tasks, -1)
         return Examples(inputs, targets.contiguous(), ways)
 

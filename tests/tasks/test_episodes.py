@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +61,9 @@ def test_examples_are_the_images_that_latent_names(split, rotations):
                 for position in positions[task, label].tolist():
                     image = store.items[store.starts[batch.latent["classes"][task, label]] + position]
                     turned = torch.rot90(image, int(batch.latent["rotation"][task, label]), (-2, -1))
-                    assert torch.equal(part.inputs[task, row], turned.float() / 255)
+                    assert torch.equal(
+                        part.inputs[task, row], turned.float() * torch.tensor(1 / 255, dtype=torch.float32)
+                    )
                     assert part.targets[task, row] == label
                     row += 1
 
@@ -328,10 +331,21 @@ def test_impossible_episodes_are_refused_at_construction():
         Episodes(store=oblong, ways=2, rotations=True)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_draws_the_same_episodes():
+def test_every_byte_is_the_product_with_the_float32_reciprocal_of_255(device):
+    """To the bit, on every device: NumPy rounds the same product. 126 of the 256 quotients by 255 are other numbers."""
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16)
+    names = ["a", "b"]
+    store = ClassStore.build(image.expand(2, 2, -1, -1, -1), names, {"train": names, "val": [], "test": []}, "s", "1")
+    batch = Episodes(store=store, ways=2, rotations=False).to(device).sample(0, "train", torch.arange(1), 1, 1)
+    every_byte, reciprocal = np.arange(256, dtype=np.float32), np.float32(1 / 255)
+    expected = torch.from_numpy(every_byte * reciprocal)
+    for part in (batch.support, batch.query):
+        assert torch.equal(part.inputs.cpu().view(2, 256), expected.expand(2, 256))
+    assert int((expected != torch.from_numpy(every_byte / np.float32(255))).sum()) == 126
+
+
+def test_every_device_draws_the_same_episodes(device):
     episodes = Episodes(store=counting_store(), ways=3, rotations=True)
-    batch = episodes.to("cuda").sample(7, "train", torch.arange(20), 2, 3)
-    assert batch.support.inputs.is_cuda
+    batch = episodes.to(device).sample(7, "train", torch.arange(20), 2, 3)
+    assert batch.support.inputs.device.type == device.type
     assert digest(batch.to("cpu", torch.float32)) == digest(episodes.sample(7, "train", torch.arange(20), 2, 3))

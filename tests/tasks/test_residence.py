@@ -131,14 +131,14 @@ def test_an_error_while_working_ahead_is_raised_when_it_is_asked_for():
         ahead(2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("moves", [{}, {"flips": True, "crop_padding": 1}])
-def test_a_gpu_is_given_the_same_episodes_from_the_host(moves, tmp_path):
+def test_every_device_is_given_the_same_episodes_from_the_host(moves, device, tmp_path):
+    """By residence device and host, equal to the bit to those that a CPU draws from memory."""
     store = mapped(tmp_path, counting_store())
     cpu = Episodes(store=store, ways=3, rotations=True, **moves)
-    gpu = Episodes(store=store, ways=3, rotations=True, residence="host", **moves).to("cuda")
-    for indices in (torch.arange(0, 8), torch.arange(8, 16), torch.arange(16, 24), torch.tensor([5, 3])):
-        batch = gpu.sample(0, "train", indices.cuda(), 2, 3)
-        assert batch.support.inputs.is_cuda
-        assert digest(batch.to("cpu", torch.float32)) == digest(cpu.sample(0, "train", indices, 2, 3))
+    for kind in ("device", "host"):
+        there = Episodes(store=store, ways=3, rotations=True, residence=kind, **moves).to(device)
+        for indices in (torch.arange(0, 8), torch.arange(8, 16), torch.arange(16, 24), torch.tensor([5, 3])):
+            batch = there.sample(0, "train", indices.to(device), 2, 3)
+            assert batch.support.inputs.device.type == device.type
+            assert digest(batch.to("cpu", torch.float32)) == digest(cpu.sample(0, "train", indices, 2, 3))

@@ -73,6 +73,8 @@ def _model_words(learner: Learner) -> str:
         words += f"; {len(learner.replaced_norms)} batch norms made functional"
     if "attention" in learner.exchanged:
         words += "; attention by PyTorch's mathematical backend"
+    if "convolution" in learner.exchanged:
+        words += "; convolutions as products of matrices"
     if learner.one_by_one:
         words += f"; task by task, as vmap has no rule for {learner.one_by_one}"
     return words

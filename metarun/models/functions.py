@@ -1,4 +1,4 @@
-"""Functions that a model may call and that `vmap` or a second derivative gets wrong, put into a form that is right."""
+"""Functions that a model may call and that `vmap` or a second derivative gets wrong, or slow, put into another form."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from metarun.models.convolution import CONVOLUTIONS, by_products, faster_as_products
 from metarun.models.norm import batch_norm
 
 
@@ -18,17 +19,30 @@ class RightFunctions(TorchFunctionMode):
     - Batch norm, fused: silently wrong derivatives (`metarun.models.norm`). In elementary operations here.
     - Embedding with `padding_idx`: `vmap` forgets the index in all tasks but the first. A mask here.
     - Attention: the fast kernels have no second derivative. PyTorch's mathematical backend here.
+    - Convolution: right, but slow on a GPU where each task has weights of its own. A product there.
 
     It sees what a module calls through `torch` and `torch.nn.functional`, layers' own calls among them; scripted modules call past
     it.
 
+    Args:
+        products: whether convolutions are products; None: where they are faster so.
     Attributes:
-        used: names of the functions above that were called so far.
+        used: names of the functions above that were called in another form so far.
+        convolves: whether a convolution was called so far, in whichever form.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, products: bool | None = None) -> None:
         super().__init__()
         self.used: set[str] = set()
+        self.convolves = False
+        self._products = products
+
+    def matters_on(self, device: torch.device) -> bool:
+        """Whether a module that calls what was called so far, and nothing else, is called otherwise on this device."""
+        return bool(self.used) or (self.convolves and self._has_products(device))
+
+    def _has_products(self, device: torch.device) -> bool:
+        return faster_as_products(device) if self._products is None else self._products
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -43,6 +57,11 @@ class RightFunctions(TorchFunctionMode):
             self.used.add("attention")
             with sdpa_kernel(SDPBackend.MATH):
                 return func(*args, **kwargs)
+        if func in CONVOLUTIONS:
+            self.convolves = True
+            if self._has_products((args[0] if args else kwargs["input"]).device):
+                self.used.add("convolution")
+                return by_products(func, *args, **kwargs)
         return func(*args, **kwargs)
 
     def _batch_norm(

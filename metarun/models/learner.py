@@ -37,6 +37,7 @@ class Learner:
             iMAML and most code (accuracies are higher for it); or "support", the support set, so that predictions do not
             depend on the other query examples.
         head: name of the layer that makes the outputs; None: found by `check`.
+        products: whether convolutions are worked out as products of matrices; None: where they are faster so, on a GPU.
     Attributes:
         one_by_one: None, or the operation for which `vmap` has no rule: tasks are then worked on one after the other.
     Raises:
@@ -48,6 +49,7 @@ class Learner:
         module: nn.Module,
         batch_norm: Literal["transductive", "support"] = "transductive",
         head: str | None = None,
+        products: bool | None = None,
     ) -> None:
         checks.one_of("batch_norm", batch_norm, BATCH_NORM_MODES)
         refuse_unsafe_layers(module)
@@ -63,8 +65,8 @@ class Learner:
         self._original = copy.deepcopy(module) if batch_norms(module) else None  # what `check` compares with
         self.replaced_norms = replace_batch_norms(self.module)
         self._norms = [layer for layer in self.module.modules() if isinstance(layer, TaskBatchNorm)]
-        # Until `check` has seen that the module calls none of them.
-        self._functions: RightFunctions | None = RightFunctions()
+        self._functions = RightFunctions(products)
+        self._is_checked = False
         # Other names of shared weights, by hand: PyTorch's own tying searches in every call, and when one layer has two names
         # it leaves the module without its parameters.
         learned = learnable(self.module)
@@ -75,7 +77,7 @@ class Learner:
     @property
     def batch_norm(self) -> str:
         """`batch_norm` as it was asked for, or "none" where there is none."""
-        return self._asked if self._norms or (self._functions and "batch norm" in self._functions.used) else "none"
+        return self._asked if self._norms or "batch norm" in self._functions.used else "none"
 
     @property
     def num_parameters(self) -> int:
@@ -119,15 +121,17 @@ class Learner:
         if self._aliases:
             params = params | {alias: params[name] for alias, name in self._aliases.items()}
         try:
-            if self._functions is None:
-                return functional_call(self.module, params, (inputs,), tie_weights=False)
-            with self._functions:
+            # The mode costs time in every call: once `check` has seen what the module calls, it is entered if it has to do.
+            with self._functions if self._matters_on(inputs.device) else contextlib.nullcontext():
                 return functional_call(self.module, params, (inputs,), tie_weights=False)
         except Exception as error:  # whatever a user's code raises
             failure = failure_of(error, self.module)
             if failure is error:
                 raise
             raise failure from error
+
+    def _matters_on(self, device: torch.device) -> bool:
+        return not self._is_checked or self._functions.matters_on(device)
 
     def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of one task's tensors for those of B tasks, [B, ...]: by `vmap`, or one after the other."""
@@ -233,13 +237,12 @@ class Learner:
         changed = [key for key, value in self.module.named_buffers() if not torch.equal(value, buffers[key])]
         if changed:
             raise ValueError(f"the model ({name}) writes its buffers {', '.join(changed)} when called; it must not")
-        if self._functions is not None and not self._functions.used:
-            self._functions = None
+        self._is_checked = True
         self._compare_with_original(inputs)
 
     def _compare_with_original(self, inputs: Tensor) -> None:
         """Raise `ValueError` unless outputs and gradients are those of the module before anything in it was exchanged."""
-        if self._original is None and self._functions is None:
+        if self._original is None and not self._functions.used:
             return
         original = self._original or copy.deepcopy(self.module)
         self._original = None
@@ -274,8 +277,7 @@ class Learner:
     @property
     def exchanged(self) -> list[str]:
         """Kinds of functions that are called in another form than the module's."""
-        used = set() if self._functions is None else self._functions.used
-        return sorted(used | ({"batch norm"} if self.replaced_norms else set()))
+        return sorted(self._functions.used | ({"batch norm"} if self.replaced_norms else set()))
 
     @staticmethod
     def _plainly(module: nn.Module, inputs: Tensor, functions: RightFunctions | None) -> Tensor:

@@ -37,6 +37,7 @@ class Parts:
     Attributes:
         theta: all meta-parameters before the first step, on the CPU.
         compiled: the algorithm's estimate as a program, where `device.compile` asks for one; traced, and not compiled yet.
+        tf32: whether products on the GPU round their factors to ten bits, curvature products excepted.
     """
 
     algorithm: Algorithm
@@ -50,6 +51,7 @@ class Parts:
     dtype: torch.dtype
     task_chunk: int
     compiled: Compiled | None = None
+    tf32: bool = False
 
     def compile(self) -> None:
         """Have the compiler do its work now; the first step would wait for it otherwise."""
@@ -182,6 +184,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         dtype=dtype,
         task_chunk=task_chunk,
         compiled=Compiled(algorithm.estimate) if device_settings.compile else None,
+        tf32=device_settings.tf32,
     )
     if parts.compiled is not None:
         with named("device", config):

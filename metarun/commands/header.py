@@ -50,6 +50,7 @@ def header_of(
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
          f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
         ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
+         f"{', TF32 but for curvature products' if parts.tf32 else ''}"
          f"{', compiled' if parts.compiled else ''}"
          f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),
         ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),

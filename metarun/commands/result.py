@@ -99,6 +99,7 @@ def environment_of(parts: Parts) -> dict[str, Any]:
         "device": device_name(parts.device),
         "threads": torch.get_num_threads(),
         "dtype": str(parts.dtype).removeprefix("torch."),
+        "tf32": parts.tf32,
         "task_chunk": parts.task_chunk,
     }
 

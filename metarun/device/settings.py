@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from metarun import checks
+from metarun.device.precision import allow_tf32
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CPU_CHUNK_BYTES = 24 * 2**20
@@ -26,6 +27,7 @@ class Device:
         threads: CPU threads, or None for PyTorch's choice.
         task_chunk: tasks worked on at once; None for all of them; "auto" for all on a GPU and what fits the cache on a CPU.
         compile: make one program of each step's meta-gradient (`metarun.algorithm.compiled`).
+        tf32: let products and convolutions on a GPU round their factors to ten bits (TF32), curvature products excepted.
     """
 
     kind: Literal["auto", "cpu", "cuda"]
@@ -33,11 +35,13 @@ class Device:
     threads: int | None
     task_chunk: int | Literal["auto"] | None
     compile: bool = False
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, ("auto", "cpu", "cuda"))
         checks.one_of("dtype", self.dtype, tuple(_DTYPES))
         checks.boolean("compile", self.compile)
+        checks.boolean("tf32", self.tf32)
         if self.threads is not None:
             checks.integer("threads", self.threads, minimum=1)
             if self.threads > _MOST_THREADS:
@@ -51,19 +55,33 @@ class Device:
                 "kind is cuda, and PyTorch sees no CUDA device here. Choose device=cpu or device=auto, "
                 "or install a CUDA build of PyTorch and check the driver with nvidia-smi."
             )
+        if self.tf32:
+            self._check_tf32()
+
+    def _check_tf32(self) -> None:
+        """Refuse TF32 where it would have no effect, or one that it must not have."""
+        if self._type != "cuda":
+            where = "kind is cpu" if self.kind == "cpu" else "kind is auto, and PyTorch sees no CUDA device here"
+            raise ValueError(f"tf32 is for products on a GPU, and {where}: this run is on the CPU. Leave tf32=false.")
+        if self.dtype != "float32":
+            raise ValueError(f"tf32 is a way to multiply float32 numbers, got dtype={self.dtype}. Leave tf32=false.")
+        if self.compile:
+            raise ValueError(
+                "tf32 and compile exclude each other: curvature products are never in TF32, and in one compiled program they are "
+                "no longer told from the others. Leave one of them false."
+            )
+
+    @property
+    def _type(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.kind == "cuda" or (self.kind == "auto" and torch.cuda.is_available()) else "cpu"
 
     def open(self) -> torch.device:
-        """The device; sets the process's threads, deterministic convolutions and full float32 precision.
-
-        TF32 would cost conjugate gradients their conjugacy.
-        """
+        """The device; sets the process's threads, deterministic convolutions, and full float32 precision or TF32."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(self.tf32)
         torch.backends.cudnn.deterministic = True
-        use_cuda = self.kind == "cuda" or (self.kind == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if use_cuda else "cpu")
+        return torch.device(self._type)
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -12,14 +12,18 @@ from torch import Tensor
 from torch.func import jvp
 
 from metarun.device.course import may_read_values
+from metarun.device.precision import precisely
 from metarun.maths.trees import Params, detached, ravel, unravel
 
 
 @dataclass(frozen=True)
 class LinearOperator:
-    """`apply` maps [B, D] to [B, D], linearly and symmetrically in each row."""
+    """`apply` maps [B, D] to [B, D], linearly and symmetrically in each row; in full precision, whatever is allowed elsewhere."""
 
     apply: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "apply", precisely(self.apply))
 
     def scaled(self, factor: float) -> "LinearOperator":
         """`factor * A`."""
@@ -34,6 +38,7 @@ class LinearOperator:
         return LinearOperator(lambda vectors: self.apply(vectors) + amount * vectors)
 
 
+@precisely  # what is kept of the forward pass is part of each product
 def hessian(gradient: Callable[[Params], Params], params: Params) -> LinearOperator:
     """Hessians at `params` from a differentiable `gradient`: one forward and backward pass here, one more for each product.
 
@@ -59,6 +64,7 @@ def hessian(gradient: Callable[[Params], Params], params: Params) -> LinearOpera
     return LinearOperator(apply)
 
 
+@precisely
 def hessian_by_jvp(gradient: Callable[[Params], Params], params: Params) -> LinearOperator:
     """Hessians at `params` as forward-mode derivatives of the gradient of one task, lifted over tasks.
 
@@ -99,6 +105,7 @@ def finite_difference(
     return LinearOperator(differences(gradient, params, radii, disagreements))
 
 
+@precisely
 def differences(
     function: Callable[[Params], Params],
     params: Params,
@@ -135,6 +142,7 @@ def differences(
         apart = torch.linalg.vector_norm((ahead - centre) - (centre - behind), dim=1)
         return (ahead - behind) / (2 * step), apart / both.clamp_min(torch.finfo(both.dtype).tiny)
 
+    @precisely
     def along(vectors: Tensor) -> Tensor:
         product, apart = central(vectors, radii[0])
         for radius in radii[1:]:
@@ -152,6 +160,7 @@ def differences(
     return along
 
 
+@precisely
 def gauss_newton(
     outputs: Callable[[Params], Tensor], divergence: Callable[[Tensor, Tensor], Tensor], params: Params
 ) -> LinearOperator:

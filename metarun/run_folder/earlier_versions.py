@@ -16,7 +16,7 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     stored = _with_targets(stored, _RENAMED)
     algorithm = dict(stored["algorithm"])
     algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
-    return {"head": None, **stored, "algorithm": algorithm}
+    return {"head": None, **stored, "algorithm": algorithm, "device": {"tf32": False, **stored["device"]}}
 
 
 def as_first_written(settings: Mapping[str, Any], evaluation: Any) -> dict[str, Any]:
@@ -29,6 +29,8 @@ def as_first_written(settings: Mapping[str, Any], evaluation: Any) -> dict[str, 
     kept = _with_targets(settings, {now: then for then, now in _RENAMED.items()})
     if kept.get("head") is None:  # a key that came later
         kept.pop("head", None)
+    if isinstance(device := kept.get("device"), Mapping) and device.get("tf32") is False:  # so did this one
+        kept["device"] = {key: value for key, value in device.items() if key != "tf32"}
     kept["algorithm"] = _algorithm_of_then(kept["algorithm"], evaluation)
     return kept
 

@@ -174,6 +174,7 @@ def refused(tmp_path, capsys):
         ),
         (["device.threads=100000"], "device: threads must be at most "),
         (["batch_norm=foo"], "batch_norm must be one of transductive, support, got 'foo'"),
+        (["device.tf32=true"], "device: tf32 is for products on a GPU, and kind is cpu: this run is on the CPU. Leave"),
         (["device.dtype=float16"], "device: dtype must be one of float32, float64, got 'float16'"),
         (["tracker=wandb", "tracker.mode=foo"], "tracker: mode must be one of auto, online, offline, disabled"),
         (["tracker=wandb", "tracker.project=1"], "tracker: project must be a string, got 1"),

@@ -29,6 +29,11 @@ def threads():
         ({"threads": 0}, "threads must be an integer >= 1, got 0"),
         ({"threads": 1.5}, "threads must be an integer >= 1, got 1.5"),
         ({"task_chunk": 0}, "task_chunk must be an integer >= 1, got 0"),
+        ({"tf32": "yes"}, "tf32 must be true or false, got 'yes'"),
+        (
+            {"tf32": True},
+            "tf32 is for products on a GPU, and kind is cpu: this run is on the CPU. Leave tf32=false.",
+        ),
         ({"task_chunk": "all"}, "task_chunk must be an integer >= 1, got 'all'"),
     ],
 )
@@ -44,6 +49,30 @@ def test_cuda_where_there_is_none_says_what_to_do(monkeypatch):
         device(kind="cuda")
     assert str(raised.value).startswith("kind is cuda, and PyTorch sees no CUDA device here. Choose device=cpu")
     assert device(kind="auto").open() == torch.device("cpu")
+
+
+def test_tf32_is_refused_where_it_would_have_no_effect_or_a_wrong_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="kind is auto, and PyTorch sees no CUDA device here: this run is on the CPU"):
+        device(kind="auto", tf32=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device(kind="auto", tf32=True)
+    with pytest.raises(ValueError, match="multiply float32 numbers, got dtype=float64"):
+        device(kind="auto", tf32=True, dtype="float64")
+    with pytest.raises(ValueError, match="tf32 and compile exclude each other"):
+        device(kind="cuda", tf32=True, compile=True)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_open_allows_tf32_where_it_is_asked_for(tf32, monkeypatch):
+    """The flags are PyTorch's own, and a CPU takes no notice of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        assert device(kind="auto", tf32=tf32).open() == torch.device("cuda")
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32
+    finally:
+        device().open()
+    assert not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 
 @pytest.mark.gpu

@@ -76,11 +76,16 @@ class Device:
         return "cuda" if self.kind == "cuda" or (self.kind == "auto" and torch.cuda.is_available()) else "cpu"
 
     def open(self) -> torch.device:
-        """The device; sets the process's threads, deterministic convolutions, and full float32 precision or TF32."""
+        """The device; sets the process's threads, deterministic convolutions, full float32 precision or TF32, and a rank's own GPU.
+
+        The GPU before anything is put there: data and constants of the model stay where they were made.
+        """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         allow_tf32(self.tf32)
         torch.backends.cudnn.deterministic = True
+        if self._type == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         return torch.device(self._type)
 
     @property

@@ -428,19 +428,3 @@ def test_the_process_is_left_as_it_was(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     assert (os.getcwd(), dict(os.environ)) == (folder, environment)
     assert (logger.level, logger.propagate, list(logger.handlers)) == logging_before
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("algorithm", ["maml", "imaml"])
-def test_a_gpu_trains_to_the_same_parameters(algorithm, tmp_path):
-    """Five steps in float64; convolutions on a GPU add in another order, so equal to rounding and not to the bit."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    trained = {}
-    for device in ("cpu", "cuda"):
-        command = (f"algorithm={algorithm}", *GLYPHS, *(word for word in SIX_STEPS if word != "device=cpu"))
-        command = (*command, f"device={device}", "device.dtype=float64")
-        assert run_here(*command, f"run.root={tmp_path / device}") == 0
-        trained[device] = torch.load(only_folder(tmp_path / device) / "checkpoints/last.pt", weights_only=True)["theta"]
-    for name, leaf in trained["cpu"].items():
-        torch.testing.assert_close(trained["cuda"][name], leaf, rtol=1e-8, atol=1e-8)

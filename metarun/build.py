@@ -25,6 +25,7 @@ from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train import trial
 from metarun.train.evaluate import Evaluation, Evaluator
+from metarun.train.fitting import Fitting
 from metarun.train.footprint import Footprint
 from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
 from metarun.train.trainer import Observer, Schedule, Trainer
@@ -149,18 +150,20 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         check_ranges(config["lr_schedule"], is_schedule=True)
         try_schedule(make_lr_schedule, optimizer, schedule.steps)
 
+    def adapted(theta: MetaParameters, tasks: TaskBatch) -> object:
+        return algorithm.adapt(theta, problem, tasks, max(evaluation.measured_steps(algorithm.inner.steps)))
+
     def chunk(num_tasks: int, num_drawn: int, split: Split, shots: int, queries: int) -> int:
         def work(tasks: TaskBatch) -> object:
-            if split == "train":
-                return algorithm.estimate(theta, problem, tasks)
-            return algorithm.adapt(theta, problem, tasks, max(evaluation.measured_steps(algorithm.inner.steps)))
+            return algorithm.estimate(theta, problem, tasks) if split == "train" else adapted(theta, tasks)
 
         settings = {"split": split, "shots": shots, "queries": queries, "work": work}
         each = Footprint(source=source, problem=problem, model=model, dtype=dtype, **settings)
         size = device_settings.chunk(num_tasks, lambda: each.saved)
+        at_once = 1 if device_settings.measures_chunk else min(num_drawn, size)
         with named("schedule" if split == "train" else "evaluation", {}):
             # A compiled program may hold less than what is measured here.
-            each.require(min(num_drawn, num_tasks), 0 if device_settings.compile else min(num_drawn, size), device)
+            each.require(min(num_drawn, num_tasks), 0 if device_settings.compile else at_once, device)
         return size
 
     of_rank = -(-schedule.tasks_per_step // int(os.environ.get("WORLD_SIZE", 1)))
@@ -171,6 +174,22 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     )
     learner.to(device, dtype)
     source = source.to(device)
+    if device_settings.measures_chunk:
+        there = theta.map(lambda leaf: leaf.to(device, dtype))
+
+        def fitting(num_tasks: int, split: Split, shots: int, queries: int) -> int:
+            def work(tasks: TaskBatch) -> object:
+                step = {"theta": there, "problem": problem, "tasks": tasks}
+                return algorithm.meta_step(**step) if split == "train" else adapted(there, tasks)
+
+            settings = {"split": split, "shots": shots, "queries": queries, "work": work}
+            return Fitting(source=source, theta=dict(there), device=device, dtype=dtype, **settings).chunk(num_tasks)
+
+        fits = fitting(of_rank, "train", schedule.shots, schedule.queries)
+        task_chunk = task_chunk if fits == of_rank else fits
+        evaluation_chunk = min(
+            fitting(min(evaluation_chunk, evaluation.tasks), split, *evaluation.examples(split)) for split in measured
+        )
     evaluator = Evaluator(algorithm, problem, source, evaluation, device, dtype, evaluation_chunk)
     parts = Parts(
         algorithm=algorithm,

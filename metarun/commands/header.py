@@ -33,6 +33,9 @@ def header_of(
         composition += f", adapting {_value(algorithm['adapted'])}"
     if algorithm["adapted"] in ("head", "body") or choices["algorithm/inner"] == "prototypes":
         composition += f" (head: {parts.learner.head or 'the whole model'})"
+    chunk = (resumed and resumed.task_chunk) or parts.task_chunk
+    is_measured = config["device"]["task_chunk"] == "auto" and parts.device.type == "cuda"
+    is_less = chunk < -(-schedule.tasks_per_step // ranks.size)
     ways = config["dataset"].get("ways")
     test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
     evaluation_words = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
@@ -49,7 +52,8 @@ def header_of(
         ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
          f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
-        ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {parts.task_chunk} tasks at once"
+        ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {chunk} tasks at once"
+         f"{', as many as its memory holds' if is_measured and is_less else ''}"
          f"{', TF32 but for curvature products' if parts.tf32 else ''}"
          f"{', compiled' if parts.compiled else ''}"
          f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),

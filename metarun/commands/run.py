@@ -283,7 +283,7 @@ def _finish(
         "step_s": state.step_s / state.step,
         "peak_memory_mib": peak_mib(parts.device),
         "training_memory_mib": training_memory_mib,
-        "environment": environment,
+        "environment": environment | {"task_chunk": state.task_chunk},
         "record": state.record,
         "lost": state.lost,
     }

@@ -101,11 +101,14 @@ def extrapolated(measure: Callable[[int, int], int], first: int, second: int, co
 def available_bytes(device: torch.device) -> int:
     """What may still be had on a device without another giving way: a GPU's free memory, or the machine's.
 
+    On a GPU what PyTorch's allocator keeps for itself and does not use counts as free: it hands that out first.
+
     On the CPU the least of what the kernel calls available and what is left of the limits of this process's control groups
     (a container's, a Slurm job's); where the kernel does not say, all memory there is.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     return min(_of_kernel(), *_left_of_groups())
 
 

@@ -25,7 +25,8 @@ class Device:
         kind: "auto" (a GPU if there is one), "cpu" or "cuda".
         dtype: "float32" or "float64".
         threads: CPU threads, or None for PyTorch's choice.
-        task_chunk: tasks worked on at once; None for all of them; "auto" for all on a GPU and what fits the cache on a CPU.
+        task_chunk: tasks worked on at once; None for all of them; "auto" for what fits a GPU's memory (`measures_chunk`), or a
+            CPU's cache.
         compile: make one program of each step's meta-gradient (`metarun.algorithm.compiled`).
         tf32: let products and convolutions on a GPU round their factors to ten bits (TF32), curvature products excepted.
     """
@@ -89,12 +90,19 @@ class Device:
         return torch.device(self._type)
 
     @property
+    def measures_chunk(self) -> bool:
+        """Whether the tasks worked on at once are found by working on a few of them (`metarun.device.chunks`)."""
+        return self.task_chunk == "auto" and self._type == "cuda"
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as PyTorch names it."""
         return _DTYPES[self.dtype]
 
     def chunk(self, num_tasks: int, task_bytes: Callable[[], int]) -> int:
         """Tasks to work on at once, out of `num_tasks`: a function of shapes alone, so that a resumed run chooses the same.
+
+        "auto" on a GPU gives all of them here: how many fit is known when a few have been worked on there (`measures_chunk`).
 
         Args:
             task_bytes: what one task's forward passes save for backward; asked for "auto" on a CPU alone.
@@ -103,6 +111,6 @@ class Device:
             return num_tasks
         if self.task_chunk != "auto":
             return min(self.task_chunk, num_tasks)
-        if self.open().type == "cuda":
+        if self.measures_chunk:
             return num_tasks
         return max(1, min(num_tasks, _CPU_CHUNK_BYTES // max(1, task_bytes())))

@@ -32,6 +32,7 @@ class TrainState:
         algorithm: what the algorithm carries from step to step (`Algorithm.start`).
         sums, count: metrics of the steps since the last line of metrics.jsonl, added up.
         train_s, step_s: seconds spent, over all attempts: in all, and in steps alone (no validation).
+        task_chunk: tasks worked on at once, which decides how sums round; None in checkpoints of earlier versions.
         fingerprint: of the configuration (`metarun.run_folder.folder.fingerprint`).
     """
 
@@ -50,6 +51,7 @@ class TrainState:
     count: int = 0
     train_s: float = 0.0
     step_s: float = 0.0
+    task_chunk: int | None = None
 
 
 def save(path: Path, content: dict[str, Any], kept: Path | None = None) -> None:

@@ -27,6 +27,7 @@ from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.evaluate import Evaluator
+from metarun.train.halving import halving
 from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
 from metarun.train.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
 
@@ -98,7 +99,7 @@ class Trainer:
         theta: meta-parameters before the first step, on any device.
         optimizer, lr_schedule: constructors, of (list of parameters) and of (optimizer). A schedule that watches the score
             (`watches_score`) takes a step after each validation, any other after each outer step.
-        task_chunk: tasks worked on at once.
+        task_chunk: tasks worked on at once, where the state names no number; all ranks take the first one's.
         sync_record: makes the metrics written so far durable and says how far they reach; called before each checkpoint,
             which supersedes none of them.
         checkpoints: the folder of last.pt, previous.pt and best.pt.
@@ -153,25 +154,15 @@ class Trainer:
         started_at = time.perf_counter() - state.train_s
         diagnosed = warned = False
         batches = self._batches(state.step)
+        if state.task_chunk is None:
+            state.task_chunk = int(self.ranks.of_first(float(self.task_chunk), self.device))
 
         with _stop_requests() as requests:
             while state.step < schedule.steps:
                 started = time.perf_counter()
                 tasks = next(batches)
                 sampled = time.perf_counter()
-                try:
-                    estimate = self.algorithm.meta_step(
-                        theta=theta,
-                        problem=self.problem,
-                        tasks=tasks,
-                        task_chunk=self.task_chunk,
-                        state=state.algorithm,
-                        step=state.step,
-                        ranks=self.ranks,
-                        estimate=self.estimate,
-                    )
-                except torch.OutOfMemoryError as error:
-                    raise TrainingError(_out_of_memory(self.task_chunk)) from error
+                estimate = self._estimated(state, theta, tasks)
                 stopping = self._record(state, estimate, tasks, bool(requests))
                 for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
                     leaf.grad = gradient
@@ -210,6 +201,35 @@ class Trainer:
                 if stopping and not is_last:
                     raise Stopped(requests[0] if requests else signal.SIGTERM, state.step)
         return state
+
+    def _estimated(self, state: TrainState, theta: MetaParameters, tasks: TaskBatch) -> MetaEstimate:
+        """Of this step's tasks; with fewer at once from here on where the device's memory is full.
+
+        One of several ranks does not begin anew: it would go into sums that the others have left.
+        """
+
+        def work(task_chunk: int) -> MetaEstimate:
+            return self.algorithm.meta_step(
+                theta=theta,
+                problem=self.problem,
+                tasks=tasks,
+                task_chunk=task_chunk,
+                state=state.algorithm,
+                step=state.step,
+                ranks=self.ranks,
+                estimate=self.estimate,
+            )
+
+        chunk = min(state.task_chunk or self.task_chunk, len(tasks))
+        try:
+            if self.ranks.size > 1:
+                return work(chunk)
+            estimate, done_with = halving(work, chunk)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(_out_of_memory(chunk if self.ranks.size > 1 else 1)) from error
+        if done_with < chunk:
+            state.task_chunk = done_with
+        return estimate
 
     def _batches(self, step: int) -> Iterator[TaskBatch]:
         """The rank's tasks of `step` and of each step after it.
@@ -325,11 +345,10 @@ def _require_finite(theta: MetaParameters, step: int) -> None:
 
 
 def _out_of_memory(task_chunk: int) -> str:
-    fewer = max(1, task_chunk // 2)
+    fewer = f"device.task_chunk={task_chunk // 2} (the same result but for rounding), " if task_chunk > 1 else ""
     return (
-        f"the device's memory is too small for {task_chunk} tasks at once. Give one of: device.task_chunk={fewer} "
-        "(the same result but for rounding), algorithm=imaml (memory does not grow with inner steps), "
-        "algorithm/meta_gradient=first_order, or fewer algorithm.inner.steps. The last checkpoint stands."
+        f"the device's memory is too small for {task_chunk} task(s) at once. Give one of: {fewer}algorithm=imaml (memory does not "
+        "grow with inner steps), algorithm/meta_gradient=first_order, or fewer algorithm.inner.steps. The last checkpoint stands."
     )
 
 

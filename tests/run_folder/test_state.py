@@ -46,6 +46,13 @@ def test_a_state_comes_back_to_the_bit_and_without_its_graph(tmp_path):
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
+def test_a_checkpoint_from_before_the_chunk_was_stored_is_read(tmp_path):
+    content = vars(state(7)) | {"theta": {"weight": torch.ones(2)}}
+    del content["task_chunk"]
+    save(tmp_path / "last.pt", content)
+    assert load_state(tmp_path / "last.pt").task_chunk is None
+
+
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(function, tmp_path, monkeypatch):
     path = tmp_path / "last.pt"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from metarun.algorithm.compiled import Compiled
 from metarun.models import convolution
 from metarun.models.conv4 import Conv4
 from metarun.models.convolution import by_products, faster_as_products
@@ -17,7 +18,7 @@ from metarun.models.functions import RightFunctions
 from metarun.models.learner import Learner
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
-from tests.calls import meta_step
+from tests.calls import meta_step, sorted_theta
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -229,6 +230,21 @@ def test_every_call_of_a_module_is_seen():
         patch.setattr("metarun.models.functions.by_products", lambda *a, **k: calls.append(0) or by_products(*a, **k))
         torch.testing.assert_close(learner(learner.init(dtype=torch.float64), images), expected, **EXACT)
     assert len(calls) == 4
+    assert learner.exchanged == ["convolution"]
+
+
+def test_a_step_by_products_is_traced_to_the_bit(algorithm_of):
+    """It asks for no value, so that it can be one program, or one graph of a GPU."""
+    algorithm = algorithm_of("maml", {"inner": {"steps": 2, "step_size": 0.1}})
+    examples = [Examples(normal(3, 4, 1, 8, 8, seed=s), (torch.arange(4) % 2).expand(3, 4), 2) for s in (5, 6)]
+    tasks = TaskBatch(*examples, {})
+    torch.manual_seed(0)
+    learner = Learner(Conv4(input_shape=(1, 8, 8), num_outputs=2, width=3), products=True)
+    problem = Classification(learner)
+    theta = sorted_theta(algorithm, learner.init(dtype=torch.float64), problem)
+    found = Compiled(algorithm.estimate, backend="eager")(theta, problem, tasks, 0).gradient
+    for name, leaf in algorithm.estimate(theta, problem, tasks, 0).gradient.items():
+        assert torch.equal(found[name], leaf), name
     assert learner.exchanged == ["convolution"]
 
 

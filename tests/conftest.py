@@ -60,8 +60,10 @@ def figures_are_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rendering takes a third of a small run. Figures are made, and those of runs in fixtures of modules are drawn, too."""
 
     def saved(figure: Any, path: Path) -> None:
+        from matplotlib import pyplot
+
         path.write_bytes(b"")
-        figures.plt.close(figure)
+        pyplot.close(figure)
 
     monkeypatch.setattr(figures, "_save", saved)
 

@@ -4,16 +4,10 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces its font cache on the first run
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from metarun.algorithm import Algorithm
 from metarun.algorithm.meta_parameters import MetaParameters
@@ -21,12 +15,16 @@ from metarun.files import write_atomically
 from metarun.problems.base import Problem, outputs_of
 from metarun.tasks.types import Examples, TaskBatch
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _COLOURS = ("#9aa5b1", "#f0a202", "#d95d39", "#8b1e3f")
 
 
 def learning_curve(path: Path, rows: Sequence[dict[str, Any]], score: str, title: str) -> None:
     """Training loss and validation score (with its 95 % band over tasks) against outer steps."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = _pyplot().subplots(figsize=(7, 4), layout="constrained")
     losses = [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
     names = ("step", f"val/{score}", f"val/{score}_ci95")
     scores = [tuple(row[name] for name in names) for row in rows if all(row.get(name) is not None for name in names)]
@@ -62,7 +60,9 @@ def adaptation_curves(
         inner_steps: ascending; 0 is the model before adaptation.
     """
     count = len(tasks)
-    figure, panels = plt.subplots(1, count, figsize=(4 * count, 3.4), layout="constrained", squeeze=False, sharey=True)
+    figure, panels = _pyplot().subplots(
+        1, count, figsize=(4 * count, 3.4), layout="constrained", squeeze=False, sharey=True
+    )
     x = grid.inputs[..., 0].cpu()
     colours = [_COLOURS[0], *_COLOURS[-(len(inner_steps) - 1) :]] if len(inner_steps) > 1 else _COLOURS
     for task, axes in enumerate(panels[0]):
@@ -92,13 +92,24 @@ def adaptation_curves(
     _save(figure, path)
 
 
-def _joined_handles(*axes: Axes) -> tuple[list, list]:
+def _joined_handles(*axes: "Axes") -> tuple[list, list]:
     pairs = [each.get_legend_handles_labels() for each in axes]
     return [h for handles, _ in pairs for h in handles], [label for _, labels in pairs for label in labels]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150, format="png")
-    plt.close(figure)
+    _pyplot().close(figure)
     write_atomically(path, drawn.getvalue(), is_durable=False)
+
+
+def _pyplot() -> ModuleType:
+    """matplotlib's drawing to files, imported with the first figure: training need not wait half a second for it."""
+    import matplotlib
+
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces its font cache on the first run
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

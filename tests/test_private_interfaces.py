@@ -1,4 +1,4 @@
-"""What is used of Hydra, OmegaConf, wandb and Optuna that they do not offer publicly: in few modules, and still there."""
+"""What is used of Hydra, OmegaConf, wandb, Optuna and torch that they do not offer publicly: in few modules, still there."""
 
 import ast
 import importlib
@@ -70,6 +70,26 @@ def test_wandb_takes_the_arguments_that_it_is_given():
     except TypeError as error:
         refused = error
     assert refused is None, broken("wandb.sdk.lib.wbauth", GATHERED[1]) + f"authenticate_session: {refused}"
+
+
+def test_what_stands_in_for_the_compiler_is_called_as_it_is():
+    """`metarun.device.compiler_on_demand` answers these in the place of torch._dynamo."""
+    from torch._dynamo import compiled_autograd, decorators, trace_rules
+
+    calls = {
+        decorators.graph_break: ((), {}),
+        decorators.disable: ((print, True), {"wrapping": False}),
+        compiled_autograd._disable: ((), {}),
+        trace_rules.clear_lru_cache: ((), {}),
+    }
+    for function, (arguments, options) in calls.items():
+        inspect.signature(function).bind(*arguments, **options)
+    # Nothing was compiled here, and so they do nothing.
+    assert decorators.graph_break() is None
+    assert decorators.disable(abs, True, wrapping=False)(-1) == 1
+    with compiled_autograd._disable() as nothing:
+        assert nothing is None
+    assert trace_rules.clear_lru_cache() is None
 
 
 def test_nothing_else_reaches_into_them():

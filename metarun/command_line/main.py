@@ -28,6 +28,7 @@ from metarun.command_line.plain_text import write_every_character
 from metarun.command_line.subcommands import SUBCOMMANDS, train
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.importing import look_in_current_folder
+from metarun.device.compiler_on_demand import import_compiler_on_demand
 from metarun.errors import ConfigurationError, SweepError, TrainingError
 from metarun.train.stopping import StoppedOutsideTraining, answering_signals
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     full_error = wants_traceback()
     look_in_current_folder()
+    import_compiler_on_demand()
     write_every_character()
     try:
         with answering_signals():

@@ -27,6 +27,7 @@ def run_hydra(
     from hydra.errors import InstantiationException
 
     from metarun.configuration.explain import COMPOSITION_ERRORS, explain
+    from metarun.configuration.hydra_private import run_composed_once
     from metarun.configuration.overrides import check, parse
 
     conf = config_folder()
@@ -49,6 +50,13 @@ def run_hydra(
     try:
         # Overrides first: Hydra's parser rejects those that follow a flag that follows an override.
         with _as_hydra_needs_it([*parsed.overrides, *flags]):
+            if not flags and not any(word.lstrip("+~").startswith("hydra") for word in parsed.overrides):
+                try:
+                    return run_composed_once(task_once_composed, conf, parsed.overrides)
+                except Exception:
+                    if composed:
+                        raise
+                    # It does not compose, or a file makes it a sweep (`hydra.mode`): Hydra's own way tells which.
             hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(task_once_composed)()
     except _Stopped as stopped:
         if not isinstance(stopped.error, COMPOSITION_ERRORS):

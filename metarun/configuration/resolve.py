@@ -28,7 +28,8 @@ def resolved(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
         source.path for source in hydra.runtime.config_sources if source.provider not in ("hydra", "main", "schema")
     ]
     refuse_hydra_folders(hydra)
-    check_shape(cfg, choices, [path.removeprefix("file://") for path in sources])
+    folders = [path.removeprefix("file://") for path in sources]
+    check_shape(cfg, choices, folders, list(hydra.overrides.task))
     config = plain(cfg, resolve=True, throw_on_missing=True)
     for key, value in not_finite(config).items():
         raise ConfigurationError(f"{key} must be a finite number, got {value}")

@@ -23,6 +23,8 @@ from metarun.configuration.overrides import HYDRA_FOLDERS
 from metarun.errors import ConfigurationError
 
 _REFERENCE = re.compile(r"\$\{\s*\.*([\w.]+)")
+_SINGLE = re.compile(r"[\w./~-]+")
+"""A word that Hydra reads as one value; what else may be one is looked at the long way."""
 _HYDRAS_OWN = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
 
@@ -37,17 +39,26 @@ def plain(config: DictConfig, *, resolve: bool, throw_on_missing: bool = False) 
     return {str(key): value for key, value in content.items()}
 
 
-def check_shape(cfg: DictConfig, choices: Mapping[str, str | None], folders: Sequence[str] = ()) -> None:
+def check_shape(
+    cfg: DictConfig,
+    choices: Mapping[str, str | None],
+    folders: Sequence[str] = (),
+    overrides: Sequence[str] | None = None,
+) -> None:
     """Refuse a configuration that is not shaped as its choices say.
 
     Args:
         cfg: the composed configuration, unresolved.
         choices: the option chosen in each group.
         folders: folders of configuration beside ours (`--config-dir`).
+        overrides: the words that led from config.yaml to `cfg`, where they are known: those that cannot change its shape
+            spare composing it once more, without them.
     Raises:
         ConfigurationError: a key that nothing reads (a part refuses those inside it itself), one that is missing, or a value
             of another kind than the files have: a mapping, a list or a single value.
     """
+    if overrides is not None and not folders and _keep_shape(overrides, cfg, choices):
+        return
     chosen = {group: option for group, option in choices.items() if "hydra/" not in group and option is not None}
     schema, needed = _composed(tuple(sorted(chosen.items())), tuple(folders))
     available = groups(config_folder(), *map(Path, folders))
@@ -98,7 +109,7 @@ def refuse_hydra_folders(hydra: DictConfig | HydraConf) -> None:
     Raises:
         ConfigurationError: one has another value than in config.yaml.
     """
-    ours = OmegaConf.to_container(OmegaConf.load(config_folder() / "config.yaml"), resolve=False)
+    ours = _config_yaml(config_folder())
     theirs = {"hydra": OmegaConf.to_container(hydra, resolve=False)}
     for name, words in HYDRA_FOLDERS.items():
         if _at(theirs, name) != _at(ours, name):
@@ -128,9 +139,38 @@ def _composed(chosen: tuple[tuple[str, str], ...], folders: tuple[str, ...]) -> 
     needed = tuple(g for g, o in composed.hydra.runtime.choices.items() if o is not None and "hydra/" not in g)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    ours = OmegaConf.load(config_folder() / "config.yaml")
-    top = {str(key) for key in ours} | {group.partition("/")[0] for group in defaults}
+    top = _top(defaults)
     return {key: value for key, value in plain(composed, resolve=False).items() if key in top}, needed
+
+
+def _keep_shape(overrides: Sequence[str], cfg: DictConfig, choices: Mapping[str, str | None]) -> bool:
+    """Whether the configuration is the one of its choices alone, but for single values in the place of single values.
+
+    So it is where every word is GROUP=OPTION or KEY=VALUE with a key that has a single value in config.yaml itself, and no
+    experiment is chosen: what an experiment sets is checked against the files without it.
+    """
+    if choices.get("experiment") is not None or not {*map(str, cfg)} <= _top(default_choices(config_folder())):
+        return False
+    ours = _config_yaml(config_folder())
+    for word in overrides:
+        key, _, value = word.partition("=")
+        is_single = isinstance(_at(ours, key), str | int | float) and key.rpartition(".")[2] not in _HYDRAS_OWN
+        if value == "null" or not (_SINGLE.fullmatch(value) and (key in choices or is_single)):
+            return False
+    return True
+
+
+def _top(defaults: Iterable[str]) -> set[str]:
+    """Top-level keys that somebody reads: those of config.yaml, and of the groups."""
+    return {*_config_yaml(config_folder())} | {group.partition("/")[0] for group in defaults}
+
+
+@functools.lru_cache(maxsize=1)
+def _config_yaml(folder: Path) -> dict[str, Any]:
+    """config.yaml as it is written; not to be changed."""
+    loaded = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(loaded, DictConfig)
+    return plain(loaded, resolve=False)
 
 
 def _compared(

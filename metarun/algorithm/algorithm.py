@@ -27,6 +27,7 @@ from metarun.algorithm.protocols import (
 )
 from metarun.algorithm.proximal import ProximalTerm
 from metarun.device.ranks import ALONE, Ranks
+from metarun.device.stages import stage
 from metarun.maths.trees import Params, axpy, detached
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
@@ -185,7 +186,10 @@ class Algorithm:
                 chunks.append(AdaptedTasks(self.bilevel(theta, problem, piece, step), gradients))
         assert total is not None, "a step has at least one task"
         total = _mean_over_ranks(total, len(tasks), ranks)
-        direction, direction_stats, state = self.direction.direction(total, chunks, self.meta_gradient, state, ranks)
+        with stage("direction"):
+            direction, direction_stats, state = self.direction.direction(
+                total, chunks, self.meta_gradient, state, ranks
+            )
         joined = {name: torch.cat([piece[name] for piece in stats]) for name in stats[0]}
         return MetaEstimate(direction, torch.cat(losses), joined | direction_stats, state)
 

@@ -9,6 +9,7 @@ from metarun.algorithm.inner.loop import solve
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.protocols import InnerSolution, InnerSolver
+from metarun.device.stages import staged
 from metarun.maths.trees import Params, detached, gradient
 from metarun.problems.base import losses_of
 
@@ -60,6 +61,7 @@ class Bilevel:
         data = problem.query(self.inner.tasks, at, self.steps if step is None else step)
         return losses_of(problem, params, data)
 
+    @staged("query gradient")
     def query_gradient(self, phi: Params) -> tuple[Tensor, Params]:
         """Query losses [B] at phi, without graph, and their gradients in phi and in the shared meta-learned leaves, [B, ...]."""
         losses = []

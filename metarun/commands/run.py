@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.configuration.trusted import untrusted_classes
 from metarun.console.notes import LogFile, shown
+from metarun.console.profile import show_profile
 from metarun.console.progress import RunConsole, waiting
 from metarun.console.results import header, report, results
 from metarun.console.terminal import terminal
@@ -49,8 +51,9 @@ from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
 from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
+from metarun.train.profile import profiled
 from metarun.train.stopping import StoppedOutsideTraining
-from metarun.train.trainer import NoObserver, Stopped
+from metarun.train.trainer import NoObserver, Stopped, Trainer
 
 _logger = logging.getLogger("metarun")
 
@@ -97,6 +100,10 @@ def run_resolved(
         make(config, "tracker")  # refused, if at all, before anything is written
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
+    if config["profile"] and ranks.size > 1:
+        raise ConfigurationError(
+            f"profile=true measures one process, and there are {ranks.size} ranks. Start one alone."
+        )
     if parts.compiled is not None:
         with waiting(console, "compiling the meta-gradient"):
             parts.compile()
@@ -195,11 +202,14 @@ def _train_and_test(
             ranks=ranks,
         )
         state = resumed or trainer.start(mark)
+        if config["profile"]:
+            _profile(console, folder, trainer, state)
         status.start(state.step)
         memory, first = AddedMemory(parts.device), state.step
         with watcher:
             state = trainer.run(state)
-        added = memory.mib() if state.step > first else None  # trained in an earlier attempt
+        # None where it was trained in an earlier attempt, or profiling took as much before.
+        added = memory.mib() if state.step > first and not config["profile"] else None
         result = _finish(
             console, folder, config, parts, state, environment | ({"sources": programs} if programs else {}), added
         )
@@ -224,6 +234,16 @@ def _train_and_test(
     finally:
         tracker.close(exit_code)
     return result
+
+
+def _profile(console: Console, folder: RunFolder, trainer: Trainer, state: TrainState) -> None:
+    """Say where the time of a step goes; the run goes on from `state` as if nothing had been."""
+    folder.profile.mkdir(exist_ok=True)
+    trace = folder.profile / "trace.json"
+    with waiting(console, "profiling some steps"):
+        found = profiled(trainer, state, trace)
+    folder.write_json(folder.profile / "profile.json", asdict(found))
+    show_profile(console, found, trace)
 
 
 def _follow(folder: RunFolder, config: dict[str, Any], parts: Parts, ranks: Ranks) -> None:

@@ -85,7 +85,7 @@ def check_value(key: str, value: Any, before: Any) -> None:
 
 
 def check_places(config: Mapping[str, Any]) -> None:
-    """Refuse values of `data` and `run` that cannot be, whether the data set reads them or not.
+    """Refuse values of `data`, `run` and `profile` that cannot be, whether the data set reads them or not.
 
     Raises:
         ConfigurationError: one that is no path, no truth value, or of another kind.
@@ -94,8 +94,9 @@ def check_places(config: Mapping[str, Any]) -> None:
         value = _at(config, key)
         if not (isinstance(value, str) or (value is None and key == "run.folder")):
             raise ConfigurationError(f"{key} must be a path, got {value!r}")
-    if not isinstance(config["run"]["overwrite"], bool):
-        raise ConfigurationError(f"run.overwrite must be true or false, got {config['run']['overwrite']!r}")
+    for key in ("run.overwrite", "profile"):
+        if not isinstance(_at(config, key), bool):
+            raise ConfigurationError(f"{key} must be true or false, got {_at(config, key)!r}")
     try:
         checks.one_of("data.residence", config["data"]["residence"], ("auto", "device", "host"))
         checks.integer("data.max_pixels", config["data"]["max_pixels"], minimum=1)

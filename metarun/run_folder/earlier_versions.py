@@ -16,7 +16,8 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     stored = _with_targets(stored, _RENAMED)
     algorithm = dict(stored["algorithm"])
     algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
-    return {"head": None, **stored, "algorithm": algorithm, "device": {"tf32": False, **stored["device"]}}
+    device = {"tf32": False, **stored["device"]}
+    return {"head": None, "profile": False, **stored, "algorithm": algorithm, "device": device}
 
 
 def as_first_written(settings: Mapping[str, Any], evaluation: Any) -> dict[str, Any]:

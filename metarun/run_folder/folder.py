@@ -16,7 +16,7 @@ from metarun.json_text import json_text
 from metarun.run_folder.earlier_versions import as_first_written
 from metarun.run_folder.shapes import CHECKSUM, CONFIG, checksum, result_mismatch
 
-_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients")
+_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients", "profile")
 """Top-level keys of the configuration that change no number of a run."""
 
 
@@ -119,6 +119,11 @@ class RunFolder:
     def figures(self) -> Path:
         """Plots, as PNG files."""
         return self.path / "figures"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of trace.json and profile.json, where `profile=true` asked for them."""
+        return self.path / "profile"
 
     def make(self) -> None:
         """Make the folder.

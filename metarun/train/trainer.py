@@ -18,6 +18,7 @@ from metarun.algorithm import Algorithm
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.protocols import EstimateFunction, MetaEstimate
 from metarun.device.ranks import ALONE, Ranks
+from metarun.device.stages import FIRST, stage, staged
 from metarun.errors import TrainingError
 from metarun.maths.stats import Summary, count_words
 from metarun.maths.trees import norm
@@ -160,13 +161,15 @@ class Trainer:
         with _stop_requests() as requests:
             while state.step < schedule.steps:
                 started = time.perf_counter()
-                tasks = next(batches)
+                with stage(FIRST):
+                    tasks = next(batches)
                 sampled = time.perf_counter()
                 estimate = self._estimated(state, theta, tasks)
                 stopping = self._record(state, estimate, tasks, bool(requests))
                 for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
                     leaf.grad = gradient
-                optimizer.step()
+                with stage("optimizer"):
+                    optimizer.step()
                 if not watches_score(lr_schedule):
                     lr_schedule.step()
                 state.algorithm = estimate.state
@@ -251,6 +254,7 @@ class Trainer:
         tasks = self.source.sample(self.seed, "train", indices, self.schedule.shots, self.schedule.queries)
         return tasks.to(self.device, self.dtype)
 
+    @staged("record")
     def _record(self, state: TrainState, estimate: MetaEstimate, tasks: TaskBatch, asked_to_stop: bool) -> bool:
         """Add this step to the sums, with the step's only wait for the device; stop before a bad step moves anything.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.protocols import InnerSolution, InnerSolver, S
+from metarun.device.stages import staged
 from metarun.maths.loops import repeat
 from metarun.maths.trees import Params
 
@@ -52,6 +53,7 @@ def trajectory(
         yield state
 
 
+@staged("inner loop")
 def solve(
     solver: InnerSolver[S],
     inner: InnerProblem,

@@ -14,6 +14,7 @@ from metarun.algorithm.meta_gradient.differences import diagnosis_of_differences
 from metarun.algorithm.meta_gradient.solver.system import LinearSolver, System
 from metarun.algorithm.protocols import InnerSolver, Jacobian
 from metarun.algorithm.proximal import ProximalTerm
+from metarun.device.stages import stage
 from metarun.maths.cg import Status
 from metarun.maths.operators import LinearOperator
 from metarun.maths.trees import Params, ravel, unravel
@@ -78,10 +79,12 @@ class Implicit:
         losses, direct = bilevel.query_gradient(phi)
         disagreements: list[Tensor] = []
         rhs = ravel({name: direct[name] for name in phi})
-        result = self.solver.solve(self._system(inner, phi, disagreements).with_rhs(rhs))
+        with stage("implicit system"):
+            result = self.solver.solve(self._system(inner, phi, disagreements).with_rhs(rhs))
         stats = dict(solution.stats)
         if "inner/residual" not in stats:
-            stats["inner/residual"] = inner.residual(phi, solution.first_norm)
+            with stage("residual"):
+                stats["inner/residual"] = inner.residual(phi, solution.first_norm)
         stats |= {
             "system/steps": result.steps,
             "system/residual": result.residual_norm,
@@ -92,7 +95,8 @@ class Implicit:
             negative = (result.min_curvature <= 0) | (result.status == Status.NEGATIVE_CURVATURE)
             stats["system/negative_curvature"] = negative
         z = unravel(result.solution, phi)
-        pulled = inner.gradient_in_theta(phi, z, self.curvature)
+        with stage("back to theta"):
+            pulled = inner.gradient_in_theta(phi, z, self.curvature)
         own = {name: leaf for name, leaf in direct.items() if name in bilevel.theta.fixed}
         gradient = {name: own[name] - leaf if name in own else -leaf for name, leaf in pulled.items()}
         return TaskGradients.of(bilevel, gradient, losses, phi, stats | disagreement_of(disagreements))

@@ -14,6 +14,7 @@ from metarun.algorithm.compatible import need_differentiable
 from metarun.algorithm.inner.loop import solve, trajectory
 from metarun.algorithm.protocols import InnerSolver, Jacobian
 from metarun.algorithm.proximal import ProximalTerm
+from metarun.device.stages import stage
 from metarun.maths.trees import Params, detached, ravel, unravel
 
 
@@ -45,8 +46,9 @@ class Unrolled:
             return _recomputed(bilevel)
         graph = bilevel.with_graph()
         solution = graph.solve()
-        losses = graph.query_loss(solution.params)
-        found = torch.autograd.grad(losses.sum(), list(graph.theta.values()), materialize_grads=True)
+        with stage("query loss and its way back"):
+            losses = graph.query_loss(solution.params)
+            found = torch.autograd.grad(losses.sum(), list(graph.theta.values()), materialize_grads=True)
         gradient = dict(zip(graph.theta, found, strict=True))
         return TaskGradients.of(graph, gradient, losses, solution.params, solution.stats)
 

@@ -10,7 +10,6 @@ import torch
 
 from metarun import checks, rng
 from metarun.algorithm import Algorithm
-from metarun.algorithm.compiled import Compiled
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.configuration.importing import class_of
 from metarun.configuration.instantiate import make, named
@@ -37,7 +36,7 @@ class Parts:
 
     Attributes:
         theta: all meta-parameters before the first step, on the CPU.
-        compiled: the algorithm's estimate as a program, where `device.compile` asks for one; traced, and not compiled yet.
+        program: how outer steps are taken (`Device.program`).
         tf32: whether products on the GPU round their factors to ten bits, curvature products excepted.
     """
 
@@ -51,22 +50,8 @@ class Parts:
     device: torch.device
     dtype: torch.dtype
     task_chunk: int
-    compiled: Compiled | None = None
+    program: str = "auto"
     tf32: bool = False
-
-    def compile(self) -> None:
-        """Have the compiler do its work now; the first step would wait for it otherwise."""
-        if self.compiled is not None:
-            theta, problem, tasks = self.example()
-            for size in {self.task_chunk, self.schedule.tasks_per_step % self.task_chunk} - {0}:
-                self.compiled(theta, problem, tasks[:size], step=0)
-
-    def example(self) -> tuple[MetaParameters, Problem, TaskBatch]:
-        """What an estimate is given, in the shapes of a chunk of training tasks."""
-        theta = self.theta.map(lambda leaf: leaf.to(self.device, self.dtype))
-        indices = torch.arange(self.task_chunk, device=self.device)
-        tasks = self.source.sample(0, "train", indices, self.schedule.shots, self.schedule.queries)
-        return theta, self.problem, tasks.to(self.device, self.dtype)
 
 
 def _lr_schedule(config: Mapping[str, Any], problem: Problem) -> MakeSchedule:
@@ -162,8 +147,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         size = device_settings.chunk(num_tasks, lambda: each.saved)
         at_once = 1 if device_settings.measures_chunk else min(num_drawn, size)
         with named("schedule" if split == "train" else "evaluation", {}):
-            # A compiled program may hold less than what is measured here.
-            each.require(min(num_drawn, num_tasks), 0 if device_settings.compile else at_once, device)
+            each.require(min(num_drawn, num_tasks), at_once, device)
         return size
 
     of_rank = -(-schedule.tasks_per_step // int(os.environ.get("WORLD_SIZE", 1)))
@@ -202,12 +186,9 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         device=device,
         dtype=dtype,
         task_chunk=task_chunk,
-        compiled=Compiled(algorithm.estimate) if device_settings.compile else None,
+        program=device_settings.program,
         tf32=device_settings.tf32,
     )
-    if parts.compiled is not None:
-        with named("device", config):
-            parts.compiled.trace(*parts.example())
     return parts
 
 
@@ -253,7 +234,7 @@ def make_trainer(
         observer=observer,
         checkpoints=checkpoints,
         ranks=ranks,
-        estimate=parts.compiled,
+        program=parts.program,
     )
 
 

@@ -18,7 +18,6 @@ from metarun.algorithm.protocols import (
     AdaptedTasks,
     ChecksProblem,
     Direction,
-    EstimateFunction,
     HasDiagnosis,
     InnerSolver,
     LearnsParameters,
@@ -153,9 +152,8 @@ class Algorithm:
         tasks: TaskBatch,
         task_chunk: int | None = None,
         state: dict[str, Any] | None = None,
-        step: int = 0,
+        step: int | Tensor = 0,
         ranks: Ranks = ALONE,
-        estimate: EstimateFunction | None = None,
     ) -> MetaEstimate:
         """What the optimizer is to be given for this batch of tasks.
 
@@ -166,7 +164,6 @@ class Algorithm:
             state: what the last step returned; None for the first.
             step: the outer step's number, for what changes in the course of training.
             ranks: who else works on the step.
-            estimate: in place of the method: the same, compiled.
         Returns:
             MetaEstimate: `gradient` is the direction, of the tasks of all ranks; losses and statistics are of these tasks.
         """
@@ -176,7 +173,7 @@ class Algorithm:
         stats: list[dict[str, Tensor]] = []
         chunks: list[AdaptedTasks] = []
         for piece in tasks.chunks(task_chunk or len(tasks)):
-            gradients = (estimate or self.estimate)(theta, problem, piece, step)
+            gradients = self.estimate(theta, problem, piece, step)
             mean = {name: gradients.gradient[name].mean(0) for name in theta}
             share = len(piece) / len(tasks)
             total = {n: share * leaf for n, leaf in mean.items()} if total is None else axpy(share, mean, total)

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 from torch import Tensor
 
 from metarun.algorithm.inner_problem import InnerProblem
-from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.proximal import ProximalTerm
 from metarun.device.ranks import Ranks
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem
-from metarun.tasks.types import TaskBatch
 
 if TYPE_CHECKING:
     from metarun.algorithm.bilevel import Bilevel, TaskGradients
@@ -223,7 +221,3 @@ class MetaEstimate:
     query_loss: Tensor
     stats: dict[str, Tensor]
     state: dict[str, Any]
-
-
-EstimateFunction = Callable[[MetaParameters, Problem, TaskBatch, "int | Tensor"], "TaskGradients"]
-"""(theta without task axis, problem, tasks, outer step) -> what `Algorithm.estimate` makes of them."""

@@ -55,10 +55,16 @@ def header_of(
         ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {chunk} tasks at once"
          f"{', as many as its memory holds' if is_measured and is_less else ''}"
          f"{', TF32 but for curvature products' if parts.tf32 else ''}"
-         f"{', compiled' if parts.compiled else ''}"
+         f"{_program_words(parts, resumed)}"
          f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"),
         ("results", str(folder.path) + (f" (going on after step {resumed.step})" if resumed else "")),
     ]  # fmt: skip
+
+
+def _program_words(parts: Parts, resumed: TrainState | None) -> str:
+    """How steps are taken, where that is decided."""
+    kind = parts.program if parts.program != "auto" else (resumed.program if resumed else None)
+    return f", steps {kind}" if kind in ("compiled", "captured") else ""
 
 
 def _sizes(of_split: Mapping[str, int | None], training_ways: int | None) -> str:

@@ -104,9 +104,6 @@ def run_resolved(
         raise ConfigurationError(
             f"profile=true measures one process, and there are {ranks.size} ranks. Start one alone."
         )
-    if parts.compiled is not None:
-        with waiting(console, "compiling the meta-gradient"):
-            parts.compile()
     if not ranks.is_first:
         return _follow(folder, config, parts, ranks)
     folder.make()
@@ -303,7 +300,7 @@ def _finish(
         "step_s": state.step_s / state.step,
         "peak_memory_mib": peak_mib(parts.device),
         "training_memory_mib": training_memory_mib,
-        "environment": environment | {"task_chunk": state.task_chunk},
+        "environment": environment | {"task_chunk": state.task_chunk, "program": state.program or "eager"},
         "record": state.record,
         "lost": state.lost,
     }

@@ -58,7 +58,7 @@ class RunConsole:
         self._progress.stop()
 
     def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """Show the step; off a terminal, a line every ten seconds."""
+        """Show the step, and how many tasks there were since the last; off a terminal, a line every ten seconds."""
         # A running mean over about fifty steps: one step's loss jumps about too much to be read.
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
         self._tasks += tasks
@@ -78,6 +78,13 @@ class RunConsole:
             self._console.print(
                 f"step {step}/{self._total}  {self._validation}{'  best' if is_best else ''}", soft_wrap=True
             )
+
+    def doing(self, words: str) -> None:
+        """Say what is done meanwhile, until the next step."""
+        if self._console.is_terminal:
+            self._progress.update(self._task, words=words)
+        else:
+            self._console.print(f"{words} ...", soft_wrap=True)
 
     def _words(self) -> str:
         speed = self._tasks / max(time.perf_counter() - self._clock.started, 1e-9)

@@ -27,7 +27,8 @@ class Device:
         threads: CPU threads, or None for PyTorch's choice.
         task_chunk: tasks worked on at once; None for all of them; "auto" for what fits a GPU's memory (`measures_chunk`), or a
             CPU's cache.
-        compile: make one program of each step's meta-gradient (`metarun.algorithm.compiled`).
+        program: how outer steps are taken: "eager", one operation after the other; "compiled" to machine code, on a CPU; "captured"
+            as a CUDA graph, on a GPU; "auto": captured on a GPU, and on a CPU compiled where the steps that remain are worth it.
         tf32: let products and convolutions on a GPU round their factors to ten bits (TF32), curvature products excepted.
     """
 
@@ -35,13 +36,13 @@ class Device:
     dtype: Literal["float32", "float64"]
     threads: int | None
     task_chunk: int | Literal["auto"] | None
-    compile: bool = False
+    program: Literal["auto", "eager", "compiled", "captured"] = "auto"
     tf32: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, ("auto", "cpu", "cuda"))
         checks.one_of("dtype", self.dtype, tuple(_DTYPES))
-        checks.boolean("compile", self.compile)
+        checks.one_of("program", self.program, ("auto", "eager", "compiled", "captured"))
         checks.boolean("tf32", self.tf32)
         if self.threads is not None:
             checks.integer("threads", self.threads, minimum=1)
@@ -58,6 +59,12 @@ class Device:
             )
         if self.tf32:
             self._check_tf32()
+        if self.program == "compiled" and self._type == "cuda":
+            raise ValueError(
+                "program=compiled is for a CPU; on a GPU steps are captured. Set program=captured or auto."
+            )
+        if self.program == "captured" and self._type == "cpu":
+            raise ValueError("program=captured is for a GPU, and this run is on a CPU. Set program=compiled or auto.")
 
     def _check_tf32(self) -> None:
         """Refuse TF32 where it would have no effect, or one that it must not have."""
@@ -66,11 +73,6 @@ class Device:
             raise ValueError(f"tf32 is for products on a GPU, and {where}: this run is on the CPU. Leave tf32=false.")
         if self.dtype != "float32":
             raise ValueError(f"tf32 is a way to multiply float32 numbers, got dtype={self.dtype}. Leave tf32=false.")
-        if self.compile:
-            raise ValueError(
-                "tf32 and compile exclude each other: curvature products are never in TF32, and in one compiled program they are "
-                "no longer told from the others. Leave one of them false."
-            )
 
     @property
     def _type(self) -> Literal["cpu", "cuda"]:

@@ -16,7 +16,9 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     stored = _with_targets(stored, _RENAMED)
     algorithm = dict(stored["algorithm"])
     algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
-    device = {"tf32": False, **stored["device"]}
+    device = {"tf32": False, "program": "auto", **stored["device"]}
+    if device.pop("compile", False):
+        device["program"] = "compiled"
     return {"head": None, "profile": False, **stored, "algorithm": algorithm, "device": device}
 
 
@@ -30,10 +32,20 @@ def as_first_written(settings: Mapping[str, Any], evaluation: Any) -> dict[str, 
     kept = _with_targets(settings, {now: then for then, now in _RENAMED.items()})
     if kept.get("head") is None:  # a key that came later
         kept.pop("head", None)
-    if isinstance(device := kept.get("device"), Mapping) and device.get("tf32") is False:  # so did this one
-        kept["device"] = {key: value for key, value in device.items() if key != "tf32"}
+    if isinstance(device := kept.get("device"), Mapping):
+        kept["device"] = _device_of_then(device)
     kept["algorithm"] = _algorithm_of_then(kept["algorithm"], evaluation)
     return kept
+
+
+def _device_of_then(device: Mapping[str, Any]) -> dict[str, Any]:
+    """A device's settings as they were first written: with `compile` in place of `program`, and without `tf32`."""
+    then = {key: value for key, value in device.items() if not (key == "tf32" and value is False)}
+    program = then.get("program")
+    if program in ("auto", "compiled"):
+        del then["program"]
+        then["compile"] = program == "compiled"
+    return then
 
 
 def _algorithm_of_then(algorithm: Any, evaluation: Any) -> Any:

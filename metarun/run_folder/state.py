@@ -33,6 +33,8 @@ class TrainState:
         sums, count: metrics of the steps since the last line of metrics.jsonl, added up.
         train_s, step_s: seconds spent, over all attempts: in all, and in steps alone (no validation).
         task_chunk: tasks worked on at once, which decides how sums round; None in checkpoints of earlier versions.
+        program: how outer steps are taken from the fourth on ("eager", "compiled", "captured"), which decides how they round; None
+            where that is not decided yet, and in checkpoints of earlier versions.
         fingerprint: of the configuration (`metarun.run_folder.folder.fingerprint`).
     """
 
@@ -52,6 +54,7 @@ class TrainState:
     train_s: float = 0.0
     step_s: float = 0.0
     task_chunk: int | None = None
+    program: str | None = None
 
 
 def save(path: Path, content: dict[str, Any], kept: Path | None = None) -> None:

@@ -120,6 +120,10 @@ class _Observing:
         with contextlib.suppress(OSError):
             self._observer.validated(step, score, is_best)
 
+    def doing(self, words: str) -> None:
+        with contextlib.suppress(OSError):
+            self._observer.doing(words)
+
 
 def _replace(path: Path, status: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError):  # a full disk: the record will say so, at the next line that must not be lost

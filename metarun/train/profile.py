@@ -89,7 +89,7 @@ def profiled(trainer: Trainer, state: TrainState, trace: Path) -> Profile:
             sync_record=dict,
             observer=NoObserver(),
             checkpoints=Path(nowhere),
-            estimate=None,
+            program="eager",
         )
         try:
             with listening(steps.stage):

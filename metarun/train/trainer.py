@@ -5,36 +5,38 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from metarun import checks
 from metarun.algorithm import Algorithm
 from metarun.algorithm.meta_parameters import MetaParameters
-from metarun.algorithm.protocols import EstimateFunction, MetaEstimate
+from metarun.algorithm.protocols import MetaEstimate
 from metarun.device.ranks import ALONE, Ranks
 from metarun.device.stages import FIRST, stage, staged
 from metarun.errors import TrainingError
 from metarun.maths.stats import Summary, count_words
-from metarun.maths.trees import norm
 from metarun.problems.base import Problem
 from metarun.run_folder.checkpoints import save_best, save_last
 from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
+from metarun.train.drawing import Drawing
 from metarun.train.evaluate import Evaluator
 from metarun.train.halving import halving
 from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
-from metarun.train.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
+from metarun.train.optimizer_rule import OptimizerRule
+from metarun.train.outer_step import OuterStep, numbers_of
+from metarun.train.program import FIRST_STEPS, EagerSteps, NoProgram, captured, choose, compiled
+from metarun.train.program_steps import ProgramSteps, no_program_for
+from metarun.train.stop_requests import Interrupted, StopRequests, stop_requests
 
 _logger = logging.getLogger(__name__)
-_DRAWN_BYTES = 2**16
-"""Of inputs and targets: drawing less at once takes as long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,15 @@ class Observer(Protocol):
     """Whoever watches a run: the console."""
 
     def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """An outer step is done; `loss` is the mean query loss before it."""
+        """An outer step is done, or several since the last call: the mean query loss before them, and the tasks of all."""
         ...
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """A validation is done."""
+        ...
+
+    def doing(self, words: str) -> None:
+        """Something is done that takes a while and is no step."""
         ...
 
 
@@ -80,6 +86,9 @@ class NoObserver:
         """Does nothing."""
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
+        """Does nothing."""
+
+    def doing(self, words: str) -> None:
         """Does nothing."""
 
 
@@ -105,7 +114,7 @@ class Trainer:
             which supersedes none of them.
         checkpoints: the folder of last.pt, previous.pt and best.pt.
         ranks: the processes that share each step's tasks. The first validates and writes; the others only compute.
-        estimate: of `meta_step`.
+        program: how steps are taken (`Device.program`); "auto" decides after the first ones, and the state keeps what was decided.
     """
 
     algorithm: Algorithm
@@ -125,7 +134,7 @@ class Trainer:
     observer: Observer
     checkpoints: Path
     ranks: Ranks = ALONE
-    estimate: EstimateFunction | None = None
+    program: str = "eager"
 
     def start(self, fingerprint: str) -> TrainState:
         """The state before the first step."""
@@ -154,36 +163,31 @@ class Trainer:
         schedule = self.schedule
         started_at = time.perf_counter() - state.train_s
         diagnosed = warned = False
-        batches = self._batches(state.step)
+        batches = self._drawing.from_step(state.step)
         if state.task_chunk is None:
             state.task_chunk = int(self.ranks.of_first(float(self.task_chunk), self.device))
+        eager = EagerSteps()
+        program: ProgramSteps | None = None
 
-        with _stop_requests() as requests:
+        with stop_requests() as requests:
             while state.step < schedule.steps:
-                started = time.perf_counter()
-                with stage(FIRST):
-                    tasks = next(batches)
-                sampled = time.perf_counter()
-                estimate = self._estimated(state, theta, tasks)
-                stopping = self._record(state, estimate, tasks, bool(requests))
-                for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
-                    leaf.grad = gradient
-                with stage("optimizer"):
-                    optimizer.step()
-                if not watches_score(lr_schedule):
-                    lr_schedule.step()
-                state.algorithm = estimate.state
-                state.step += 1
+                if state.step >= FIRST_STEPS and not eager.decided:
+                    program = self._program(state, theta, optimizer, lr_schedule, eager, requests)
+                    eager.decided = True
+                stopping, failed = False, None
+                if program is not None:
+                    failed = self._take(program, state, requests)
+                    stopping = bool(requests)
+                else:
+                    stopping = self._step(state, theta, optimizer, lr_schedule, batches, eager, bool(requests))
                 is_last = state.step == schedule.steps
-                is_validated = state.step % schedule.eval_every == 0 or is_last
-                is_saved = state.step % schedule.checkpoint_every == 0 or is_last or stopping
+                is_validated = (state.step % schedule.eval_every == 0 or is_last) and failed is None
+                is_saved = state.step % schedule.checkpoint_every == 0 or is_last or stopping or failed is not None
+                if program is not None and (is_validated or is_saved):
+                    program.settle()
                 if is_validated or is_saved:
                     _require_finite(theta, state.step)
-                times = {"time/data_s": sampled - started, "time/step_s": time.perf_counter() - started}
-                state.step_s += times["time/step_s"]
-                for name, value in times.items():
-                    state.sums[name] = state.sums.get(name, 0.0) + value
-                if state.step % schedule.log_every == 0 or is_last:
+                if (state.step % schedule.log_every == 0 or is_last) and state.count:
                     diagnosis = self._log(state, optimizer.param_groups[0]["lr"])
                     if diagnosis and not diagnosed:
                         _logger.warning("steps up to %d: %s", state.step, diagnosis)
@@ -201,9 +205,141 @@ class Trainer:
                     if self.ranks.is_first:
                         state.record = self.sync_record()
                         save_last(self.checkpoints, state)
+                if failed is not None:
+                    raise self._failure(state, theta)
                 if stopping and not is_last:
                     raise Stopped(requests[0] if requests else signal.SIGTERM, state.step)
         return state
+
+    def _step(
+        self,
+        state: TrainState,
+        theta: MetaParameters,
+        optimizer: torch.optim.Optimizer,
+        lr_schedule: LRScheduler,
+        batches: Iterator[TaskBatch],
+        eager: EagerSteps,
+        asked_to_stop: bool,
+    ) -> bool:
+        """One step, one operation after the other; returns whether any rank has been asked to stop."""
+        started = time.perf_counter()
+        with stage(FIRST):
+            tasks = next(batches)
+        sampled = time.perf_counter()
+        with eager.watched():
+            estimate = self._estimated(state, theta, tasks)
+        stopping = self._record(state, estimate, tasks, asked_to_stop)
+        for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
+            leaf.grad = gradient
+        with stage("optimizer"):
+            optimizer.step()
+        if not watches_score(lr_schedule):
+            lr_schedule.step()
+        state.algorithm = estimate.state
+        state.step += 1
+        eager.names = tuple(numbers_of(estimate))
+        times = {"time/data_s": sampled - started, "time/step_s": time.perf_counter() - started}
+        eager.seconds.append(times["time/step_s"])
+        state.step_s += times["time/step_s"]
+        for name, value in times.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        return stopping
+
+    def _take(self, program: ProgramSteps, state: TrainState, requests: list[int]) -> int | None:
+        """Steps of the program up to the next one at which something is due, or a look at them; `ProgramSteps.take`."""
+        schedule = self.schedule
+        intervals = schedule.log_every, schedule.eval_every, schedule.checkpoint_every
+        until = min(schedule.steps, *(state.step - state.step % interval + interval for interval in intervals))
+        first, loss_so_far = state.step, state.sums.get("train/loss", 0.0)
+        failed = program.take(until, lambda: bool(requests))
+        if taken := state.step - first:
+            loss = (state.sums["train/loss"] - loss_so_far) / taken
+            self.observer.stepped(state.step, loss, taken * schedule.tasks_per_step)
+        return failed
+
+    def _program(
+        self,
+        state: TrainState,
+        theta: MetaParameters,
+        optimizer: torch.optim.Optimizer,
+        lr_schedule: LRScheduler,
+        eager: EagerSteps,
+        requests: StopRequests,
+    ) -> ProgramSteps | None:
+        """The program of the steps that remain, or None for one operation after the other; what is decided is kept in the state."""
+        kind = state.program if self.program == "auto" and state.program else self.program
+        if kind == "auto":
+            kind = self._chosen(state, eager)
+        if kind == "eager" or not eager.names:
+            state.program = "eager"
+            return None
+        step = OuterStep(
+            algorithm=self.algorithm,
+            problem=self.problem,
+            theta=theta.detached(),
+            drawing=self._drawing,
+            task_chunk=min(state.task_chunk or self.task_chunk, self.schedule.tasks_per_step),
+            optimizer=OptimizerRule(self.optimizer),
+            names=eager.names,
+        )
+        self.observer.doing("compiling the outer step" if kind == "compiled" else "capturing the outer step")
+        started = time.perf_counter()
+
+        def made(task_chunk: int) -> ProgramSteps:
+            whole = replace(step, task_chunk=task_chunk)
+            make = compiled if kind == "compiled" else captured
+            return ProgramSteps(make, whole, state, theta, optimizer, lr_schedule)
+
+        try:
+            with requests.at_once():
+                program, state.task_chunk = halving(made, step.task_chunk)
+        except Interrupted:
+            return None  # the loop ends after one more step
+        except NoProgram as error:
+            if self.program != "auto" or state.program == kind:
+                raise TrainingError(f"device.program={kind}, and {error}. device.program=eager does without") from error
+            _logger.warning("outer steps are taken one operation after the other: %s", error)
+            state.program = "eager"
+            return None
+        state.program = kind
+        state.sums.pop("time/data_s", None)  # drawing is no longer told apart
+        _logger.info("the outer step is %s, after %.1f s", kind, time.perf_counter() - started)
+        return program
+
+    def _chosen(self, state: TrainState, eager: EagerSteps) -> str:
+        """What "auto" comes to."""
+        if state.step > FIRST_STEPS and not eager.seconds:  # a checkpoint from before there were programs
+            return "eager"
+        why = no_program_for(self.ranks, self.optimizer, self.lr_schedule, self.schedule.steps)
+        if why:
+            _logger.info("outer steps are taken one operation after the other: %s", why)
+            return "eager"
+        if self.device.type == "cuda":
+            return "captured"
+        return choose(min(eager.seconds), eager.operations, self.schedule.steps - state.step)
+
+    def _failure(self, state: TrainState, theta: MetaParameters) -> TrainingError:
+        """Why the next step is not finite, seen by taking it once more by itself."""
+        tasks = self._drawing.of_step(state.step)
+        estimate = self._estimated(state, theta, tasks)
+        return TrainingError(
+            _not_finite(state.step, estimate.query_loss, estimate.stats, tasks).replace(
+                "The last checkpoint stands.", "The state before that step is saved."
+            )
+        )
+
+    @property
+    def _drawing(self) -> Drawing:
+        return Drawing(
+            source=self.source,
+            seed=self.seed,
+            size=self.schedule.tasks_per_step,
+            shots=self.schedule.shots,
+            queries=self.schedule.queries,
+            device=self.device,
+            dtype=self.dtype,
+            ranks=self.ranks,
+        )
 
     def _estimated(self, state: TrainState, theta: MetaParameters, tasks: TaskBatch) -> MetaEstimate:
         """Of this step's tasks; with fewer at once from here on where the device's memory is full.
@@ -220,7 +356,6 @@ class Trainer:
                 state=state.algorithm,
                 step=state.step,
                 ranks=self.ranks,
-                estimate=self.estimate,
             )
 
         chunk = min(state.task_chunk or self.task_chunk, len(tasks))
@@ -234,26 +369,6 @@ class Trainer:
             state.task_chunk = done_with
         return estimate
 
-    def _batches(self, step: int) -> Iterator[TaskBatch]:
-        """The rank's tasks of `step` and of each step after it.
-
-        Small tasks are drawn for several steps at once, always for the same ones together: where in a vector a number is worked
-        out may decide its last bit, and a run that goes on from here must meet the same.
-        """
-        size = self.schedule.tasks_per_step
-        share = self.ranks.share(size)
-        together = max(1, _DRAWN_BYTES // (size * self._drawn(torch.arange(1, device=self.device)).num_bytes))
-        while True:
-            first = step - step % together
-            indices = torch.arange(first * size, (first + together) * size, device=self.device)
-            drawn = self._drawn(indices.view(together, size)[:, share].flatten())
-            yield from drawn.chunks(len(drawn) // together)[step - first :]
-            step = first + together
-
-    def _drawn(self, indices: Tensor) -> TaskBatch:
-        tasks = self.source.sample(self.seed, "train", indices, self.schedule.shots, self.schedule.queries)
-        return tasks.to(self.device, self.dtype)
-
     @staged("record")
     def _record(self, state: TrainState, estimate: MetaEstimate, tasks: TaskBatch, asked_to_stop: bool) -> bool:
         """Add this step to the sums, with the step's only wait for the device; stop before a bad step moves anything.
@@ -262,19 +377,16 @@ class Trainer:
             Whether any rank has been asked to stop: all stop after the same step.
         """
         losses, stats = estimate.query_loss, estimate.stats
-        per_task = {"loss": losses} | {name: value for name, value in stats.items() if value.dim()}
-        # Statistics of the whole step, and the gradient, are the same on all ranks.
-        whole = {"gradient_norm": norm(estimate.gradient)} | {name: v for name, v in stats.items() if not v.dim()}
-        if self.ranks.size == 1:
-            means = torch.stack([value.to(losses.dtype).mean() for value in per_task.values()])
-        else:
+        numbers = numbers_of(estimate)
+        if self.ranks.size > 1:
+            # Statistics of the whole step, and the gradient, are the same on all ranks.
+            per_task = ["loss", *(name for name, value in stats.items() if value.dim())]
             counts = [losses.new_tensor(float(number)) for number in (len(losses), asked_to_stop)]
-            sums = self.ranks.sum(
-                torch.stack([*(value.to(losses.dtype).sum() for value in per_task.values()), *counts])
-            )
-            means, asked_to_stop = sums[:-2] / sums[-2], bool(sums[-1] > 0)
-        values = torch.cat([means, torch.stack([value.to(losses.dtype) for value in whole.values()])]).tolist()
-        named = {f"train/{name}": value for name, value in zip([*per_task, *whole], values, strict=True)}
+            sums = self.ranks.sum(torch.stack([*(len(losses) * numbers[name] for name in per_task), *counts]))
+            numbers |= zip(per_task, sums[:-2] / sums[-2], strict=True)
+            asked_to_stop = bool(sums[-1] > 0)
+        values = torch.stack(list(numbers.values())).tolist()
+        named = {f"train/{name}": value for name, value in zip(numbers, values, strict=True)}
         if not all(math.isfinite(named[f"train/{name}"]) for name in ("loss", "gradient_norm")):
             raise TrainingError(_not_finite(state.step, losses, stats, tasks))
         for name, value in named.items():
@@ -354,35 +466,3 @@ def _out_of_memory(task_chunk: int) -> str:
         f"the device's memory is too small for {task_chunk} task(s) at once. Give one of: {fewer}algorithm=imaml (memory does not "
         "grow with inner steps), algorithm/meta_gradient=first_order, or fewer algorithm.inner.steps. The last checkpoint stands."
     )
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that STOP_SIGNALS append to. A second SIGINT interrupts at once.
-
-    A second SIGTERM does not: Slurm sends it to the step and to the batch script, whose `srun` passes it on.
-    Handlers that somebody else has set (a cluster's launcher) are left in place; so is everything outside the main thread.
-    """
-    requests: list[int] = []
-
-    def request(number: int, _frame: object) -> None:
-        requests.append(number)
-        if number == signal.SIGHUP:
-            leave_terminal()
-        if number == signal.SIGINT:
-            signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {}
-    try:
-        for number in STOP_SIGNALS:
-            handler = signal.getsignal(number)
-            if handler in (signal.SIG_DFL, signal.default_int_handler, stop_at_once):
-                signal.signal(number, request)
-                previous[number] = handler
-    except ValueError:  # not the main thread: signals are somebody else's business
-        previous.clear()
-    try:
-        yield requests
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """An algorithm: one inner solver, one meta-gradient, one direction, lambda, and which parameters are adapted."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -25,8 +25,11 @@ from metarun.algorithm.protocols import (
     MetaGradient,
 )
 from metarun.algorithm.proximal import ProximalTerm
+from metarun.device.course import is_rolled
 from metarun.device.ranks import ALONE, Ranks
 from metarun.device.stages import stage
+from metarun.maths.loops import repeat, untraced
+from metarun.maths.structures import mapped, tensors_of, with_tensors
 from metarun.maths.trees import Params, axpy, detached
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
@@ -168,31 +171,75 @@ class Algorithm:
             MetaEstimate: `gradient` is the direction, of the tasks of all ranks; losses and statistics are of these tasks.
         """
         state = self.start() if state is None else state
-        total: Params | None = None
-        losses: list[Tensor] = []
-        stats: list[dict[str, Tensor]] = []
-        chunks: list[AdaptedTasks] = []
-        for piece in tasks.chunks(task_chunk or len(tasks)):
-            gradients = self.estimate(theta, problem, piece, step)
-            mean = {name: gradients.gradient[name].mean(0) for name in theta}
-            share = len(piece) / len(tasks)
-            total = {n: share * leaf for n, leaf in mean.items()} if total is None else axpy(share, mean, total)
-            losses.append(gradients.query_loss)
-            stats.append(gradients.stats)
-            if self.direction.needs_tasks:
-                chunks.append(AdaptedTasks(self.bilevel(theta, problem, piece, step), gradients))
-        assert total is not None, "a step has at least one task"
-        total = _mean_over_ranks(total, len(tasks), ranks)
+        size = min(task_chunk or len(tasks), len(tasks))
+        pieces = tasks.chunks(size)
+        if is_rolled() and len(pieces) > 2:
+            total, found = self._in_a_loop(theta, problem, tasks, size, step)
+            pieces, estimates = [tasks], [found]
+        else:
+            total, estimates = {}, []
+            for piece in pieces:
+                estimates.append(self.estimate(theta, problem, piece, step))
+                total = _added(total, estimates[-1], len(piece) / len(tasks))
+                if not self.direction.needs_tasks:
+                    estimates[-1] = _numbers_alone(estimates[-1])
+        total = _mean_over_ranks({name: total[name] for name in theta}, len(tasks), ranks)
+        chunks = [
+            AdaptedTasks(self.bilevel(theta, problem, piece, step), found)
+            for piece, found in zip(pieces, estimates, strict=True)
+            if self.direction.needs_tasks
+        ]
         with stage("direction"):
             direction, direction_stats, state = self.direction.direction(
                 total, chunks, self.meta_gradient, state, ranks
             )
-        joined = {name: torch.cat([piece[name] for piece in stats]) for name in stats[0]}
-        return MetaEstimate(direction, torch.cat(losses), joined | direction_stats, state)
+        losses = torch.cat([found.query_loss for found in estimates])
+        joined = {name: torch.cat([found.stats[name] for found in estimates]) for name in estimates[0].stats}
+        return MetaEstimate(direction, losses, joined | direction_stats, state)
+
+    def _in_a_loop(
+        self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, size: int, step: int | Tensor
+    ) -> tuple[Params, TaskGradients]:
+        """The mean gradient and what else is needed of all tasks, chunk after chunk by a loop of a traced program."""
+        keeps = self.direction.needs_tasks
+        with untraced():
+            example = self.estimate(theta, problem, tasks[:size], step)
+        example = example if keeps else _numbers_alone(example)
+        whole = len(tasks) // size
+
+        def chunk(state: tuple[Params, TaskGradients], number: int | Tensor) -> tuple[Params, TaskGradients]:
+            total, gathered = state
+            rows = number * size + torch.arange(size, device=gathered.query_loss.device)
+            found = self.estimate(theta, problem, mapped(tasks, lambda each: each.index_select(0, rows)), step)
+            total = _added(total, found, size / len(tasks))
+            parts = tensors_of(found if keeps else _numbers_alone(found))
+            pairs = zip(tensors_of(gathered), parts, strict=True)
+            return total, with_tensors(gathered, [each.index_copy(0, rows, part) for each, part in pairs])
+
+        nothing = {name: torch.zeros_like(leaf.detach()) for name, leaf in theta.items()}
+        room = mapped(example, lambda each: each.new_zeros(whole * size, *each.shape[1:]))
+        total, gathered = repeat(chunk, (nothing, room), whole)
+        if rest := len(tasks) - whole * size:
+            last = self.estimate(theta, problem, tasks[whole * size :], step)
+            total = _added(total, last, rest / len(tasks))
+            pairs = zip(tensors_of(gathered), tensors_of(last if keeps else _numbers_alone(last)), strict=True)
+            gathered = with_tensors(gathered, [torch.cat(pair) for pair in pairs])
+        return total, gathered
 
     def diagnosis(self, means: Mapping[str, float]) -> str | None:
         """A warning in words, from the means of a run's statistics, where a number is not what its name says."""
         return self.meta_gradient.diagnosis(means) if isinstance(self.meta_gradient, HasDiagnosis) else None
+
+
+def _added(total: Params, found: TaskGradients, share: float) -> Params:
+    """`total` and the mean gradient of some tasks, weighed by their share of all."""
+    mean = {name: leaf.mean(0) for name, leaf in found.gradient.items()}
+    return axpy(share, mean, total) if total else {name: share * leaf for name, leaf in mean.items()}
+
+
+def _numbers_alone(found: TaskGradients) -> TaskGradients:
+    """Without what is as large as the parameters of every task."""
+    return replace(found, gradient={}, params={})
 
 
 def _mean_over_ranks(mean: Params, num_tasks: int, ranks: Ranks) -> Params:

@@ -111,7 +111,8 @@ def conjugate_gradient(
         converged = running & (state.squared <= threshold)
         history = state.history
         if history is not None:
-            number = torch.as_tensor(number, device=rhs.device)
+            if not isinstance(number, Tensor):
+                number = torch.full((), number, dtype=torch.int64, device=rhs.device)
             window = (number // 10).clamp_min(10)
             history = history.index_copy(0, number[None], state.lowered[None])
             gained = state.lowered - history.index_select(0, (number - window).clamp_min(0)[None])[0]

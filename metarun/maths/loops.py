@@ -1,12 +1,13 @@
 """The loop of iterative methods on B systems at once: in Python, or as one loop of a traced program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from metarun.device.course import is_rolled, may_read_values
+from metarun.device.course import Course, course, is_rolled, may_read_values
 from metarun.maths.structures import tensors_of, with_tensors
 
 State = TypeVar("State")
@@ -124,6 +125,15 @@ def _with_inputs(traced: torch.fx.GraphModule, own: int, places: list[int], numb
     graph.eliminate_dead_code()
     traced.recompile()
     return traced
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Within the block nothing becomes part of a program that is being traced, and values may be looked at."""
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
+    with disable_proxy_modes_tracing(), course(Course.LOOKING):
+        yield
 
 
 def _traced(function: Callable[..., Any], examples: list[Tensor]) -> tuple[torch.fx.GraphModule, list[Tensor]]:

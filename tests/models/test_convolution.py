@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from metarun.algorithm.compiled import Compiled
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metarun.algorithm.compiled import Compiled
 from metarun.models import convolution
 from metarun.models.conv4 import Conv4
 from metarun.models.convolution import by_products, faster_as_products

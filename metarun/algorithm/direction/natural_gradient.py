@@ -137,7 +137,7 @@ class NaturalGradient:
         if not self.adapt_damping:
             return direction, stats, state
         predicted = -(now * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
-        stats |= {"direction/damping": torch.as_tensor(damping).to(rhs)}
+        stats |= {"direction/damping": _scalar(damping, rhs)}
         adapted = {"damping": _adapted(damping, _change(direction, chunks, ranks) / predicted)}
         return direction, stats, state | adapted
 
@@ -204,7 +204,7 @@ def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float | Tensor) -> Ten
 
 def _num_tasks(chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
     like = next(iter(chunks[0].gradients.params.values()))
-    return ranks.sum(like.new_tensor(float(sum(len(chunk.bilevel) for chunk in chunks))))
+    return ranks.sum(like.new_full((), float(sum(len(chunk.bilevel) for chunk in chunks))))
 
 
 def _change(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
@@ -222,5 +222,10 @@ def _change(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ranks) -> 
 
 def _adapted(damping: float | Tensor, ratio: Tensor) -> Tensor:
     """The next damping, a number in float64, from the decrease that came over that predicted."""
-    now = torch.as_tensor(damping, dtype=torch.float64, device=ratio.device)
+    now = _scalar(damping, ratio.double())
     return torch.where(ratio < 0.25, 1.5 * now, torch.where(ratio > 0.75, now / 1.5, now))
+
+
+def _scalar(number: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a scalar like `like`, made where that is: a copy from the host cannot be captured."""
+    return number.to(like) if isinstance(number, Tensor) else like.new_full((), number)

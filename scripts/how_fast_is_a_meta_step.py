@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.algorithm import Algorithm, GradientDescent, Plain, Unrolled
-from metarun.algorithm.compiled import Compiled
 from metarun.maths.trees import Params
 from metarun.models.conv4 import Conv4
 from metarun.models.learner import Learner
@@ -27,6 +26,7 @@ from metarun.models.mlp import MLP
 from metarun.problems.classification import Classification
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
+from metarun.train.program import compiled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,8 +41,8 @@ def task_loop(
         phi = leaves
         for _ in range(steps):
             value = loss(functional_call(module, phi, (tasks.support.inputs[b],)), tasks.support.targets[b])
-            slope = torch.autograd.grad(value, list(phi.values()), create_graph=True)
-            phi = {name: leaf - step_size * g for (name, leaf), g in zip(phi.items(), slope, strict=True)}
+            gradient_ = torch.autograd.grad(value, list(phi.values()), create_graph=True)
+            phi = {name: leaf - step_size * g for (name, leaf), g in zip(phi.items(), gradient_, strict=True)}
         value = loss(functional_call(module, phi, (tasks.query.inputs[b],)), tasks.query.targets[b])
         for sum_, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True):
             sum_ += g / len(tasks)
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--compile", action="store_true", help="what device.compile=true makes of it, too")
+    parser.add_argument("--compile", action="store_true", help="the same as a compiled program, too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     peers = {"loop over tasks": task_loop}
@@ -148,18 +148,21 @@ def main() -> None:
         )
         theta = algorithm.meta_parameters(problem, problem.learner.init())
 
-        def ours(
-            estimate=None, algorithm=algorithm, theta=theta, problem=problem, tasks=tasks, chunk=chunk
-        ) -> list[Tensor]:
-            step = algorithm.meta_step(theta=theta, problem=problem, tasks=tasks, task_chunk=chunk, estimate=estimate)
-            return list(step.gradient.values())
+        def gradient(
+            leaves: Params, algorithm=algorithm, theta=theta, problem=problem, tasks=tasks, chunk=chunk
+        ) -> Params:
+            there = theta.updated(leaves)
+            return algorithm.meta_step(theta=there, problem=problem, tasks=tasks, task_chunk=chunk).gradient
+
+        def ours(gradient=gradient, theta=theta) -> list[Tensor]:
+            return list(gradient(dict(theta)).values())
 
         base = median_ms(ours, arguments.repeats)
         print(f"{title}\n  {'metarun':<16} {base:8.1f} ms   1.00")
         others = dict(peers)
         if arguments.compile:
-            compiled = Compiled(algorithm.estimate)
-            others = {"  compiled": lambda *_, ours=ours, compiled=compiled: ours(compiled)} | others
+            program, leaves = compiled(gradient, dict(theta)), list(theta.values())
+            others = {"  compiled": lambda *_, program=program, leaves=leaves: program(leaves)} | others
         for name, function in others.items():
 
             def theirs(function=function, module=module, theta=theta, tasks=tasks, loss=loss, k=steps, a=step_size):

@@ -23,6 +23,7 @@ known how long a step takes."""
 
 _OPERATION_S = 5e-6  # what PyTorch spends on an operation beside its arithmetic
 _COMPILER_S, _COMPILED_OPERATION_S, _MOST_S = 15.0, 0.02, 90.0
+_ARITHMETIC_SHARE, _LARGE = 0.75, 3.0  # a step with more arithmetic has larger kernels, which take the compiler longer
 _OVERHEAD_LEFT, _ARITHMETIC_LEFT = 0.2, 0.85
 """What compiling costs, and what it leaves of a step: from measurements on two cores (README, "Speed")."""
 
@@ -127,6 +128,7 @@ def choose(step_s: float, operations: int, steps_left: int) -> Kind:
     overhead = min(step_s, _OPERATION_S * operations)
     gained = (1 - _OVERHEAD_LEFT) * overhead + (1 - _ARITHMETIC_LEFT) * (step_s - overhead)
     cost = min(_MOST_S, _COMPILER_S + _COMPILED_OPERATION_S * operations)
+    cost *= _LARGE if overhead < (1 - _ARITHMETIC_SHARE) * step_s else 1
     return "compiled" if steps_left * gained > cost else "eager"
 
 

@@ -179,7 +179,7 @@ class Trainer:
                     failed = self._take(program, state, requests)
                     stopping = bool(requests)
                 else:
-                    stopping = self._step(state, theta, optimizer, lr_schedule, batches, eager, bool(requests))
+                    stopping = self._step(state, theta, optimizer, lr_schedule, batches, eager, requests)
                 is_last = state.step == schedule.steps
                 is_validated = (state.step % schedule.eval_every == 0 or is_last) and failed is None
                 is_saved = state.step % schedule.checkpoint_every == 0 or is_last or stopping or failed is not None
@@ -219,7 +219,7 @@ class Trainer:
         lr_schedule: LRScheduler,
         batches: Iterator[TaskBatch],
         eager: EagerSteps,
-        asked_to_stop: bool,
+        requests: list[int],
     ) -> bool:
         """One step, one operation after the other; returns whether any rank has been asked to stop."""
         started = time.perf_counter()
@@ -228,7 +228,7 @@ class Trainer:
         sampled = time.perf_counter()
         with eager.watched():
             estimate = self._estimated(state, theta, tasks)
-        stopping = self._record(state, estimate, tasks, asked_to_stop)
+        stopping = self._record(state, estimate, tasks, bool(requests))
         for leaf, gradient in zip(theta.values(), estimate.gradient.values(), strict=True):
             leaf.grad = gradient
         with stage("optimizer"):

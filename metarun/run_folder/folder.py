@@ -50,12 +50,20 @@ def name(config: Mapping[str, Any]) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two configurations' settings, as `key: before -> now`."""
-    old, new = flatten(settings(before)), flatten(settings(now))
+    old, new = (_by_keys_of_today(flatten(settings(config))) for config in (before, now))
     absent = "(absent)"
     keys = [key for key in sorted({*old, *new}) if old.get(key, absent) != new.get(key, absent)]
     if "evaluation.inner_steps" in keys:  # the key of earlier versions that follows it
         keys = [key for key in keys if key != "algorithm.inner.eval_steps"]
     return [f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}" for key in keys]
+
+
+def _by_keys_of_today(flat: dict[str, Any]) -> dict[str, Any]:
+    """Settings by the keys that a person can give: runs are named by `compile`, which `program` has taken the place of."""
+    if "device.compile" not in flat:
+        return flat
+    program = "compiled" if flat["device.compile"] else "auto"
+    return {key: value for key, value in flat.items() if key != "device.compile"} | {"device.program": program}
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

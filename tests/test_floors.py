@@ -41,6 +41,7 @@ ROOMS = (
     "__main__",
 )
 # Where a large package may be imported: the rooms that use it. What is named nowhere here is Python's own, torch, or of tasks.
+# `rng` multiplies its positions in numpy: as indices times a 64-bit constant PyTorch's compiler would get them wrong.
 DOORS = {
     "hydra": {"configuration", "sweep", "commands", "command_line"},
     "omegaconf": {"configuration", "sweep", "commands", "command_line"},
@@ -48,6 +49,7 @@ DOORS = {
     "rich": {"console", "report", "sweep", "commands", "command_line"},
     "matplotlib": {"report"},
     "optuna": {"sweep"},
+    "numpy": {"rng", "tasks"},
     "wandb": {"tracking"},
 }
 WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_private")

@@ -92,6 +92,41 @@ def test_what_stands_in_for_the_compiler_is_called_as_it_is():
     assert trace_rules.clear_lru_cache() is None
 
 
+def test_what_makes_a_program_is_there():
+    """`metarun.train.program`, `metarun.maths.loops` and `metarun.train.optimizer_rule` use these of PyTorch."""
+    import torch
+    from torch._higher_order_ops.while_loop import while_loop_op
+    from torch._inductor import config
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    three = [torch.tensor(0), torch.tensor(1)]
+
+    def doubled(number: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return number + 1, 2 * value
+
+    inspect.signature(while_loop_op).bind(lambda *_: None, doubled, tuple(three), ())
+    found = while_loop_op(lambda number, value: number < 3, doubled, tuple(three), ())
+    assert [int(value) for value in found] == [3, 8]
+    with disable_proxy_modes_tracing():
+        traced = make_fx(lambda value: 2 * value)(torch.tensor(1))
+    assert int(traced(torch.tensor(5))) == 10
+
+    seen = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Seen():
+        torch.ones(2) + 1
+    assert seen == ["aten.ones.default", "aten.add.Tensor"]
+    assert config.unsafe_marked_cacheable_functions == {}, "torch._inductor's cache is told of loops by this setting"
+    groups = torch.optim.Adam([torch.zeros(1)]).param_groups
+    assert groups[0].keys() >= {"differentiable", "capturable", "foreach"}
+
+
 def test_nothing_else_reaches_into_them():
     found = {}
     for folder in ("metarun", "hydra_plugins", "tests", "scripts"):

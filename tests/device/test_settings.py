@@ -59,8 +59,6 @@ def test_tf32_is_refused_where_it_would_have_no_effect_or_a_wrong_one(monkeypatc
     device(kind="auto", tf32=True)
     with pytest.raises(ValueError, match="multiply float32 numbers, got dtype=float64"):
         device(kind="auto", tf32=True, dtype="float64")
-    with pytest.raises(ValueError, match="tf32 and compile exclude each other"):
-        device(kind="cuda", tf32=True, compile=True)
 
 
 @pytest.mark.parametrize("tf32", [True, False])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from metarun.maths.structures import tensors_of
 from metarun.models import convolution
 from metarun.models.conv4 import Conv4
 from metarun.models.convolution import by_products, faster_as_products
@@ -18,6 +19,7 @@ from metarun.models.functions import RightFunctions
 from metarun.models.learner import Learner
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
+from metarun.train.program import compiled
 from tests.calls import meta_step, sorted_theta
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -242,9 +244,17 @@ def test_a_step_by_products_is_traced_to_the_bit(algorithm_of):
     learner = Learner(Conv4(input_shape=(1, 8, 8), num_outputs=2, width=3), products=True)
     problem = Classification(learner)
     theta = sorted_theta(algorithm, learner.init(dtype=torch.float64), problem)
-    found = Compiled(algorithm.estimate, backend="eager")(theta, problem, tasks, 0).gradient
-    for name, leaf in algorithm.estimate(theta, problem, tasks, 0).gradient.items():
-        assert torch.equal(found[name], leaf), name
+
+    def gradient(leaves: list[Tensor], tasks: TaskBatch) -> list[Tensor]:
+        of_leaves = theta.updated(dict(zip(theta, leaves, strict=True)))
+        estimate = algorithm.meta_step(theta=of_leaves, problem=problem, tasks=tasks, task_chunk=3)
+        return list(estimate.gradient.values())
+
+    leaves = list(theta.values())
+    program = compiled(gradient, leaves, tasks, backend="eager")
+    found = program(tensors_of(leaves), *tensors_of(tasks))
+    for name, one, other in zip(theta, found, gradient(leaves, tasks), strict=True):
+        assert torch.equal(one, other), name
     assert learner.exchanged == ["convolution"]
 
 

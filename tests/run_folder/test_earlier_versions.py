@@ -13,7 +13,7 @@ from ..train.small import configuration
     [
         ((), "sinusoid-10shot-maml-seed0-f187eabb"),
         (("algorithm=imaml_ng", "dataset=glyphs"), "glyphs-5way-1shot-imaml_ng-seed0-1f15bf9f"),
-        (("algorithm=anil", "device.compile=true"), "sinusoid-10shot-anil-seed0-ecb24066"),
+        (("algorithm=anil", "device.program=compiled"), "sinusoid-10shot-anil-seed0-ecb24066"),
         (("algorithm=reptile", "tracker=none"), "sinusoid-10shot-reptile-seed0-773268b5"),
     ],
 )

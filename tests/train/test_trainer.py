@@ -14,8 +14,8 @@ from metarun.errors import TrainingError
 from metarun.maths.stats import diverged
 from metarun.run_folder.state import TrainState, load, load_state
 from metarun.tracking.jsonl import MetricsFile
-from metarun.train import trainer as module
 from metarun.train.evaluate import Evaluator, Measurement
+from metarun.train.stop_requests import stop_requests
 from metarun.train.trainer import NoObserver, Schedule, Trainer
 from tests.calls import meta_step
 
@@ -96,7 +96,7 @@ def test_the_global_generator_is_never_used(tmp_path):
 def test_training_tasks_are_a_function_of_seed_and_step(settings, tmp_path):
     trainer, _ = trainer_of(configuration(*SHORT, *settings), tmp_path)
     shots, queries = trainer.schedule.shots, trainer.schedule.queries
-    drawn = list(itertools.islice(trainer._batches(0), 300))
+    drawn = list(itertools.islice(trainer._drawing.from_step(0), 300))
     for step in (0, 1, 6, 299):
         indices = torch.arange(3 * step, 3 * step + 3)
         alone = trainer.source.sample(0, "train", indices, shots, queries).to("cpu", torch.float32)
@@ -107,7 +107,7 @@ def test_training_tasks_are_a_function_of_seed_and_step(settings, tmp_path):
             torch.testing.assert_close(one.targets, other.targets, rtol=1e-6, atol=1e-7)
     # Whoever goes on from a step is given the very bits.
     for step in (1, 150):
-        for one, other in zip(drawn[step : step + 150], trainer._batches(step), strict=False):
+        for one, other in zip(drawn[step : step + 150], trainer._drawing.from_step(step), strict=False):
             assert_equal_bits(vars(one.query), vars(other.query))
             assert_equal_bits(vars(one.support), vars(other.support))
 
@@ -363,7 +363,7 @@ def test_somebody_elses_handler_stays(tmp_path):
 
     before = signal.signal(signal.SIGTERM, theirs)
     try:
-        with module._stop_requests() as requests:
+        with stop_requests() as requests:
             os.kill(os.getpid(), signal.SIGTERM)
             assert signal.getsignal(signal.SIGTERM) is theirs
         assert requests == []

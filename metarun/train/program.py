@@ -187,8 +187,8 @@ def _traced(function: Function, examples: tuple[Any, ...], tensors: list[Tensor]
         if "tracing tensor" not in str(error) and "data-dependent" not in str(error).lower():
             raise
         raise NoProgram(
-            "what it does depends on values, and a program's course may not (a model or a data set of your own that reads values "
-            "in Python, or algorithm.meta_gradient.solver.negative_curvature=raise)"
+            "what it does depends on values, and a program's course may not (an optimizer other than Adam, AdamW and SGD, a model "
+            "or a data set of your own that reads values in Python, or algorithm.meta_gradient.solver.negative_curvature=raise)"
         ) from error
     for node in list(traced.graph.nodes):
         if str(node.target).startswith("profiler."):  # PyTorch's optimizers mark their steps for its profiler

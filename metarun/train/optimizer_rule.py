@@ -53,7 +53,11 @@ class OptimizerRule:
 def memory_of(optimizer: torch.optim.Optimizer) -> Memory:
     """What the optimizer remembers, on the device of its parameters."""
     return [
-        {name: value.to(leaf.device) for name, value in optimizer.state[leaf].items() if isinstance(value, Tensor)}
+        {
+            name: value.to(leaf.device)
+            for name, value in optimizer.state.get(leaf, {}).items()
+            if isinstance(value, Tensor)
+        }
         for leaf in _leaves(optimizer)
     ]
 
@@ -61,8 +65,8 @@ def memory_of(optimizer: torch.optim.Optimizer) -> Memory:
 def remember(optimizer: torch.optim.Optimizer, memory: Memory) -> None:
     """Give the optimizer what a rule remembers; each tensor stays where it was."""
     for leaf, remembered in zip(_leaves(optimizer), memory, strict=True):
-        state = optimizer.state[leaf]
         for name, value in remembered.items():
+            state = optimizer.state[leaf]
             state[name] = value.to(state[name].device)
 
 

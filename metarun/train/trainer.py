@@ -171,7 +171,7 @@ class Trainer:
 
         with stop_requests() as requests:
             while state.step < schedule.steps:
-                if state.step >= FIRST_STEPS and not eager.decided:
+                if state.step >= FIRST_STEPS and not eager.decided and self._is_known_enough(state, eager):
                     program = self._program(state, theta, optimizer, lr_schedule, eager, requests)
                     eager.decided = True
                 stopping, failed = False, None
@@ -270,9 +270,11 @@ class Trainer:
         kind = state.program if self.program == "auto" and state.program else self.program
         if kind == "auto":
             kind = self._chosen(state, eager)
-        if kind == "eager" or not eager.names:
+        if kind == "eager":
             state.program = "eager"
             return None
+        # A run that goes on from a checkpoint has taken no step yet that would have named them.
+        names = eager.names or tuple(numbers_of(self._estimated(state, theta, self._drawing.of_step(state.step))))
         step = OuterStep(
             algorithm=self.algorithm,
             problem=self.problem,
@@ -280,7 +282,7 @@ class Trainer:
             drawing=self._drawing,
             task_chunk=min(state.task_chunk or self.task_chunk, self.schedule.tasks_per_step),
             optimizer=OptimizerRule(self.optimizer),
-            names=eager.names,
+            names=names,
         )
         self.observer.doing("compiling the outer step" if kind == "compiled" else "capturing the outer step")
         started = time.perf_counter()
@@ -294,6 +296,7 @@ class Trainer:
             with requests.at_once():
                 program, state.task_chunk = halving(made, step.task_chunk)
         except Interrupted:
+            state.program = cast(Any, kind)  # the run goes on by it
             return None  # the loop ends after one more step
         except NoProgram as error:
             if self.program != "auto" or state.program == kind:
@@ -306,9 +309,14 @@ class Trainer:
         _logger.info("the outer step is %s, after %.1f s", kind, time.perf_counter() - started)
         return program
 
+    def _is_known_enough(self, state: TrainState, eager: EagerSteps) -> bool:
+        """Whether how steps are taken can be decided: on a CPU "auto" needs some that this process has taken and timed."""
+        is_timed = self.program == "auto" and not state.program and self.device.type == "cpu"
+        return not is_timed or len(eager.seconds) >= FIRST_STEPS or state.step - len(eager.seconds) > FIRST_STEPS
+
     def _chosen(self, state: TrainState, eager: EagerSteps) -> str:
         """What "auto" comes to."""
-        if state.step > FIRST_STEPS and not eager.seconds:  # a checkpoint from before there were programs
+        if state.step - len(eager.seconds) > FIRST_STEPS:  # a checkpoint from before there were programs
             return "eager"
         why = no_program_for(self.ranks, self.optimizer, self.lr_schedule, self.schedule.steps)
         if why:

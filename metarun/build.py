@@ -27,6 +27,7 @@ from metarun.train.evaluate import Evaluation, Evaluator
 from metarun.train.fitting import Fitting
 from metarun.train.footprint import Footprint
 from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
+from metarun.train.program_steps import no_program_for
 from metarun.train.trainer import Observer, Schedule, Trainer
 
 
@@ -203,6 +204,19 @@ def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
             f"every rank needs a task of each step, and {num_ranks} ranks share schedule.tasks_per_step="
             f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
         )
+
+
+def require_program(config: Mapping[str, Any], parts: Parts, ranks: Ranks) -> None:
+    """Refuse a program that is asked for by name where the run's steps cannot be one; "auto" does without.
+
+    Raises:
+        ConfigurationError: they cannot be.
+    """
+    if parts.program in ("auto", "eager"):
+        return
+    why = no_program_for(ranks, make(config, "optimizer"), _lr_schedule(config, parts.problem), parts.schedule.steps)
+    if why:
+        raise ConfigurationError(f"device.program={parts.program}, and {why}. Set device.program=auto or eager.")
 
 
 def make_trainer(

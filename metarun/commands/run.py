@@ -20,7 +20,7 @@ from rich.console import Console
 
 from metarun import __version__
 from metarun.algorithm.meta_parameters import MetaParameters
-from metarun.build import Parts, fitted, make_parts, make_trainer, require_tasks
+from metarun.build import Parts, fitted, make_parts, make_trainer, require_program, require_tasks
 from metarun.commands.header import header_of
 from metarun.commands.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.configuration.command_text import command_line, config_dirs, other_algorithm
@@ -100,6 +100,7 @@ def run_resolved(
         make(config, "tracker")  # refused, if at all, before anything is written
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
+    require_program(config, parts, ranks)
     if config["profile"] and ranks.size > 1:
         raise ConfigurationError(
             f"profile=true measures one process, and there are {ranks.size} ranks. Start one alone."

@@ -52,6 +52,7 @@ from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
 from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
 from metarun.train.profile import profiled
+from metarun.train.program import use_cache
 from metarun.train.stopping import StoppedOutsideTraining
 from metarun.train.trainer import NoObserver, Stopped, Trainer
 
@@ -98,6 +99,7 @@ def run_resolved(
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
         make(config, "tracker")  # refused, if at all, before anything is written
+    use_cache(Path(config["data"]["cache"]).expanduser() / "programs")
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
     require_program(config, parts, ranks)

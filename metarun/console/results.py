@@ -1,7 +1,7 @@
 """What a run prints before it begins and at its end: what will run, its results as a table, and what to do next."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -106,7 +106,8 @@ def report(
     added = "" if added is None else f", of which training added {added:.0f}"
     console.print(
         f"selected after step {protocol['selected_step']} by {protocol['selected_by']}; trained "
-        f"{clock_words(result['train_s'])} ({1000 * result['step_s']:.1f} ms a step), tested {result['test_s']:.1f} s, "
+        f"{clock_words(result['train_s'])} ({1000 * result['step_s']:.1f} ms a step{_program(result)}), "
+        f"tested {result['test_s']:.1f} s, "
         f"peak memory {result['peak_memory_mib']:.0f} MiB{added}",
         soft_wrap=True,
     )
@@ -121,3 +122,9 @@ def report(
     more = protocol["headline_inner_steps"] * 2
     say(console, ("next", "bold"), f"        metarun evaluate {words} evaluation.inner_steps=[0,{more}]")
     say(console, f"            {other}")
+
+
+def _program(result: Mapping[str, Any]) -> str:
+    """How steps were taken, where it was not one operation after the other."""
+    kind = result["environment"].get("program", "eager")  # absent from results of earlier versions
+    return f", {kind}" if kind != "eager" else ""

@@ -171,7 +171,7 @@ class Trainer:
 
         with stop_requests() as requests:
             while state.step < schedule.steps:
-                if state.step >= FIRST_STEPS and not eager.decided and self._is_known_enough(state, eager):
+                if state.step >= FIRST_STEPS and not eager.decided:
                     program = self._program(state, theta, optimizer, lr_schedule, eager, requests)
                     eager.decided = True
                 stopping, failed = False, None
@@ -269,7 +269,7 @@ class Trainer:
         """The program of the steps that remain, or None for one operation after the other; what is decided is kept in the state."""
         kind = state.program if self.program == "auto" and state.program else self.program
         if kind == "auto":
-            kind = self._chosen(state, eager)
+            kind = self._chosen(state, theta, eager)
         if kind == "eager":
             state.program = "eager"
             return None
@@ -309,14 +309,9 @@ class Trainer:
         _logger.info("the outer step is %s, after %.1f s", kind, time.perf_counter() - started)
         return program
 
-    def _is_known_enough(self, state: TrainState, eager: EagerSteps) -> bool:
-        """Whether how steps are taken can be decided: on a CPU "auto" needs some that this process has taken and timed."""
-        is_timed = self.program == "auto" and not state.program and self.device.type == "cpu"
-        return not is_timed or len(eager.seconds) >= FIRST_STEPS or state.step - len(eager.seconds) > FIRST_STEPS
-
-    def _chosen(self, state: TrainState, eager: EagerSteps) -> str:
-        """What "auto" comes to."""
-        if state.step - len(eager.seconds) > FIRST_STEPS:  # a checkpoint from before there were programs
+    def _chosen(self, state: TrainState, theta: MetaParameters, eager: EagerSteps) -> str:
+        """What "auto" comes to: after the same step wherever a run was taken up, since it decides how what follows is rounded."""
+        if state.step > FIRST_STEPS:  # a checkpoint from before there were programs
             return "eager"
         why = no_program_for(self.ranks, self.optimizer, self.lr_schedule, self.schedule.steps)
         if why:
@@ -324,6 +319,11 @@ class Trainer:
             return "eager"
         if self.device.type == "cuda":
             return "captured"
+        while not eager.operations:  # most steps so far were another process's
+            started = time.perf_counter()
+            with eager.watched():
+                self._estimated(state, theta, self._drawing.of_step(state.step))
+            eager.seconds.append(time.perf_counter() - started)
         return choose(min(eager.seconds), eager.operations, self.schedule.steps - state.step)
 
     def _failure(self, state: TrainState, theta: MetaParameters) -> TrainingError:

@@ -101,7 +101,8 @@ def captured(function: Function, state: Any, *others: Any) -> Program:
                     run()
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
-                torch._foreach_copy_(tensors[:count], [tensor.detach() for tensor in run()])
+                for own, found in zip(tensors, run(), strict=False):  # the state's come first
+                    own.copy_(found.detach())
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

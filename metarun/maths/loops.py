@@ -74,7 +74,7 @@ def _rolled(
         nonlocal has_graph
         after = tensors_of(step(with_tensors(state, list(tensors)), number))
         has_graph = any(tensor.requires_grad for tensor in after)
-        return (number + 1, *(_own(tensor, [number, *tensors]) for tensor in after))
+        return (number + 1, *(_own(tensor) for tensor in after))
 
     with disable_proxy_modes_tracing():
         examples = [tensor.detach().clone() for tensor in carried]
@@ -166,8 +166,9 @@ def with_constants_as_inputs(traced: torch.fx.GraphModule) -> tuple[torch.fx.Gra
     return traced, tensors
 
 
-def _own(tensor: Tensor, inputs: list[Tensor]) -> Tensor:
-    """The tensor with memory of its own: a loop's body must not hand on what it was given."""
-    storages = {each.untyped_storage().data_ptr() for each in inputs}
-    tensor = tensor.detach().contiguous()
-    return tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own and in order: a loop's body must not hand on what it was given, nor in another layout.
+
+    Always as an operation of the program: the compiler's own forms of others may lay their results out otherwise.
+    """
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def _rolled(
     condition = _with_inputs(condition_graph, len(carried), places[:split], len(around))
     whole = _with_inputs(body_graph, len(carried), places[split:], len(around))
     with torch.no_grad():
-        found = while_loop_op(condition, whole, tuple(carried), tuple(around))
+        found: Any = cast(Any, while_loop_op)(condition, whole, tuple(carried), tuple(around))
     return with_tensors(state, list(found[1:]))
 
 

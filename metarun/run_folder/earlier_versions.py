@@ -16,9 +16,11 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     stored = _with_targets(stored, _RENAMED)
     algorithm = dict(stored["algorithm"])
     algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
-    device = {"tf32": False, "program": "auto", **stored["device"]}
-    if device.pop("compile", False):
-        device["program"] = "compiled"
+    device = stored["device"]
+    if isinstance(device, Mapping):  # else the part refuses it in words
+        device = {"tf32": False, "program": "auto", **device}
+        if device.pop("compile", False) is True:
+            device["program"] = "compiled"
     return {"head": None, "profile": False, **stored, "algorithm": algorithm, "device": device}
 
 

@@ -26,6 +26,8 @@ class _Observer(Protocol):
 
     def validated(self, step: int, score: Any, is_best: bool) -> None: ...
 
+    def doing(self, words: str) -> None: ...
+
 
 class RunStatus:
     """Keeps a run's status.json up to date; use it as a context around the run, inside the lock of its folder.

@@ -136,8 +136,9 @@ class ProgramSteps:
         self._values = tensors_of(without_sums(self._now()))
 
     def _set_rate(self) -> None:
-        self._given_rate = self._optimizer.param_groups[0]["lr"]
-        self._rate.fill_(float(self._given_rate))
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        self._rate.fill_(rate)
+        self._given_rate = rate
 
     def _check(self, step: OuterStep, begin: StepState, examples: Sequence[TaskBatch]) -> None:
         """Refuse a program whose first step is not the step's: compilers are wrong at times."""

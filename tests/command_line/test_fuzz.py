@@ -105,12 +105,7 @@ def _is_meant(word: str, keys: dict[str, Any]) -> bool:
     if isinstance(before, int | float):
         # A data set's numbers are defaults of other keys, and not read where those are set.
         is_read = not key.startswith(("dataset.training.", "dataset.adaptation."))
-        return (
-            isinstance(value, int | float)
-            and math.isfinite(value)
-            and (value >= 0 or not is_read)
-            and abs(value) < 2**63
-        )
+        return isinstance(value, int | float) and math.isfinite(value) and (0 <= value < 2**63 or not is_read)
     return not isinstance(value, dict | list) or before is None
 
 

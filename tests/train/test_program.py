@@ -151,7 +151,6 @@ def test_a_run_taken_up_at_any_step_decides_after_the_third(program, tmp_path, m
         # Always after the third step.
         assert [left for _, left in chosen] == ([12 - 3] if program == "auto" else [])
         counted |= {operations for operations, _ in chosen}
-    assert len(counted) == (1 if program == "auto" else 0)
     assert all(operations > 100 for operations in counted)
 
 

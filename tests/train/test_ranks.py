@@ -92,7 +92,7 @@ def test_two_ranks_train_to_what_one_trains_to(tmp_path, driver):
     child = torchrun(2, driver, *together.split(" "))
     out, err = child.communicate(timeout=240)
     assert child.returncode == 0, err
-    assert out.count("2 ranks") == len(RUNS), "one header for each run: rank 0 alone speaks"
+    assert out.count(", 2 ranks") == len(RUNS), "one header for each run: rank 0 alone speaks"
     for name, line in lines.items():
         assert run_here(*line, f"run.root={tmp_path / 'one' / name}") == 0
         one, two = (only_folder(tmp_path / size / name) for size in ("one", "two"))

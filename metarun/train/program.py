@@ -21,7 +21,7 @@ FIRST_STEPS = 3
 """Outer steps that every run takes one operation at a time: after them all that is carried from step to step is there, and it is
 known how long a step takes."""
 
-_OPERATION_S = 5e-6  # what PyTorch spends on an operation beside its arithmetic
+_OPERATION_S = 1e-5  # what PyTorch, vmap and autograd spend on an operation beside its arithmetic
 _COMPILER_S, _COMPILED_OPERATION_S, _MOST_S = 15.0, 0.02, 90.0
 _ARITHMETIC_SHARE, _LARGE = 0.75, 3.0  # a step with more arithmetic has larger kernels, which take the compiler longer
 _OVERHEAD_LEFT, _ARITHMETIC_LEFT = 0.2, 0.85

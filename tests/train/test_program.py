@@ -245,9 +245,9 @@ def test_the_command_refuses_before_anything_is_written(tmp_path, capsys):
 
 
 def test_a_program_is_chosen_where_what_it_saves_is_more_than_it_costs():
-    """1000 operations cost 5 ms of a step beside their arithmetic, of which a fifth is left; of arithmetic 0.85."""
-    step_s, operations = 0.015, 1000
-    gained = 0.8 * 0.005 + 0.15 * 0.010
+    """1000 operations cost 10 ms of a step beside their arithmetic, of which a fifth is left; of arithmetic 0.85."""
+    step_s, operations = 0.030, 1000
+    gained = 0.8 * 0.010 + 0.15 * 0.020
     cost = 15 + 0.02 * operations
     steps = cost / gained
     assert choose(step_s, operations, math.ceil(steps * 1.001)) == "compiled"
@@ -257,7 +257,7 @@ def test_a_program_is_chosen_where_what_it_saves_is_more_than_it_costs():
     assert choose(0.001, 10**6, math.floor(90 / 0.0008) - 1) == "eager"
     assert choose(step_s, operations, 0) == "eager"
     # A step that is arithmetic for the most takes the compiler three times as long.
-    steps = 3 * cost / (0.8 * 0.005 + 0.15 * 0.095)
+    steps = 3 * cost / (0.8 * 0.010 + 0.15 * 0.090)
     assert choose(0.1, operations, math.ceil(steps * 1.001)) == "compiled"
     assert choose(0.1, operations, math.floor(steps * 0.999)) == "eager"
 

@@ -26,9 +26,10 @@ from metarun.train import trial
 from metarun.train.evaluate import Evaluation, Evaluator
 from metarun.train.fitting import Fitting
 from metarun.train.footprint import Footprint
+from metarun.train.observer import Observer
 from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
 from metarun.train.program_steps import no_program_for
-from metarun.train.trainer import Observer, Schedule, Trainer
+from metarun.train.trainer import Schedule, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,10 +51,12 @@ from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
 from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
+from metarun.train.observer import NoObserver
 from metarun.train.profile import profiled
 from metarun.train.program import use_cache
+from metarun.train.stop_requests import Stopped
 from metarun.train.stopping import StoppedOutsideTraining
-from metarun.train.trainer import NoObserver, Stopped, Trainer
+from metarun.train.trainer import Trainer
 
 _logger = logging.getLogger("metarun")
 

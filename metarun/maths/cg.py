@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from metarun.device.course import may_read_values
-from metarun.maths.loops import repeat
+from metarun.maths.loops import repeat_refreshing
 from metarun.maths.operators import LinearOperator
 
 REFRESH = 50
@@ -181,13 +181,8 @@ def conjugate_gradient(
         history=lowered.expand(max_steps + 1, -1) if progress_rtol else None,
     )
     state = tested(state, 0)
-    for first in range(0, max_steps, refresh_every):
-        plain = min(first + refresh_every - 1, max_steps)
-        state = repeat(iterate, state, plain, first=first, ended=ended)
-        if may_read_values(rhs) and bool(ended(state).all()):
-            break
-        if plain < max_steps:
-            state = iterate(state, plain, refreshes=True)
+    refreshing = partial(iterate, refreshes=True)
+    state = repeat_refreshing(iterate, refreshing, state, max_steps, every=refresh_every, ended=ended)
     relative = (state.squared / torch.where(rhs_squared > 0, rhs_squared, 1)).sqrt()
     solution = scale[:, None] * state.solution
     return _back(finished(CGResult(solution, state.steps, relative, state.min_curvature, state.status)), preconditioner)

@@ -44,6 +44,23 @@ def repeat(
     return state
 
 
+def repeat_refreshing(
+    step: Callable[[State, int | Tensor], State],
+    refreshing: Callable[[State, int | Tensor], State],
+    state: State,
+    times: int,
+    *,
+    every: int,
+    ended: Callable[[State], Tensor],
+) -> State:
+    """`repeat`, with `refreshing` in the place of each `every`-th step: dearer, it mends what rounding has done to a recurrence."""
+    for first in range(0, times, every):
+        plain = min(first + every - 1, times)
+        state = repeat(step, state, plain, first=first, ended=ended)
+        state = repeat(refreshing, state, min(plain + 1, times), first=plain, ended=ended)
+    return state
+
+
 def _rolled(
     step: Callable[[Any, Tensor], Any],
     state: Any,

@@ -1,13 +1,13 @@
 """MINRES for B symmetric systems at once: what conjugate gradients cannot do, indefinite matrices."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from metarun.device.course import may_read_values
 from metarun.maths.cg import REFRESH, CGResult, Status, binary_scale, finished
-from metarun.maths.loops import repeat
+from metarun.maths.loops import repeat_refreshing
 from metarun.maths.operators import LinearOperator
 
 _SINGULAR = 0.75
@@ -90,13 +90,8 @@ def minres(operator: LinearOperator, rhs: Tensor, *, max_steps: int, rtol: float
 
     nothing = torch.zeros_like(rhs)
     state = tested(_Iteration(status, steps, nothing, min_curvature, torch.zeros_like(norm), _start(rhs, norm)))
-    for first in range(0, max_steps, REFRESH):
-        plain = min(first + REFRESH - 1, max_steps)
-        state = repeat(iterate, state, plain, first=first, ended=ended)
-        if may_read_values(rhs) and bool(ended(state).all()):
-            break
-        if plain < max_steps:
-            state = iterate(state, plain, refreshes=True)
+    refreshing = partial(iterate, refreshes=True)
+    state = repeat_refreshing(iterate, refreshing, state, max_steps, every=REFRESH, ended=ended)
     relative = state.recurrence[0] / torch.where(norm > 0, norm, 1)
     return finished(CGResult(scale * state.solution, state.steps, relative, state.min_curvature, state.status))
 

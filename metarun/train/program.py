@@ -16,7 +16,6 @@ from metarun.maths.loops import with_constants_as_inputs
 from metarun.maths.structures import tensors_of, with_tensors
 
 Kind = Literal["eager", "compiled", "captured"]
-KINDS = ("auto", "eager", "compiled", "captured")
 FIRST_STEPS = 3
 """Outer steps that every run takes one operation at a time: after them all that is carried from step to step is there, and it is
 known how long a step takes."""
@@ -66,7 +65,7 @@ def compiled(function: Function, state: Any, *others: Any, backend: str = "induc
             made(*example, *constants)
     except TorchDynamoException as error:
         raise NoProgram(
-            f"the compiler failed: {_first_line(error)}. It needs a C++ compiler (g++ or clang++) on the path, and Triton on a GPU"
+            f"the compiler failed: {_first_line(error)}. It needs a C++ compiler (g++ or clang++) on the path"
         ) from error
 
     def program(state: list[Tensor], *others: Tensor) -> list[Tensor]:
@@ -146,13 +145,11 @@ class EagerSteps:
         seconds: of each.
         operations: of the last one that was watched.
         names: of the numbers that a step gives.
-        decided: whether it has been decided how the others are taken.
     """
 
     seconds: list[float] = field(default_factory=list)
     operations: int = 0
     names: tuple[str, ...] = ()
-    decided: bool = False
 
     def watched(self) -> AbstractContextManager[object]:
         """A context for the heart of a step: the second one's operations are counted, which takes time."""
@@ -188,8 +185,8 @@ def _traced(function: Function, examples: tuple[Any, ...], tensors: list[Tensor]
         if "tracing tensor" not in str(error) and "data-dependent" not in str(error).lower():
             raise
         raise NoProgram(
-            "what it does depends on values, and a program's course may not (an optimizer other than Adam, AdamW and SGD, a model "
-            "or a data set of your own that reads values in Python, or algorithm.meta_gradient.solver.negative_curvature=raise)"
+            "what it does depends on values, and a program's course may not (an optimizer other than Adam, AdamW, SGD and Rprop, "
+            "or a model of your own that reads values in Python)"
         ) from error
     for node in list(traced.graph.nodes):
         if str(node.target).startswith("profiler."):  # PyTorch's optimizers mark their steps for its profiler

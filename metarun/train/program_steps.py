@@ -71,11 +71,6 @@ class ProgramSteps:
         self._check(step, begin, examples)
         self._begin()
 
-    @property
-    def draws(self) -> bool:
-        """Whether the program draws the tasks."""
-        return self._batches is None
-
     def take(self, until: int, asked_to_stop: Callable[[], bool]) -> int | None:
         """Take steps up to `until`, fewer where a look at them is due, and add up their numbers in the run's state.
 

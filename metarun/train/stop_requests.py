@@ -8,6 +8,15 @@ from typing import Any
 from metarun.train.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
 
 
+class Stopped(Exception):
+    """A signal asked the run to stop; a checkpoint has been written."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
+        self.signal_number = signal_number
+        self.step = step
+
+
 class Interrupted(BaseException):
     """A signal came while nothing was done that must be finished; not an `Exception`, as libraries catch those."""
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from metarun import checks
@@ -20,7 +19,7 @@ from metarun.algorithm.protocols import MetaEstimate
 from metarun.device.ranks import ALONE, Ranks
 from metarun.device.stages import FIRST, stage, staged
 from metarun.errors import TrainingError
-from metarun.maths.stats import Summary, count_words
+from metarun.maths.stats import count_words
 from metarun.problems.base import Problem
 from metarun.run_folder.checkpoints import save_best, save_last
 from metarun.run_folder.state import TrainState
@@ -28,13 +27,15 @@ from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
 from metarun.train.drawing import Drawing
 from metarun.train.evaluate import Evaluator
+from metarun.train.failures import STANDS, not_finite, out_of_memory, require_finite
 from metarun.train.halving import halving
+from metarun.train.observer import Observer
 from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
 from metarun.train.optimizer_rule import OptimizerRule
 from metarun.train.outer_step import OuterStep, numbers_of
 from metarun.train.program import FIRST_STEPS, EagerSteps, NoProgram, captured, choose, compiled
 from metarun.train.program_steps import ProgramSteps, no_program_for
-from metarun.train.stop_requests import Interrupted, StopRequests, stop_requests
+from metarun.train.stop_requests import Interrupted, Stopped, StopRequests, stop_requests
 
 _logger = logging.getLogger(__name__)
 
@@ -61,44 +62,6 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             checks.integer(name, getattr(self, name), minimum=1)
-
-
-class Observer(Protocol):
-    """Whoever watches a run: the console."""
-
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """An outer step is done, or several since the last call: the mean query loss before them, and the tasks of all."""
-        ...
-
-    def validated(self, step: int, score: Summary, is_best: bool) -> None:
-        """A validation is done."""
-        ...
-
-    def doing(self, words: str) -> None:
-        """Something is done that takes a while and is no step."""
-        ...
-
-
-class NoObserver:
-    """Nobody watches."""
-
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """Does nothing."""
-
-    def validated(self, step: int, score: Summary, is_best: bool) -> None:
-        """Does nothing."""
-
-    def doing(self, words: str) -> None:
-        """Does nothing."""
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; a checkpoint has been written."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
-        self.signal_number = signal_number
-        self.step = step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +131,14 @@ class Trainer:
             state.task_chunk = int(self.ranks.of_first(float(self.task_chunk), self.device))
         eager = EagerSteps()
         program: ProgramSteps | None = None
+        is_decided = False
 
         with stop_requests() as requests:
             while state.step < schedule.steps:
-                if state.step >= FIRST_STEPS and not eager.decided:
+                if state.step >= FIRST_STEPS and not is_decided:
                     program = self._program(state, theta, optimizer, lr_schedule, eager, requests)
-                    eager.decided = True
-                stopping, failed = False, None
+                    is_decided = True
+                failed = None
                 if program is not None:
                     failed = self._take(program, state, requests)
                     stopping = bool(requests)
@@ -186,7 +150,7 @@ class Trainer:
                 if program is not None and (is_validated or is_saved):
                     program.settle()
                 if is_validated or is_saved:
-                    _require_finite(theta, state.step)
+                    require_finite(theta, state.step)
                 if (state.step % schedule.log_every == 0 or is_last) and state.count:
                     diagnosis = self._log(state, optimizer.param_groups[0]["lr"])
                     if diagnosis and not diagnosed:
@@ -296,7 +260,7 @@ class Trainer:
             with requests.at_once():
                 program, state.task_chunk = halving(made, step.task_chunk)
         except Interrupted:
-            state.program = cast(Any, kind)  # the run goes on by it
+            state.program = kind  # the run goes on by it
             return None  # the loop ends after one more step
         except NoProgram as error:
             if self.program != "auto" or state.program == kind:
@@ -330,11 +294,8 @@ class Trainer:
         """Why the next step is not finite, seen by taking it once more by itself."""
         tasks = self._drawing.of_step(state.step)
         estimate = self._estimated(state, theta, tasks)
-        return TrainingError(
-            _not_finite(state.step, estimate.query_loss, estimate.stats, tasks).replace(
-                "The last checkpoint stands.", "The state before that step is saved."
-            )
-        )
+        saved = "The state before that step is saved."
+        return not_finite(state.step, estimate.query_loss, estimate.stats, tasks, saved)
 
     @property
     def _drawing(self) -> Drawing:
@@ -372,7 +333,7 @@ class Trainer:
                 return work(chunk)
             estimate, done_with = halving(work, chunk)
         except torch.OutOfMemoryError as error:
-            raise TrainingError(_out_of_memory(chunk if self.ranks.size > 1 else 1)) from error
+            raise out_of_memory(chunk if self.ranks.size > 1 else 1) from error
         if done_with < chunk:
             state.task_chunk = done_with
         return estimate
@@ -396,7 +357,7 @@ class Trainer:
         values = torch.stack(list(numbers.values())).tolist()
         named = {f"train/{name}": value for name, value in zip(numbers, values, strict=True)}
         if not all(math.isfinite(named[f"train/{name}"]) for name in ("loss", "gradient_norm")):
-            raise TrainingError(_not_finite(state.step, losses, stats, tasks))
+            raise not_finite(state.step, losses, stats, tasks, STANDS)
         for name, value in named.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         state.count += 1
@@ -435,42 +396,3 @@ class Trainer:
         words = f"diverged after {steps[0]} inner steps: {count_words(measurement.diverged, score.num_tasks)}"
         words = words if score.is_finite else f"{words}; there is no score, and this state is not selected"
         return score.mean, words
-
-
-def _not_finite(step: int, losses: Tensor, stats: dict[str, Tensor], tasks: TaskBatch) -> str:
-    """What went wrong, with the first task named whose loss is not finite, or a statistic NaN (a system not solved)."""
-    unknown = [torch.isnan(value) for value in stats.values() if value.dim()]
-    bad = torch.stack([~torch.isfinite(losses), *unknown]).any(0).nonzero().flatten().tolist()
-    words = [f"after step {step} the query loss or the meta-gradient is not finite"]
-    if bad:
-        latent = {name: value[bad[0]].tolist() for name, value in tasks.latent.items() if value[bad[0]].numel() <= 20}
-        numbers = {name: float(value[bad[0]]) for name, value in stats.items() if value.dim()}
-        words.append(f"{len(bad)} of {len(losses)} tasks, the first: {latent} {numbers}")
-    words.append(
-        "likely causes: inner steps too large (algorithm.inner.step_size), outer steps too large (optimizer.lr), "
-        "or an ill-conditioned implicit system (algorithm.proximal_weight, algorithm.meta_gradient.damping)"
-    )
-    return "; ".join(words) + ". The last checkpoint stands."
-
-
-def _require_finite(theta: MetaParameters, step: int) -> None:
-    """Refuse parameters that are not finite before they are validated or saved: one wait for the device.
-
-    Raises:
-        TrainingError: some are not.
-    """
-    is_finite = torch.stack([torch.isfinite(leaf).all() for leaf in theta.values()]).tolist()
-    bad = [name for name, good in zip(theta, is_finite, strict=True) if not good]
-    if bad:
-        raise TrainingError(
-            f"after step {step} the parameters are not finite ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}): "
-            "outer steps are too large (optimizer.lr). The last checkpoint stands."
-        )
-
-
-def _out_of_memory(task_chunk: int) -> str:
-    fewer = f"device.task_chunk={task_chunk // 2} (the same result but for rounding), " if task_chunk > 1 else ""
-    return (
-        f"the device's memory is too small for {task_chunk} task(s) at once. Give one of: {fewer}algorithm=imaml (memory does not "
-        "grow with inner steps), algorithm/meta_gradient=first_order, or fewer algorithm.inner.steps. The last checkpoint stands."
-    )

@@ -105,16 +105,16 @@ def test_the_course_without_looking_is_the_same(which):
 
 @pytest.mark.parametrize("which", sorted(set(ALGORITHMS) - ONLY_STATIC))
 def test_the_traced_program_is_the_same(which):
-    compare_traced(which)
+    assert_traced_is_the_same(which)
 
 
 @pytest.mark.parametrize("which", ["maml", "fomaml"])
 def test_a_loop_over_chunks_of_tasks_is_the_same(which):
     """Five tasks, two at once: a loop of two chunks, and the last task."""
-    compare_traced(which, task_chunk=2)
+    assert_traced_is_the_same(which, task_chunk=2)
 
 
-def compare_traced(which: str, task_chunk: int | None = None) -> None:
+def assert_traced_is_the_same(which: str, task_chunk: int | None = None) -> None:
     """Traced on one theta and other tasks, its operations run one by one: nothing of the example has become part of it."""
     parts = parts_of(which)
     found = {}

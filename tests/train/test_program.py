@@ -17,8 +17,10 @@ from metarun.errors import ConfigurationError, TrainingError
 from metarun.run_folder.state import TrainState, load_state
 from metarun.tracking.base import NullTracker
 from metarun.train import trainer as trainer_module
+from metarun.train.observer import NoObserver
 from metarun.train.program import EagerSteps, choose, compiled
-from metarun.train.trainer import NoObserver, Stopped, Trainer
+from metarun.train.stop_requests import Stopped
+from metarun.train.trainer import Trainer
 
 from .small import QUICK, assert_equal_bits, assert_same_checkpoints, configuration, metrics_of, run_here, trainer_of
 

@@ -15,8 +15,9 @@ from metarun.maths.stats import diverged
 from metarun.run_folder.state import TrainState, load, load_state
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train.evaluate import Evaluator, Measurement
+from metarun.train.observer import NoObserver
 from metarun.train.stop_requests import stop_requests
-from metarun.train.trainer import NoObserver, Schedule, Trainer
+from metarun.train.trainer import Schedule, Trainer
 from tests.calls import meta_step
 
 from .small import (

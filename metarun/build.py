@@ -86,6 +86,13 @@ def _require_room(config: Mapping[str, Any], dtype: torch.dtype) -> None:
             require_bytes(4 * count * dtype.itemsize, what, "Take a smaller one.")
 
 
+def _example_inputs(source: TaskSource, tasks: TaskBatch) -> torch.Tensor:
+    """Inputs [S, *input_shape] of one task; where none are stored, any numbers in [0, 1)."""
+    if tasks.support is not None:
+        return tasks.to("cpu", torch.float32).support.inputs[0]
+    return rng.uniform(rng.key(0, "example"), torch.arange(trial.SHOTS), *source.input_shape).float()
+
+
 def make_parts(config: Mapping[str, Any]) -> Parts:
     """Everything that computes, from a resolved configuration; nothing is written.
 
@@ -118,7 +125,7 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
 
     with named("model", config):
         learner = Learner(module, config["batch_norm"], config["head"])
-        learner.check(few(1).to("cpu", torch.float32).support_set.inputs[0], source.output_size)
+        learner.check(_example_inputs(source, few(1)), source.output_size)
     problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))
     model = learner.init(dtype=dtype)
     with named("algorithm", config):
@@ -215,7 +222,8 @@ def require_program(config: Mapping[str, Any], parts: Parts, ranks: Ranks) -> No
     """
     if parts.program in ("auto", "eager"):
         return
-    why = no_program_for(ranks, make(config, "optimizer"), _lr_schedule(config, parts.problem), parts.schedule.steps)
+    rate = _lr_schedule(config, parts.problem)
+    why = no_program_for(parts.problem, ranks, make(config, "optimizer"), rate, parts.schedule.steps)
     if why:
         raise ConfigurationError(f"device.program={parts.program}, and {why}. Set device.program=auto or eager.")
 

@@ -3,6 +3,8 @@
 from metarun.algorithm.algorithm import Algorithm
 from metarun.algorithm.direction.natural_gradient import NaturalGradient
 from metarun.algorithm.direction.plain import Plain
+from metarun.algorithm.direction.repeated_steps import RepeatedSteps
+from metarun.algorithm.direction.trust_region import TrustRegion
 from metarun.algorithm.inner.backtracking_descent import BacktrackingDescent
 from metarun.algorithm.inner.gradient_descent import GradientDescent
 from metarun.algorithm.inner.learned_rates import LearnedRates
@@ -37,7 +39,9 @@ __all__ = [
     "Plain",
     "Prototypes",
     "Recursion",
+    "RepeatedSteps",
     "Reptile",
     "Richardson",
+    "TrustRegion",
     "Unrolled",
 ]

@@ -32,6 +32,7 @@ from metarun.maths.loops import repeat, untraced
 from metarun.maths.structures import mapped, tensors_of, with_tensors
 from metarun.maths.trees import Params, axpy, detached
 from metarun.problems.base import Problem
+from metarun.problems.collected import Collected
 from metarun.tasks.types import TaskBatch
 
 
@@ -92,8 +93,9 @@ class Algorithm:
             )
         theta = self.meta_parameters(problem, model)
         self.proximal_term.check(list(theta.start))
-        if isinstance(self.inner, ChecksProblem):
-            self.inner.check(problem, theta.start)
+        for part in (self.inner, self.meta_gradient, self.direction):
+            if isinstance(part, ChecksProblem):
+                part.check_problem(problem, theta.start)
 
     def start(self) -> dict[str, Any]:
         """What `meta_step` is given as `state` in the first step."""
@@ -125,7 +127,8 @@ class Algorithm:
         term = self.proximal_term
         if self.eval_proximal_weight is not None:
             term = ProximalTerm(self.eval_proximal_weight)
-        inner = InnerProblem.of(problem, tasks, theta.detached().expand(len(tasks)), term)
+        asked = Collected(problem) if problem.data_depend_on_params else problem
+        inner = InnerProblem.of(asked, tasks, theta.detached().expand(len(tasks)), term)
         for solution in solutions(self.inner, inner, numbers):
             yield detached(inner.complete(solution.params))
 
@@ -146,6 +149,15 @@ class Algorithm:
     ) -> TaskGradients:
         """Each task's meta-gradient; theta's leaves are without task axis."""
         return self.meta_gradient.estimate(self.bilevel(theta, problem, tasks, outer_step))
+
+    def _estimated(
+        self, theta: MetaParameters, problem: Problem | Collected, tasks: TaskBatch, step: int | Tensor
+    ) -> TaskGradients:
+        """`estimate`, with what the problem has to say of the data that were collected."""
+        found = self.estimate(theta, problem, tasks, step)
+        if not isinstance(problem, Collected):
+            return found
+        return replace(found, stats=found.stats | problem.collected_statistics(self.inner.steps))
 
     def meta_step(
         self,
@@ -173,20 +185,23 @@ class Algorithm:
         state = self.start() if state is None else state
         size = min(task_chunk or len(tasks), len(tasks))
         pieces = tasks.chunks(size)
+        # Data that are collected are kept for the direction, which looks at the same tasks again.
+        problems = [Collected(problem) if problem.data_depend_on_params else problem for _ in pieces]
         if is_rolled() and len(pieces) > 2:
             total, found = self._in_a_loop(theta, problem, tasks, size, step)
-            pieces, estimates = [tasks], [found]
+            pieces, problems, estimates = [tasks], [problem], [found]
         else:
             total, estimates = {}, []
-            for piece in pieces:
-                estimates.append(self.estimate(theta, problem, piece, step))
+            for number, piece in enumerate(pieces):
+                estimates.append(self._estimated(theta, problems[number], piece, step))
                 total = _added(total, estimates[-1], len(piece) / len(tasks))
                 if not self.direction.needs_tasks:
                     estimates[-1] = _numbers_alone(estimates[-1])
+                    problems[number] = problem  # what was collected may go
         total = _mean_over_ranks({name: total[name] for name in theta}, len(tasks), ranks)
         chunks = [
-            AdaptedTasks(self.bilevel(theta, problem, piece, step), found)
-            for piece, found in zip(pieces, estimates, strict=True)
+            AdaptedTasks(self.bilevel(theta, asked, piece, step), found)
+            for asked, piece, found in zip(problems, pieces, estimates, strict=True)
             if self.direction.needs_tasks
         ]
         with stage("direction"):

@@ -11,6 +11,7 @@ from metarun.algorithm.protocols import (
     MetaGradient,
 )
 from metarun.algorithm.proximal import ProximalTerm
+from metarun.problems.base import Problem
 
 
 def need_differentiable(estimator: str, solver: InnerSolver) -> None:
@@ -40,6 +41,15 @@ def need_equal_steps(estimator: str, solver: InnerSolver) -> float:
             "such. Choose algorithm/inner=gradient_descent or algorithm/meta_gradient=unrolled."
         )
     return step_size
+
+
+def need_curvature(what: str, key: str, curvature: str, problem: Problem) -> None:
+    """Raise `ValueError` for a Gauss-Newton matrix of a loss that has none."""
+    if curvature == "gauss_newton" and not problem.loss_has_curvature:
+        raise ValueError(
+            f"{what} takes the Gauss-Newton matrix for the support loss's Hessian, and the loss of this problem is no likelihood: "
+            f"the matrix says nothing of its curvature. Set {key}=hessian (negative curvature is damped by default)."
+        )
 
 
 def refuse_impossible(
@@ -79,11 +89,14 @@ def refuse_impossible(
             "Choose algorithm/direction=plain."
         )
     if direction.needs_jacobian and (
-        not isinstance(meta_gradient, HasJacobian) or adapted != "all" or not_meta_learned
+        not isinstance(meta_gradient, HasJacobian)
+        or (adapted != "all" and not meta_gradient.jacobian_has_fixed)
+        or not_meta_learned
     ):
         raise ValueError(
-            "point=pullback needs d phi / d theta of all parameters. Choose algorithm/meta_gradient=implicit, unrolled or "
-            "first_order with algorithm.adapted=all, or algorithm.direction.point=phi."
+            f"{type(direction).__name__} needs d phi / d theta of all parameters, and {estimator} does not give it here. Choose "
+            "algorithm/meta_gradient=unrolled or first_order, or implicit with algorithm.adapted=all; or algorithm/direction=plain "
+            "(of the natural gradient: algorithm.direction.point=phi)."
         )
     if isinstance(inner, LearnsParameters) or term.is_learned:
         raise ValueError(

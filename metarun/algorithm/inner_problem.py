@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.proximal import Proximal, ProximalTerm
@@ -30,7 +30,7 @@ from metarun.maths.trees import (
     unravel,
     value_and_gradient,
 )
-from metarun.problems.base import Problem, losses_of, one_loss, outputs_of
+from metarun.problems.base import Problem, divergences_of, losses_of, one_loss, outputs_of
 from metarun.tasks.types import Data, TaskBatch
 
 Curvature = Literal["hessian", "hessian_forward", "gauss_newton", "finite_difference"]
@@ -60,7 +60,8 @@ class InnerProblem:
         theta: leaves [B, ...]. Where it carries a graph, so do the gradients made here.
         term: what the objective has beside the loss, and its learned settings.
         regulariser: the same for this theta.
-        data: support data: stored ones, or those collected last.
+        step: of the inner loop, whose support data these are.
+        collected_at: complete parameters, without graph, with which data that depend on parameters are collected.
     """
 
     problem: Problem
@@ -68,19 +69,19 @@ class InnerProblem:
     theta: MetaParameters
     term: ProximalTerm
     regulariser: Proximal
-    data: Data
+    step: int | Tensor
+    collected_at: Params
 
     @staticmethod
     def of(problem: Problem, tasks: TaskBatch, theta: MetaParameters, term: ProximalTerm) -> "InnerProblem":
         """The inner problems of tasks, with the data of the first step."""
-        data = problem.support(tasks, detached(theta.start | theta.shared), 0)
-        return InnerProblem(problem, tasks, theta, term, term.at(theta), data)
+        return InnerProblem(problem, tasks, theta, term, term.at(theta), 0, detached(theta.start | theta.shared))
 
     def collected(self, phi: Params, step: int | Tensor) -> "InnerProblem":
         """With the support data of inner step `step`, taken at `phi`; the same where data are stored."""
         if not self.problem.data_depend_on_params or step == 0:
             return self
-        return replace(self, data=self.problem.support(self.tasks, detached(self.complete(phi)), step))
+        return replace(self, step=step, collected_at=detached(self.complete(phi)))
 
     def at_theta(self, theta: MetaParameters) -> "InnerProblem":
         """The same tasks from another theta, leaves [B, ...]."""
@@ -92,6 +93,11 @@ class InnerProblem:
         """With theta's meta-learned leaves as fresh leaves of a graph; the data stay."""
         theta = self.theta.detached(requires_grad=True)
         return replace(self, theta=theta, regulariser=self.term.at(theta))
+
+    @cached_property
+    def data(self) -> Data:
+        """Support data: stored ones, or those that are collected when they are first asked for."""
+        return self.problem.support(self.tasks, self.collected_at, self.step)
 
     @cached_property
     def start(self) -> Params:
@@ -162,7 +168,9 @@ class InnerProblem:
         if kind == "finite_difference":
             return finite_difference(self.loss_gradient, phi, disagreements)
         return gauss_newton(
-            lambda p: outputs_of(self.problem, self.complete(p), self.data), vmap(self.problem.divergence), phi
+            lambda p: outputs_of(self.problem, self.complete(p), self.data),
+            lambda outputs, reference: divergences_of(self.problem, outputs, reference, self.data),
+            phi,
         )
 
     def gradient_in_theta(self, phi: Params, vectors: Params, kind: Curvature) -> Params:

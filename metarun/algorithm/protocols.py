@@ -84,10 +84,10 @@ class LearnsParameters(Protocol):
 
 @runtime_checkable
 class ChecksProblem(Protocol):
-    """A solver that does not fit every problem."""
+    """A part that does not fit every problem."""
 
-    def check(self, problem: Problem, start: Params) -> None:
-        """Raise `ValueError` where the solver cannot work on this problem with these adapted leaves (no task axis)."""
+    def check_problem(self, problem: Problem, start: Params) -> None:
+        """Raise `ValueError` where the part cannot work on this problem with these adapted leaves (no task axis)."""
         ...
 
 
@@ -136,10 +136,16 @@ class MetaGradient(Protocol):
 
 @runtime_checkable
 class HasJacobian(Protocol):
-    """A meta-gradient that knows d phi / d theta, of all parameters."""
+    """A meta-gradient that knows d phi / d theta, of all meta-learned parameters.
+
+    Attributes:
+        jacobian_has_fixed: also where some of them are not adapted, which phi depends on and which stay as they are.
+    """
+
+    jacobian_has_fixed: ClassVar[bool]
 
     def jacobian(self, bilevel: Bilevel, phi: Params) -> Jacobian:
-        """As this estimator sees it, at phi."""
+        """As this estimator sees it, at phi: of the parameters after adaptation, those that are not adapted among them."""
         ...
 
 

@@ -36,7 +36,7 @@ class Learner:
         batch_norm: where a query example's batch statistics come from: "transductive", the whole query set, as in MAML,
             iMAML and most code (accuracies are higher for it); or "support", the support set, so that predictions do not
             depend on the other query examples.
-        head: name of the layer that makes the outputs; None: found by `check`.
+        head: name of the layer that makes the outputs; None: the module's own `head_layer`, or found by `check`.
         products: whether convolutions are worked out as products of matrices; None: where they are faster so, on a GPU.
     Attributes:
         one_by_one: None, or the operation for which `vmap` has no rule: tasks are then worked on one after the other.
@@ -164,7 +164,7 @@ class Learner:
         Raises:
             ValueError: it cannot be found, or one of its parameters is not its own.
         """
-        head = self._head
+        head = self._head or getattr(self.module, "head_layer", None)
         if head is None:
             example = self._checked_example
             try:

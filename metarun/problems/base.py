@@ -1,11 +1,12 @@
 """What is to be learned: the leaf functions of one task, and their lift to B tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import vmap
 
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
@@ -23,7 +24,13 @@ class Problem(Protocol):
     """The metric by which states are selected and results reported."""
     higher_is_better: ClassVar[bool]
     data_depend_on_params: ClassVar[bool]
-    """Whether data are collected with the parameters (policy gradients), anew for each inner step; else they are stored."""
+    """Whether data are collected with the parameters, anew for each inner step; else they are stored."""
+    loss_has_curvature: ClassVar[bool]
+    """Whether the Gauss-Newton matrix of outputs and divergence approximates the loss's own Hessian."""
+    watched: ClassVar[str]
+    """The number of an outer step that is shown while training goes on: "loss", or one of `statistics`."""
+    counted: ClassVar[str | None]
+    """The one of `statistics` by which work is counted, and the cost of a run; None: by tasks."""
     learner: Learner
     """The model."""
 
@@ -54,8 +61,20 @@ class Problem(Protocol):
         """Mean loss over the examples: a scalar."""
         ...
 
-    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
-        """Divergence of `outputs` from `reference`, mean over the examples, scaled as the loss: a scalar."""
+    def divergence(self, outputs: Tensor, reference: Tensor, targets: Any) -> Tensor:
+        """Divergence of `outputs` from `reference`, mean over the examples, scaled as the loss: a scalar.
+
+        Args:
+            targets: say which examples count, where not all do.
+        """
+        ...
+
+    def statistics(self, support: Sequence[Data], query: Data) -> dict[str, Tensor]:
+        """Numbers to record of the data that were collected for B tasks in one estimate, [B] each.
+
+        Args:
+            support: of each inner step.
+        """
         ...
 
     def metrics(self, outputs: Tensor, targets: Any) -> dict[str, Tensor]:
@@ -67,6 +86,9 @@ class Supervised:
     """What problems have in common whose support and query sets are stored in the tasks."""
 
     data_depend_on_params: ClassVar[bool] = False
+    loss_has_curvature: ClassVar[bool] = True
+    watched: ClassVar[str] = "loss"
+    counted: ClassVar[str | None] = None
     learner: Learner
 
     def support(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Examples:
@@ -77,6 +99,10 @@ class Supervised:
         """The query set, whatever the parameters; with the support inputs where norm layers take their statistics there."""
         query = tasks.query_set
         return query.normalised_by(tasks.support_set) if self.learner.normalises_by_support else query
+
+    def statistics(self, support: Sequence[Data], query: Data) -> dict[str, Tensor]:
+        """None: nothing is collected."""
+        return {}
 
     def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """As the model allows."""
@@ -96,6 +122,11 @@ def outputs_of(problem: Problem, params: Params, data: Data) -> Tensor:
 def losses_of(problem: Problem, params: Params, data: Data) -> Tensor:
     """Losses [B] of B tasks for parameters with leaves [B, ...]."""
     return problem.lift(one_loss(problem, data.classes))(params, data.inputs, data.targets, *data.norms)
+
+
+def divergences_of(problem: Problem, outputs: Tensor, reference: Tensor, data: Data) -> Tensor:
+    """Divergences [B] of outputs [B, S, ...] from others, on the data that both are of."""
+    return vmap(problem.divergence)(outputs, reference, data.targets)
 
 
 def one_loss(problem: Problem, classes: int | None) -> Callable[..., Tensor]:

@@ -23,7 +23,7 @@ class Classification(Supervised):
         """Cross-entropy, mean over examples."""
         return F.cross_entropy(outputs, targets)
 
-    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+    def divergence(self, outputs: Tensor, reference: Tensor, targets: Tensor) -> Tensor:
         """KL(reference || outputs), mean over examples; its Hessian at the reference is that of the cross-entropy."""
         log_reference = F.log_softmax(reference, dim=-1)
         return (log_reference.exp() * (log_reference - F.log_softmax(outputs, dim=-1))).sum(-1).mean()

@@ -22,7 +22,7 @@ class Regression(Supervised):
         """Mean squared error over examples and outputs."""
         return F.mse_loss(outputs, targets)
 
-    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+    def divergence(self, outputs: Tensor, reference: Tensor, targets: Tensor) -> Tensor:
         """Mean squared difference: the loss as a Gaussian's negative log-likelihood has variance m/2, m the outputs."""
         return F.mse_loss(outputs, reference)
 

@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.device.ranks import Ranks
 from metarun.maths.structures import tensors_of, with_tensors
+from metarun.problems.base import Problem
 from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch
 from metarun.train.drawing import Drawing
@@ -164,8 +165,12 @@ def is_drawn_in_a_program(drawing: Drawing, step: int) -> bool:
     )
 
 
-def no_program_for(ranks: Ranks, make: MakeOptimizer, make_schedule: MakeSchedule, steps: int) -> str | None:
+def no_program_for(
+    problem: Problem, ranks: Ranks, make: MakeOptimizer, make_schedule: MakeSchedule, steps: int
+) -> str | None:
     """Why the steps of a run cannot be a program, whatever the algorithm; None where they can."""
+    if problem.data_depend_on_params:
+        return "each step collects data anew, which is no function of tensors alone"
     if ranks.size > 1:
         return f"{ranks.size} ranks share each step, and what they tell each other is no part of a program"
     changing = changing_settings(make, make_schedule, steps)

@@ -277,7 +277,7 @@ class Trainer:
         """What "auto" comes to: after the same step wherever a run was taken up, since it decides how what follows is rounded."""
         if state.step > FIRST_STEPS:  # a checkpoint from before there were programs
             return "eager"
-        why = no_program_for(self.ranks, self.optimizer, self.lr_schedule, self.schedule.steps)
+        why = no_program_for(self.problem, self.ranks, self.optimizer, self.lr_schedule, self.schedule.steps)
         if why:
             _logger.info("outer steps are taken one operation after the other: %s", why)
             return "eager"

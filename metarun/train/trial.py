@@ -100,7 +100,8 @@ def _differing(alone: TaskGradients, others: list[TaskGradients], dtype: torch.d
         apart = {name: leaf - other.gradient[name] for name, leaf in alone.gradient.items()}
         relative = torch.maximum(
             norm_per_task(apart) / (size + torch.finfo(dtype).tiny),
-            (alone.query_loss - other.query_loss).abs() / (alone.query_loss.abs() + torch.finfo(dtype).tiny),
+            # beside the gradient, as a loss may come to 0 by itself
+            (alone.query_loss - other.query_loss).abs() / (alone.query_loss.abs() + size + torch.finfo(dtype).tiny),
         )
         wrong = (relative > _TOLERANCE[dtype]) & (size > torch.finfo(dtype).eps)
         if bool(wrong.any()):

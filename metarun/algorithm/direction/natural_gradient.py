@@ -1,20 +1,18 @@
 """The meta-gradient in the geometry of the models' predictions (natural gradient)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from metarun import checks
-from metarun.algorithm.protocols import AdaptedTasks, HasJacobian, MetaGradient
+from metarun.algorithm.direction.adapted_models import change_of_loss, fisher, num_tasks
+from metarun.algorithm.protocols import AdaptedTasks, MetaGradient
 from metarun.device.ranks import Ranks
 from metarun.maths.cg import conjugate_gradient
-from metarun.maths.operators import LinearOperator, gauss_newton
-from metarun.maths.trees import Params, detached, ravel, unravel
-from metarun.problems.base import outputs_of
+from metarun.maths.trees import Params, ravel, unravel
 
 POINTS = ("phi", "pullback", "theta", "task_empirical")
 _MEMORY = 0.99  # of the preconditioner's mean squares
@@ -117,7 +115,9 @@ class NaturalGradient:
             squared = (solution @ gradients.T).square().sum() / len(gradients)
         else:
             scale, state = self._scale(row, chunks, state, ranks)
-            system = self._metric(chunks, meta_gradient, ranks).shifted(damping)
+            system = fisher(
+                chunks, meta_gradient, ranks, point=self.point, recompute=self.recompute
+            ).shifted(damping)
             result = conjugate_gradient(system, rhs, max_steps=self.steps, rtol=self.rtol, preconditioner=scale)
             solution = result.solution
             stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}
@@ -138,7 +138,7 @@ class NaturalGradient:
             return direction, stats, state
         predicted = -(now * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
         stats |= {"direction/damping": _scalar(damping, rhs)}
-        adapted = {"damping": _adapted(damping, _change(direction, chunks, ranks) / predicted)}
+        adapted = {"damping": _adapted(damping, change_of_loss(direction, chunks, ranks) / predicted)}
         return direction, stats, state | adapted
 
     def _scale(
@@ -151,48 +151,11 @@ class NaturalGradient:
         for chunk in chunks:
             gradients = ravel({name: chunk.gradients.gradient[name] for name in row})
             squares = squares + gradients.square().sum(0, keepdim=True)
-        squares = ranks.sum(squares) / _num_tasks(chunks, ranks)
+        squares = ranks.sum(squares) / num_tasks(chunks, ranks)
         if "squares" in state:
             squares = torch.lerp(state["squares"].to(squares), squares, 1 - _MEMORY)
         floor = (_FLOOR * squares.mean()).clamp(min=torch.finfo(squares.dtype).tiny)
         return (squares + floor) ** (-self.preconditioner / 2), state | {"squares": squares}
-
-    def _metric(self, chunks: Sequence[AdaptedTasks], meta_gradient: MetaGradient, ranks: Ranks) -> LinearOperator:
-        """The mean over all tasks of all ranks, on vectors [1, D]."""
-        makers = [lambda chunk=chunk: self._sum(chunk, meta_gradient) for chunk in chunks]
-        made = None if self.recompute else [make() for make in makers]
-        num_tasks = _num_tasks(chunks, ranks)
-
-        def apply(vectors: Tensor) -> Tensor:
-            total = torch.zeros_like(vectors)
-            for product in made or (make() for make in makers):
-                total = total + product(vectors)
-            return ranks.sum(total) / num_tasks
-
-        return LinearOperator(apply)
-
-    def _sum(self, chunk: AdaptedTasks, meta_gradient: MetaGradient) -> Callable[[Tensor], Tensor]:
-        """Of one chunk's tasks: v [1, D] -> the sum of their products, [1, D]."""
-        bilevel, complete = chunk.bilevel, chunk.gradients.params
-        inner, theta = bilevel.inner, bilevel.theta
-        problem = inner.problem
-        if self.point == "theta":
-            complete = detached(inner.complete(inner.start))
-        params = {name: complete[name] for name in theta}
-        unlearned = {name: complete[name] for name in theta.unlearned}
-        data = problem.query(inner.tasks, complete, 0 if self.point == "theta" else bilevel.steps)
-        fisher = gauss_newton(lambda p: outputs_of(problem, p | unlearned, data), vmap(problem.divergence), params)
-        jacobian = None
-        if self.point == "pullback":
-            assert isinstance(meta_gradient, HasJacobian)  # else the composition is refused
-            jacobian = meta_gradient.jacobian(bilevel, {name: complete[name] for name in inner.start})
-
-        def product(vectors: Tensor) -> Tensor:
-            each = vectors.expand(len(bilevel), -1)
-            turned = fisher.apply(each) if jacobian is None else jacobian.pull(fisher.apply(jacobian.push(each)))
-            return turned.sum(0, keepdim=True)
-
-        return product
 
 
 def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float | Tensor) -> Tensor:
@@ -200,24 +163,6 @@ def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float | Tensor) -> Ten
     rows = gradients / len(gradients) ** 0.5
     inner = damping * torch.eye(len(rows), dtype=rows.dtype, device=rows.device) + rows @ rows.T
     return (rhs - torch.linalg.solve_ex(inner, rows @ rhs.T).result.T @ rows) / damping
-
-
-def _num_tasks(chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
-    like = next(iter(chunks[0].gradients.params.values()))
-    return ranks.sum(like.new_full((), float(sum(len(chunk.bilevel) for chunk in chunks))))
-
-
-def _change(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ranks) -> Tensor:
-    """By how much the mean query loss changes when theta moves against the direction by a whole step."""
-    changes = []
-    for chunk in chunks:
-        theta = chunk.bilevel.theta
-        moved = theta.updated({name: torch.sub(leaf, direction[name]) for name, leaf in theta.items()})
-        there = replace(chunk.bilevel, inner=chunk.bilevel.inner.at_theta(moved))
-        phi = there.solve().params
-        with torch.no_grad():
-            changes.append(there.query_loss(phi) - chunk.gradients.query_loss)
-    return ranks.sum(torch.cat(changes).sum()) / _num_tasks(chunks, ranks)
 
 
 def _adapted(damping: float | Tensor, ratio: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from metarun.algorithm.protocols import InnerSolution
 from metarun.device.course import may_read_values
 from metarun.maths.cg import Status, conjugate_gradient
 from metarun.maths.trees import Params, detached, ravel, relative_norm, unravel
+from metarun.problems.base import Problem
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ class NewtonCG:
             checks.number(name, getattr(self, name), minimum=0, below=1)
         for name in ("adapt_damping", "forcing"):
             checks.boolean(name, getattr(self, name))
+
+    def check_problem(self, problem: Problem, start: Params) -> None:
+        """Raise `ValueError` where each step has data of its own: a step begins with the gradient that the last one ended with."""
+        if problem.data_depend_on_params:
+            raise ValueError(
+                "NewtonCG goes on from the gradient of its last step, and here each inner step collects data anew. Choose "
+                "algorithm=imaml, or algorithm/inner=backtracking_descent or gradient_descent."
+            )
 
     def start(self, inner: InnerProblem, phi: Params) -> NewtonState:
         """At phi."""

@@ -34,7 +34,7 @@ class Prototypes:
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=1)
 
-    def check(self, problem: Problem, start: Params) -> None:
+    def check_problem(self, problem: Problem, start: Params) -> None:
         """Raise `ValueError` unless the problem is a classification by a linear layer with bias."""
         refuse_other_heads("prototypes", problem)
 

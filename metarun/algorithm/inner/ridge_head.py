@@ -41,7 +41,7 @@ class RidgeHead:
         checks.number("regulariser", self.regulariser, minimum=0, exclusive=True)
         checks.number("scale", self.scale, minimum=0, exclusive=True)
 
-    def check(self, problem: Problem, start: Params) -> None:
+    def check_problem(self, problem: Problem, start: Params) -> None:
         """Raise `ValueError` unless the problem is a classification by a linear layer with bias."""
         refuse_other_heads("ridge heads", problem)
 

@@ -20,6 +20,7 @@ class FirstOrder:
     is_gradient: ClassVar[bool] = True
     learns_solver: ClassVar[bool] = False
     learns_regulariser: ClassVar[bool] = False
+    jacobian_has_fixed: ClassVar[bool] = True
 
     def check(self, solver: InnerSolver, term: ProximalTerm) -> None:
         """Raise `ValueError` unless the solver descends from theta."""

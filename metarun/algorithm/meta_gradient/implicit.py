@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metarun import checks
 from metarun.algorithm.bilevel import Bilevel, TaskGradients
-from metarun.algorithm.compatible import need_descent
+from metarun.algorithm.compatible import need_curvature, need_descent
 from metarun.algorithm.inner_problem import CURVATURES, Curvature, InnerProblem
 from metarun.algorithm.meta_gradient.differences import diagnosis_of_differences, disagreement_of
 from metarun.algorithm.meta_gradient.solver.system import LinearSolver, System
@@ -18,6 +18,7 @@ from metarun.device.stages import stage
 from metarun.maths.cg import Status
 from metarun.maths.operators import LinearOperator
 from metarun.maths.trees import Params, ravel, unravel
+from metarun.problems.base import Problem
 
 _FAR_FROM_STATIONARY = 0.3
 _OFTEN = 0.5
@@ -56,6 +57,7 @@ class Implicit:
     is_gradient: ClassVar[bool] = True
     learns_solver: ClassVar[bool] = False
     learns_regulariser: ClassVar[bool] = True
+    jacobian_has_fixed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checks.one_of("curvature", self.curvature, CURVATURES)
@@ -71,6 +73,10 @@ class Implicit:
                 "Set algorithm.proximal_weight (iMAML's paper uses 2.0) or choose algorithm/meta_gradient=first_order."
             )
         need_descent("Implicit", solver)
+
+    def check_problem(self, problem: Problem, start: Params) -> None:
+        """Raise `ValueError` where the curvature has no meaning."""
+        need_curvature("the implicit meta-gradient", "algorithm.meta_gradient.curvature", self.curvature, problem)
 
     def estimate(self, bilevel: Bilevel) -> TaskGradients:
         """Adapt without graph, differentiate the query loss at phi, solve, pull back."""

@@ -8,13 +8,14 @@ import torch
 
 from metarun import checks
 from metarun.algorithm.bilevel import Bilevel, TaskGradients
-from metarun.algorithm.compatible import need_equal_steps
+from metarun.algorithm.compatible import need_curvature, need_equal_steps
 from metarun.algorithm.inner.loop import trajectory
 from metarun.algorithm.inner_problem import CURVATURES, Curvature
 from metarun.algorithm.meta_gradient.differences import diagnosis_of_differences, disagreement_of
 from metarun.algorithm.protocols import InnerSolver
 from metarun.algorithm.proximal import ProximalTerm
 from metarun.maths.trees import Params, axpy, detached, norm_per_task, ravel, relative_norm, unravel
+from metarun.problems.base import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,10 @@ class Recursion:
     def check(self, solver: InnerSolver, term: ProximalTerm) -> None:
         """Raise `ValueError` unless the solver's steps are all phi <- phi - alpha * gradient with one alpha."""
         need_equal_steps("Recursion", solver)
+
+    def check_problem(self, problem: Problem, start: Params) -> None:
+        """Raise `ValueError` where the curvature has no meaning."""
+        need_curvature("the Recursion meta-gradient", "algorithm.meta_gradient.curvature", self.curvature, problem)
 
     def estimate(self, bilevel: Bilevel) -> TaskGradients:
         """One gradient for each step forwards, one product for each step backwards."""

@@ -32,6 +32,7 @@ class Unrolled:
     is_gradient: ClassVar[bool] = True
     learns_solver: ClassVar[bool] = True
     learns_regulariser: ClassVar[bool] = True
+    jacobian_has_fixed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.boolean("recompute", self.recompute)
@@ -55,13 +56,14 @@ class Unrolled:
     def jacobian(self, bilevel: Bilevel, phi: Params) -> Jacobian:
         """Through the steps; they are taken anew, once, and their graph is held. J v is the transpose of v -> J' v."""
         graph = bilevel.with_graph()
-        solution = graph.solve()
-        ends, leaves = list(solution.params.values()), dict(graph.theta)
+        solution, leaves = graph.solve(), dict(graph.theta)
+        after = {name: solution.params.get(name, leaf) for name, leaf in leaves.items()}  # what is not adapted stays
+        ends = list(after.values())
         probe = [torch.zeros_like(leaf, requires_grad=True) for leaf in ends]
         pulled = torch.autograd.grad(ends, list(leaves.values()), probe, create_graph=True, materialize_grads=True)
 
         def pull(vectors: Tensor) -> Tensor:
-            cotangents = list(unravel(vectors, solution.params).values())
+            cotangents = list(unravel(vectors, after).values())
             products = torch.autograd.grad(
                 ends, list(leaves.values()), cotangents, retain_graph=True, materialize_grads=True
             )

@@ -1,0 +1,53 @@
+"""A Gaussian policy: a net for the means, and deviations that do not depend on the observation."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metarun import checks
+from metarun.models.mlp import MLP
+
+
+class PolicyMLP(nn.Module):
+    """Means of the actions by an MLP, and a learned logarithm of the deviation for each number of an action.
+
+    Args:
+        input_shape: of one observation; flattened.
+        num_outputs: means and logarithms of deviations together: twice the numbers of an action.
+        hidden: widths of the hidden layers.
+        activation: "relu" or "tanh".
+        init_std: deviation at the start, > 0.
+        min_std: below it a deviation does not fall, > 0.
+    Source: Finn et al. 2017, appendix A.2: 100-100 and ReLU; in its code the deviation begins at 1 and stays above 1e-6.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        hidden: Sequence[int],
+        activation: Literal["relu", "tanh"],
+        init_std: float,
+        min_std: float,
+    ) -> None:
+        super().__init__()
+        checks.integer("num_outputs", num_outputs, minimum=2)
+        if num_outputs % 2:
+            raise ValueError(
+                f"num_outputs must be twice the numbers of an action, got {num_outputs}. Where actions are choices, take model=mlp."
+            )
+        for name, value in (("init_std", init_std), ("min_std", min_std)):
+            checks.number(name, value, minimum=0, exclusive=True)
+        self.mean = MLP(input_shape=input_shape, num_outputs=num_outputs // 2, hidden=hidden, activation=activation)
+        self.log_std = nn.Parameter(torch.full((num_outputs // 2,), math.log(init_std)))
+        self.min_log_std = math.log(min_std)
+        self.head_layer = f"mean.layers.{len(self.mean.layers) - 1}"  # the deviations act past it
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[S, *input_shape] -> [S, num_outputs]: means, then logarithms of deviations."""
+        mean = self.mean(inputs)
+        return torch.cat([mean, self.log_std.clamp(min=self.min_log_std).expand_as(mean)], -1)

@@ -1,0 +1,71 @@
+"""A problem whose collected data are kept, so that whoever asks again is given the same."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from metarun.maths.trees import Params
+from metarun.problems.base import Problem
+from metarun.tasks.types import Data, TaskBatch
+
+
+class Collected:
+    """`problem` for one batch of tasks: data of each inner step are collected once, with the parameters that ask first.
+
+    An estimate, the Jacobian of the adaptation and a search along a direction are then of the same data, as functions of the
+    parameters; and nothing is collected twice.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.score, self.higher_is_better = problem.score, problem.higher_is_better
+        self.data_depend_on_params = problem.data_depend_on_params
+        self.loss_has_curvature = problem.loss_has_curvature
+        self.watched, self.counted = problem.watched, problem.counted
+        self.learner = problem.learner
+        self._support: dict[int, Data] = {}
+        self._query: dict[int, Data] = {}
+
+    def support(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Data:
+        """As the problem's, the first time; the same from then on."""
+        number = int(step)
+        if number not in self._support:
+            self._support[number] = self.problem.support(tasks, params, step)
+        return self._support[number]
+
+    def query(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Data:
+        """As the problem's, the first time; the same from then on."""
+        number = int(step)
+        if number not in self._query:
+            self._query[number] = self.problem.query(tasks, params, step)
+        return self._query[number]
+
+    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The problem's."""
+        return self.problem.lift(function)
+
+    def outputs(self, params: Params, inputs: Tensor, norm_inputs: Tensor | None = None) -> Tensor:
+        """The problem's."""
+        return self.problem.outputs(params, inputs, norm_inputs)
+
+    def loss(self, outputs: Tensor, targets: Any) -> Tensor:
+        """The problem's."""
+        return self.problem.loss(outputs, targets)
+
+    def divergence(self, outputs: Tensor, reference: Tensor, targets: Any) -> Tensor:
+        """The problem's."""
+        return self.problem.divergence(outputs, reference, targets)
+
+    def metrics(self, outputs: Tensor, targets: Any) -> dict[str, Tensor]:
+        """The problem's."""
+        return self.problem.metrics(outputs, targets)
+
+    def statistics(self, support: Sequence[Data], query: Data) -> dict[str, Tensor]:
+        """The problem's."""
+        return self.problem.statistics(support, query)
+
+    def collected_statistics(self, steps: int) -> dict[str, Tensor]:
+        """Those of what has been collected on the way to a query set after so many steps."""
+        support = [self._support[number] for number in sorted(self._support)]
+        return self.problem.statistics(support, self._query[steps])

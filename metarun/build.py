@@ -89,7 +89,7 @@ def _require_room(config: Mapping[str, Any], dtype: torch.dtype) -> None:
 def _example_inputs(source: TaskSource, tasks: TaskBatch) -> torch.Tensor:
     """Inputs [S, *input_shape] of one task; where none are stored, any numbers in [0, 1)."""
     if tasks.support is not None:
-        return tasks.to("cpu", torch.float32).support.inputs[0]
+        return tasks.to("cpu", torch.float32).support_set.inputs[0]
     return rng.uniform(rng.key(0, "example"), torch.arange(trial.SHOTS), *source.input_shape).float()
 
 

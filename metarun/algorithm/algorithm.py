@@ -32,7 +32,7 @@ from metarun.maths.loops import repeat, untraced
 from metarun.maths.structures import mapped, tensors_of, with_tensors
 from metarun.maths.trees import Params, axpy, detached
 from metarun.problems.base import Problem
-from metarun.problems.collected import Collected
+from metarun.problems.collected import Collected, keeping
 from metarun.tasks.types import TaskBatch
 
 
@@ -127,8 +127,7 @@ class Algorithm:
         term = self.proximal_term
         if self.eval_proximal_weight is not None:
             term = ProximalTerm(self.eval_proximal_weight)
-        asked = Collected(problem) if problem.data_depend_on_params else problem
-        inner = InnerProblem.of(asked, tasks, theta.detached().expand(len(tasks)), term)
+        inner = InnerProblem.of(keeping(problem), tasks, theta.detached().expand(len(tasks)), term)
         for solution in solutions(self.inner, inner, numbers):
             yield detached(inner.complete(solution.params))
 
@@ -151,7 +150,7 @@ class Algorithm:
         return self.meta_gradient.estimate(self.bilevel(theta, problem, tasks, outer_step))
 
     def _estimated(
-        self, theta: MetaParameters, problem: Problem | Collected, tasks: TaskBatch, step: int | Tensor
+        self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, step: int | Tensor
     ) -> TaskGradients:
         """`estimate`, with what the problem has to say of the data that were collected."""
         found = self.estimate(theta, problem, tasks, step)
@@ -186,7 +185,7 @@ class Algorithm:
         size = min(task_chunk or len(tasks), len(tasks))
         pieces = tasks.chunks(size)
         # Data that are collected are kept for the direction, which looks at the same tasks again.
-        problems = [Collected(problem) if problem.data_depend_on_params else problem for _ in pieces]
+        problems = [keeping(problem) for _ in pieces]
         if is_rolled() and len(pieces) > 2:
             total, found = self._in_a_loop(theta, problem, tasks, size, step)
             pieces, problems, estimates = [tasks], [problem], [found]

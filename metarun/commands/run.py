@@ -193,6 +193,8 @@ def _train_and_test(
             score=parts.problem.score,
             total=parts.schedule.steps,
             done=resumed.step if resumed else 0,
+            watched=parts.problem.watched.rpartition("/")[2],
+            counted=(parts.problem.counted or "tasks").replace("_", " "),
         )
         trainer = make_trainer(
             config,
@@ -301,6 +303,7 @@ def _finish(
         "seed": config["seed"],
         "validation": {"best_score": state.best_score, "best_step": state.best_step},
         "num_parameters": parts.learner.num_parameters,
+        "counted": {parts.problem.counted: state.counted} if parts.problem.counted else None,
         "train_s": state.train_s,
         "step_s": state.step_s / state.step,
         "peak_memory_mib": peak_mib(parts.device),

@@ -29,12 +29,22 @@ class _Remaining(ProgressColumn):
 class RunConsole:
     """Implements the trainer's `Observer`; use it as a context around training."""
 
-    def __init__(self, console: Console, *, score: str, total: int, done: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        score: str,
+        total: int,
+        done: int,
+        watched: str = "loss",
+        counted: str = "tasks",
+    ) -> None:
         self._console = console
         self._score, self._total = score, total
-        self._loss: float | None = None
+        self._watched, self._counted = watched, counted
+        self._value: float | None = None
         self._validation = ""
-        self._tasks = 0
+        self._amount = 0.0
         self._clock = _Clock(done)
         self._last_line = time.perf_counter()
         self._progress = Progress(
@@ -57,11 +67,12 @@ class RunConsole:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """Show the step, and how many tasks there were since the last; off a terminal, a line every ten seconds."""
-        # A running mean over about fifty steps: one step's loss jumps about too much to be read.
-        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
-        self._tasks += tasks
+    def stepped(self, step: int, value: float, amount: float) -> None:
+        """Show the step, and how much was worked on since the last; off a terminal, a line every ten seconds."""
+        # A running mean over about fifty steps, fewer in a short run: one step's loss jumps about too much to be read.
+        new = max(0.02, min(1.0, 10 / self._total))
+        self._value = value if self._value is None else (1 - new) * self._value + new * value
+        self._amount += amount
         if self._console.is_terminal:
             self._progress.update(self._task, completed=step, words=self._words())
         elif time.perf_counter() - self._last_line > _LINE_EVERY_S:
@@ -87,8 +98,10 @@ class RunConsole:
             self._console.print(f"{words} ...", soft_wrap=True)
 
     def _words(self) -> str:
-        speed = self._tasks / max(time.perf_counter() - self._clock.started, 1e-9)
-        return "  ".join(filter(None, [f"{speed:.0f} tasks/s", f"loss {self._loss:.3f}", self._validation]))
+        speed = self._amount / max(time.perf_counter() - self._clock.started, 1e-9)
+        return "  ".join(
+            filter(None, [f"{speed:.0f} {self._counted}/s", f"{self._watched} {self._value:.3f}", self._validation])
+        )
 
 
 class _Clock:

@@ -1,13 +1,18 @@
 """A problem whose collected data are kept, so that whoever asks again is given the same."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from metarun.maths.trees import Params
 from metarun.problems.base import Problem
 from metarun.tasks.types import Data, TaskBatch
+
+
+def keeping(problem: Problem) -> Problem:
+    """The problem for one batch of tasks: itself, or `Collected` where data depend on parameters."""
+    return cast(Problem, Collected(problem)) if problem.data_depend_on_params else problem
 
 
 class Collected:

@@ -31,6 +31,7 @@ class TrainState:
         lost: what is missing of the run's record, in words.
         algorithm: what the algorithm carries from step to step (`Algorithm.start`).
         sums, count: metrics of the steps since the last line of metrics.jsonl, added up.
+        counted: how much has been worked on, where the problem counts it (`Problem.counted`).
         train_s, step_s: seconds spent, over all attempts: in all, and in steps alone (no validation).
         task_chunk: tasks worked on at once, which decides how sums round; None in checkpoints of earlier versions.
         program: how outer steps are taken from the fourth on ("eager", "compiled", "captured"), which decides how they round; None
@@ -51,6 +52,7 @@ class TrainState:
     algorithm: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
+    counted: float = 0.0
     train_s: float = 0.0
     step_s: float = 0.0
     task_chunk: int | None = None

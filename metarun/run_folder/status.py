@@ -22,7 +22,7 @@ HEARTBEAT_S = 5.0
 
 
 class _Observer(Protocol):
-    def stepped(self, step: int, loss: float, tasks: int) -> None: ...
+    def stepped(self, step: int, value: float, amount: float) -> None: ...
 
     def validated(self, step: int, score: Any, is_best: bool) -> None: ...
 
@@ -113,10 +113,10 @@ class _Observing:
     def __init__(self, status: RunStatus, observer: _Observer) -> None:
         self._status, self._observer = status, observer
 
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
+    def stepped(self, step: int, value: float, amount: float) -> None:
         self._status.at(step)
         with contextlib.suppress(OSError):  # a terminal or a pipe that is gone costs no run
-            self._observer.stepped(step, loss, tasks)
+            self._observer.stepped(step, value, amount)
 
     def validated(self, step: int, score: Any, is_best: bool) -> None:
         with contextlib.suppress(OSError):

@@ -8,8 +8,13 @@ from metarun.maths.stats import Summary
 class Observer(Protocol):
     """What is told to whoever watches."""
 
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
-        """An outer step is done, or several since the last call: the mean query loss before them, and the tasks of all."""
+    def stepped(self, step: int, value: float, amount: float) -> None:
+        """An outer step is done, or several since the last call.
+
+        Args:
+            value: mean of the number that is watched (`Problem.watched`).
+            amount: how much was worked on: tasks, or what the problem counts (`Problem.counted`).
+        """
         ...
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
@@ -24,7 +29,7 @@ class Observer(Protocol):
 class NoObserver:
     """Nobody watches."""
 
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
+    def stepped(self, step: int, value: float, amount: float) -> None:
         """Does nothing."""
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:

@@ -361,12 +361,18 @@ class Trainer:
         for name, value in named.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         state.count += 1
-        self.observer.stepped(state.step + 1, named["train/loss"], self.schedule.tasks_per_step)
+        amount = float(self.schedule.tasks_per_step)
+        if self.problem.counted:
+            amount *= named[f"train/{self.problem.counted}"]
+            state.counted += amount
+        self.observer.stepped(state.step + 1, named[f"train/{self.problem.watched}"], amount)
         return asked_to_stop
 
     def _log(self, state: TrainState, learning_rate: float) -> str | None:
         """Write the means since the last line; returns what the algorithm has to say about them."""
         means = {name: total / state.count for name, total in state.sums.items()}
+        if self.problem.counted:
+            means[f"train/{self.problem.counted}_so_far"] = state.counted
         self.tracker.log(state.step, means | {"train/learning_rate": learning_rate})
         state.sums, state.count = {}, 0
         return self.algorithm.diagnosis(means)

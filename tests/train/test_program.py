@@ -67,7 +67,7 @@ class Stopping(NoObserver):
     def __init__(self, step: int | None) -> None:
         self.step = step
 
-    def stepped(self, step: int, loss: float, tasks: int) -> None:
+    def stepped(self, step: int, value: float, amount: float) -> None:
         if self.step is not None and step >= self.step:
             self.step = None
             os.kill(os.getpid(), signal.SIGTERM)

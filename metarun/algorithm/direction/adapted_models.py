@@ -63,9 +63,7 @@ def change_of_loss(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ran
 
 
 def change_and_divergence(direction: Params, chunks: Sequence[AdaptedTasks], ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """By how much the mean query loss changes when theta moves against the direction, and how far the adapted models' outputs
-    are then from what they were (`Problem.divergence`, mean over tasks); scalars.
-    """
+    """As `change_of_loss`, and how far the adapted models' outputs are then from what they were (mean over tasks); scalars."""
     totals = []
     for chunk in chunks:
         there = moved(chunk.bilevel, direction)

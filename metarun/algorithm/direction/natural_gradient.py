@@ -115,9 +115,7 @@ class NaturalGradient:
             squared = (solution @ gradients.T).square().sum() / len(gradients)
         else:
             scale, state = self._scale(row, chunks, state, ranks)
-            system = fisher(
-                chunks, meta_gradient, ranks, point=self.point, recompute=self.recompute
-            ).shifted(damping)
+            system = fisher(chunks, meta_gradient, ranks, point=self.point, recompute=self.recompute).shifted(damping)
             result = conjugate_gradient(system, rhs, max_steps=self.steps, rtol=self.rtol, preconditioner=scale)
             solution = result.solution
             stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}

@@ -28,9 +28,9 @@ class _Tries:
 
 @dataclass(frozen=True, kw_only=True)
 class TrustRegion:
-    """s = (F + damping I)^-1 meta-gradient by conjugate gradients, as long as s' F s / 2 = max_divergence; then shortened until the
-    tasks, adapted again, have a lower query loss and have really diverged no further. Else theta stays.
+    """The step s, (F + damping I) s ~ meta-gradient by conjugate gradients, as long as s' F s / 2 = max_divergence allows.
 
+    It is shortened until the tasks, adapted again, have a lower query loss and have really diverged no further; else theta stays.
     F is the Fisher matrix of the adapted models as functions of theta (the pull-back P' F P, with the Jacobian P that the estimator
     has). Adapting again is on the same data: where data are collected, on those of this step. The optimizer must be plain SGD of
     rate 1, so that the direction is the step.
@@ -88,7 +88,8 @@ class TrustRegion:
         rhs = ravel(row)
         metric = fisher(chunks, meta_gradient, ranks, point="pullback", recompute=self.recompute)
         found = conjugate_gradient(metric.shifted(self.damping), rhs, max_steps=self.steps, rtol=self.rtol)
-        squared = (found.solution * metric.apply(found.solution)).sum()
+        # s'Fs without one more product: CG's residual is orthogonal to its solution.
+        squared = (found.solution * rhs).sum() - self.damping * (found.solution * found.solution).sum()
         # A step that no output feels has no length that the divergence could tell.
         longest = torch.where(squared > 0, (2 * self.max_divergence / squared).sqrt(), torch.zeros_like(squared))
         # Rounding alone must not refuse a step whose divergence is the radius itself.
@@ -101,9 +102,7 @@ class TrustRegion:
             length = torch.where(tries.accepted[0], tries.length, torch.ones_like(squared) * self.shrink**number)
             change, divergence = change_and_divergence(along(length), chunks, ranks)
             accepted = (change < 0) & (divergence <= allowed)
-            return replace(
-                tries, length=length, accepted=accepted.expand(1), change=change, divergence=divergence
-            )
+            return replace(tries, length=length, accepted=accepted.expand(1), change=change, divergence=divergence)
 
         nothing = torch.zeros_like(squared)
         begin = _Tries(nothing, torch.zeros(1, dtype=torch.bool, device=rhs.device), nothing, nothing)

@@ -31,8 +31,8 @@ class Rollouts:
 
     Attributes:
         inputs: observations [B, S, *shape].
-        targets: [B, E, T, ...] each: `actions`, `advantages`, `rewards`, `log_probs` of the actions when they were drawn, and `mask`,
-            which weighs the steps (0 after an episode's end). Query data have `clip` besides, [B] (`PolicyGradient.clip`).
+        targets: [B, E, T, ...] each: `actions`, `advantages`, `rewards`, `log_probs` of the actions when they were drawn, and
+            `mask`, which weighs the steps (0 after an episode's end). Query data have `clip` besides, [B] (`PolicyGradient.clip`).
     """
 
     inputs: Tensor
@@ -51,8 +51,8 @@ class PolicyGradient:
     Attributes:
         learner: the policy; outputs are means and logarithms of deviations, or logits (`environments.base.output_size`).
         environment: where it acts.
-        surrogate: of the support loss: "likelihood_ratio", "log_prob" (MAML's released code; its second derivative is biased) or "dice".
-            The query loss, of which the first derivative alone counts, is the likelihood ratio.
+        surrogate: of the support loss: "likelihood_ratio", "log_prob" (MAML's released code; its second derivative is biased) or
+            "dice". The query loss, of which the first derivative alone counts, is the likelihood ratio.
         clip: PPO's, of the query loss: how far ratios of densities may be from 1; None: as far as they like.
         discount: gamma, in (0, 1].
         advantage_decay: lambda of the generalised advantages, in [0, 1]; 1: returns to go less the baseline.
@@ -161,9 +161,8 @@ class PolicyGradient:
     def statistics(self, support: Sequence[Rollouts], query: Rollouts) -> dict[str, Tensor]:
         """Returns before adaptation and after it, and the steps of all episodes."""
         taken = torch.stack([data.targets["mask"].sum((1, 2)) for data in (*support, query)]).sum(0)
-        after = self.metrics(query.inputs, query.targets)["return"]
-        before = {"support/return": self.metrics(each.inputs, each.targets)["return"] for each in support[:1]}
-        return before | {"query/return": after, "environment_steps": taken}
+        returns = [data.targets["rewards"].sum(-1).mean(-1) for data in (*support[:1], query)]
+        return {"support/return": returns[0], "query/return": returns[-1], "environment_steps": taken}
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

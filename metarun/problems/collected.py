@@ -1,7 +1,6 @@
 """A problem whose collected data are kept, so that whoever asks again is given the same."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
@@ -28,7 +27,9 @@ class Collected:
         self.data_depend_on_params = problem.data_depend_on_params
         self.loss_has_curvature = problem.loss_has_curvature
         self.watched, self.counted = problem.watched, problem.counted
-        self.learner = problem.learner
+        self.learner, self.lift, self.outputs = problem.learner, problem.lift, problem.outputs
+        self.loss, self.divergence, self.metrics = problem.loss, problem.divergence, problem.metrics
+        self.statistics = problem.statistics
         self._support: dict[int, Data] = {}
         self._query: dict[int, Data] = {}
 
@@ -45,30 +46,6 @@ class Collected:
         if number not in self._query:
             self._query[number] = self.problem.query(tasks, params, step)
         return self._query[number]
-
-    def lift(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The problem's."""
-        return self.problem.lift(function)
-
-    def outputs(self, params: Params, inputs: Tensor, norm_inputs: Tensor | None = None) -> Tensor:
-        """The problem's."""
-        return self.problem.outputs(params, inputs, norm_inputs)
-
-    def loss(self, outputs: Tensor, targets: Any) -> Tensor:
-        """The problem's."""
-        return self.problem.loss(outputs, targets)
-
-    def divergence(self, outputs: Tensor, reference: Tensor, targets: Any) -> Tensor:
-        """The problem's."""
-        return self.problem.divergence(outputs, reference, targets)
-
-    def metrics(self, outputs: Tensor, targets: Any) -> dict[str, Tensor]:
-        """The problem's."""
-        return self.problem.metrics(outputs, targets)
-
-    def statistics(self, support: Sequence[Data], query: Data) -> dict[str, Tensor]:
-        """The problem's."""
-        return self.problem.statistics(support, query)
 
     def collected_statistics(self, steps: int) -> dict[str, Tensor]:
         """Those of what has been collected on the way to a query set after so many steps."""

@@ -58,7 +58,7 @@ class Quadratic(WithoutModel):
     def loss(self, outputs, targets):
         return (targets[0] / 2 * (outputs - targets[1]) ** 2).sum()
 
-    def divergence(self, outputs, reference):
+    def divergence(self, outputs, reference, targets):
         return ((outputs - reference) ** 2).sum() / 2
 
 
@@ -88,7 +88,7 @@ class Bilinear(WithoutModel):
     def loss(self, outputs, targets):
         return ((outputs - targets) ** 2).sum() / 2
 
-    def divergence(self, outputs, reference):
+    def divergence(self, outputs, reference, targets):
         return ((outputs - reference) ** 2).sum() / 2
 
 
@@ -108,7 +108,7 @@ class Linear(WithoutModel):
     def loss(self, outputs, targets):
         return ((outputs - targets) ** 2).mean() / 2
 
-    def divergence(self, outputs, reference):
+    def divergence(self, outputs, reference, targets):
         return ((outputs - reference) ** 2).mean() / 2
 
 

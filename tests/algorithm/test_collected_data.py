@@ -61,8 +61,11 @@ class Pursuit(WithoutModel):
     def loss(self, outputs, targets):
         return ((outputs - targets) ** 2).sum() / 2
 
-    def divergence(self, outputs, reference):
+    def divergence(self, outputs, reference, targets):
         return ((outputs - reference) ** 2).sum() / 2
+
+    def metrics(self, outputs, targets):
+        return {"loss": self.loss(outputs, targets)}
 
 
 def samples(index: Tensor, phi: Tensor, name: str, step: int) -> Tensor:

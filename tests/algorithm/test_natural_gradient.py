@@ -311,7 +311,7 @@ class Mixed(WithoutModel):
     def loss(self, outputs, targets):
         return ((outputs - targets) ** 2).mean() / 2
 
-    def divergence(self, outputs, reference):
+    def divergence(self, outputs, reference, targets):
         return ((outputs - reference) ** 2).mean() / 2
 
 

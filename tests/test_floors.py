@@ -51,9 +51,11 @@ DOORS = {
     "optuna": {"sweep"},
     "numpy": {"rng", "tasks"},
     "wandb": {"tracking"},
+    "gymnasium": {"tasks"},
+    "mujoco": {"tasks"},
 }
 WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_private")
-ONLY_WHEN_USED = {"torchmeta", "wandb", "optuna", "sklearn", "pandas", "h5py", "requests"}
+ONLY_WHEN_USED = {"torchmeta", "wandb", "optuna", "sklearn", "pandas", "h5py", "requests", "gymnasium", "mujoco"}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")

@@ -65,7 +65,7 @@ def figures_are_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_bytes(b"")
         pyplot.close(figure)
 
-    monkeypatch.setattr(figures, "_save", saved)
+    monkeypatch.setattr(figures, "save", saved)
 
 
 @pytest.fixture

@@ -169,7 +169,11 @@ def test_torchmeta_comes_in_at_one_door(module):
         "metarun.commands.status",
         "metarun.commands.job",
     ]
-    + [m for m in MODULES if room_of(m) == "report" and m != "metarun.report.figures"],
+    + [
+        m
+        for m in MODULES
+        if room_of(m) == "report" and m not in ("metarun.report.figures", "metarun.report.trajectories")
+    ],
 )
 def test_what_answers_at_once_does_not_wait_for_torch(module):
     """Nor does anything that these import when they are imported: help, reports on hundreds of runs, a sweep's status."""

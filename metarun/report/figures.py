@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#9aa5b1", "#f0a202", "#d95d39", "#8b1e3f")
+COLOURS = ("#9aa5b1", "#f0a202", "#d95d39", "#8b1e3f")
 
 
 def learning_curve(path: Path, rows: Sequence[dict[str, Any]], score: str, title: str) -> None:
     """Training loss and validation score (with its 95 % band over tasks) against outer steps."""
-    figure, axes = _pyplot().subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
     losses = [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
     names = ("step", f"val/{score}", f"val/{score}_ci95")
     scores = [tuple(row[name] for name in names) for row in rows if all(row.get(name) is not None for name in names)]
     if losses:
-        axes.plot(*zip(*losses, strict=True), color=_COLOURS[0], linewidth=1, label="training: query loss")
+        axes.plot(*zip(*losses, strict=True), color=COLOURS[0], linewidth=1, label="training: query loss")
     axes.set(xlabel="outer step", ylabel="training query loss", title=title)
     right = axes.twinx()
     if scores:
         steps, means, halves = zip(*scores, strict=True)
         low = [m - h for m, h in zip(means, halves, strict=True)]
         high = [m + h for m, h in zip(means, halves, strict=True)]
-        right.plot(steps, means, color=_COLOURS[3], marker=".", label=f"validation: {score}")
-        right.fill_between(steps, low, high, color=_COLOURS[3], alpha=0.2, linewidth=0)
-    right.set_ylabel(f"validation {score} (95 % over tasks)", color=_COLOURS[3])
+        right.plot(steps, means, color=COLOURS[3], marker=".", label=f"validation: {score}")
+        right.fill_between(steps, low, high, color=COLOURS[3], alpha=0.2, linewidth=0)
+    right.set_ylabel(f"validation {score} (95 % over tasks)", color=COLOURS[3])
     figure.legend(*_joined_handles(axes, right), loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def adaptation_curves(
@@ -60,11 +60,11 @@ def adaptation_curves(
         inner_steps: ascending; 0 is the model before adaptation.
     """
     count = len(tasks)
-    figure, panels = _pyplot().subplots(
+    figure, panels = pyplot().subplots(
         1, count, figsize=(4 * count, 3.4), layout="constrained", squeeze=False, sharey=True
     )
     x = grid.inputs[..., 0].cpu()
-    colours = [_COLOURS[0], *_COLOURS[-(len(inner_steps) - 1) :]] if len(inner_steps) > 1 else _COLOURS
+    colours = [COLOURS[0], *COLOURS[-(len(inner_steps) - 1) :]] if len(inner_steps) > 1 else COLOURS
     for task, axes in enumerate(panels[0]):
         axes.plot(x[task], grid.targets[task, :, 0].cpu(), color="black", linewidth=1.5, label="true function")
         axes.plot(
@@ -89,7 +89,7 @@ def adaptation_curves(
             axes.set(xlabel="x", title=f"test task {task}")
     panels[0][0].set_ylabel("y")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _joined_handles(*axes: "Axes") -> tuple[list, list]:
@@ -97,19 +97,20 @@ def _joined_handles(*axes: "Axes") -> tuple[list, list]:
     return [h for handles, _ in pairs for h in handles], [label for _, labels in pairs for label in labels]
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Write a PNG, and forget the figure."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150, format="png")
-    _pyplot().close(figure)
+    pyplot().close(figure)
     write_atomically(path, drawn.getvalue(), is_durable=False)
 
 
-def _pyplot() -> ModuleType:
+def pyplot() -> ModuleType:
     """matplotlib's drawing to files, imported with the first figure: training need not wait half a second for it."""
     import matplotlib
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces its font cache on the first run
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    return pyplot
+    return plt

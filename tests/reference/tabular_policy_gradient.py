@@ -141,3 +141,17 @@ def expected_second(surrogate, theta, paths):
                 }[surrogate]
             )
     return total
+
+
+def drawn(num_states, num_actions, horizon, discount, seed=0):
+    """theta [S, A] and all trajectories of a MDP drawn as RL^2's."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = -torch.rand(num_states, num_actions, num_states, generator=generator, dtype=torch.float64).log()
+    rewards = 1 + torch.randn(num_states, num_actions, generator=generator, dtype=torch.float64)
+    theta = torch.randn(num_states, num_actions, generator=generator, dtype=torch.float64)
+    return theta, all_trajectories(weights / weights.sum(-1, keepdim=True), rewards, horizon, discount)
+
+
+def difference(found, exact):
+    """Relative, by Frobenius' norm."""
+    return float((found - exact).norm() / exact.norm())

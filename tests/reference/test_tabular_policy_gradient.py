@@ -6,6 +6,8 @@ import torch
 from tests.reference.tabular_policy_gradient import (
     adapted,
     all_trajectories,
+    difference,
+    drawn,
     expected_first,
     expected_second,
     gradient,
@@ -15,21 +17,6 @@ from tests.reference.tabular_policy_gradient import (
     objective,
     probabilities,
 )
-
-
-def drawn(num_states, num_actions, horizon, discount, seed=0):
-    """theta [S, A] and all trajectories of a MDP drawn as RL^2's."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = -torch.rand(num_states, num_actions, num_states, generator=generator, dtype=torch.float64).log()
-    rewards = 1 + torch.randn(num_states, num_actions, generator=generator, dtype=torch.float64)
-    theta = torch.randn(num_states, num_actions, generator=generator, dtype=torch.float64)
-    return theta, all_trajectories(weights / weights.sum(-1, keepdim=True), rewards, horizon, discount)
-
-
-def difference(found, exact):
-    """Relative, by Frobenius' norm."""
-    return float((found - exact).norm() / exact.norm())
-
 
 CASES = [(2, 2, 3, 1.0), (3, 2, 3, 0.9), (3, 2, 2, 0.5), (2, 3, 3, 0.99)]
 WRITTEN = {

@@ -53,7 +53,7 @@ def test_each_panel_has_its_episodes_up_to_their_ends_and_its_goal(drawn):
 
 
 def test_the_square_holds_the_adapted_places_and_the_goals(drawn):
-    """Of task 1 the furthest place before an end is 41/48, the third episode's first, as later ones are masked; of task 0 it is 23/48."""
+    """Of task 1 the furthest place before an end that counts is 41/48, the last episode's first; of task 0 it is 23/48."""
     for paths, half in (
         ({0: walks(8.0), 1: walks(1.0), 2: walks(0.5)}, 41 / 48),
         ({0: walks(8.0)}, 8 * 41 / 48),

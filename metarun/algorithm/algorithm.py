@@ -16,6 +16,7 @@ from metarun.algorithm.inner_problem import InnerProblem
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.protocols import (
     AdaptedTasks,
+    ChangesInEvaluation,
     ChecksProblem,
     Direction,
     HasDiagnosis,
@@ -128,7 +129,8 @@ class Algorithm:
         if self.eval_proximal_weight is not None:
             term = ProximalTerm(self.eval_proximal_weight)
         inner = InnerProblem.of(keeping(problem), tasks, theta.detached().expand(len(tasks)), term)
-        for solution in solutions(self.inner, inner, numbers):
+        solver = self.inner.in_evaluation() if isinstance(self.inner, ChangesInEvaluation) else self.inner
+        for solution in solutions(solver, inner, numbers):
             yield detached(inner.complete(solution.params))
 
     def adapt(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, steps: int | None = None) -> Params:

@@ -101,6 +101,15 @@ class EqualSteps(Protocol):
         ...
 
 
+@runtime_checkable
+class ChangesInEvaluation(Protocol):
+    """A solver that has other settings in evaluation."""
+
+    def in_evaluation(self) -> InnerSolver:
+        """The solver there."""
+        ...
+
+
 # ---- from theta and phi to a gradient --------------------------------------------------------------------------------
 
 

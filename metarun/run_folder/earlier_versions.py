@@ -57,6 +57,8 @@ def _algorithm_of_then(algorithm: Any, evaluation: Any) -> Any:
     then = {key: value for key, value in algorithm.items() if not (key == "not_meta_learned" and not value)}
     if isinstance(inner := then.get("inner"), Mapping) and "eval_steps" not in inner:
         then["inner"] = {**inner, "eval_steps": evaluation.get("inner_steps")}
+        if then["inner"].get("eval_step_sizes") is None:
+            then["inner"].pop("eval_step_sizes", None)
     if isinstance(estimator := then.get("meta_gradient"), Mapping) and estimator.get("recompute") is False:
         then["meta_gradient"] = {key: value for key, value in estimator.items() if key != "recompute"}
     return then

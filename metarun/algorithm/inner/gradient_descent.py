@@ -1,6 +1,7 @@
 """Inner solver: a fixed number of gradient steps."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -59,12 +60,14 @@ class GradientDescent:
         step_size: alpha > 0, for losses that are means over examples.
         proximal: "every_step", or "pull_back": the steps descend the support loss alone, and one more step of the same size
             descends the proximal term alone, as in iMAML's released code. The result is then no stationary point.
+        eval_step_sizes: in evaluation, of the first step, the second, ...; the last is that of all later ones. None: `step_size`.
     Source: Finn et al. 2017, equation 1; Rajeswaran et al. 2019, section 3.
     """
 
     steps: int
     step_size: float
     proximal: Literal["every_step", "pull_back"] = "every_step"
+    eval_step_sizes: Sequence[float] | None = None
     is_differentiable: ClassVar[bool] = True
     descends: ClassVar[bool] = True
 
@@ -72,11 +75,17 @@ class GradientDescent:
         checks.integer("steps", self.steps, minimum=0)
         checks.number("step_size", self.step_size, minimum=0, exclusive=True)
         checks.one_of("proximal", self.proximal, ("every_step", "pull_back"))
+        if self.eval_step_sizes is not None:
+            checks.numbers("eval_step_sizes", self.eval_step_sizes, minimum=0, exclusive=True)
 
     @property
     def fixed_step_size(self) -> float | None:
         """alpha; None with a last step unlike the others."""
         return self.step_size if self.proximal == "every_step" else None
+
+    def in_evaluation(self) -> "GradientDescent | ScheduledDescent":
+        """With the step sizes of evaluation."""
+        return self if self.eval_step_sizes is None else ScheduledDescent(self, tuple(self.eval_step_sizes))
 
     def start(self, inner: InnerProblem, phi: Params) -> Descent:
         """At phi."""
@@ -94,3 +103,33 @@ class GradientDescent:
             pull = inner.regulariser.gradient(state.params)
             state = state.stepped(axpy(-self.step_size, pull, state.params), pull, steps)
         return state.solution(steps)
+
+
+@dataclass(frozen=True)
+class ScheduledDescent:
+    """`descent` with a size for each step, the last one for all later ones; in evaluation alone."""
+
+    descent: GradientDescent
+    step_sizes: tuple[float, ...]
+    is_differentiable: ClassVar[bool] = True
+    descends: ClassVar[bool] = True
+
+    @property
+    def steps(self) -> int:
+        """In training."""
+        return self.descent.steps
+
+    def start(self, inner: InnerProblem, phi: Params) -> Descent:
+        """At phi."""
+        return self.descent.start(inner, phi)
+
+    def step(self, inner: InnerProblem, state: Descent, number: int | Tensor) -> Descent:
+        """One gradient step of its size."""
+        return self._sized(int(number)).step(inner, state, number)
+
+    def solution(self, inner: InnerProblem, state: Descent, steps: int) -> InnerSolution:
+        """phi; a pull-back is of the last step's size."""
+        return self._sized(max(steps - 1, 0)).solution(inner, state, steps)
+
+    def _sized(self, number: int) -> GradientDescent:
+        return replace(self.descent, step_size=self.step_sizes[min(number, len(self.step_sizes) - 1)])

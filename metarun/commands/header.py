@@ -38,16 +38,20 @@ def header_of(
     is_less = chunk < -(-schedule.tasks_per_step // ranks.size)
     ways = config["dataset"].get("ways")
     test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
-    evaluation_words = f"tested with {_sizes(test, ways)}, {evaluation.tasks} tasks"
+    examples = parts.problem.examples
+    if examples == "examples":
+        sizes = f"{f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} queries"
+    else:
+        sizes = f"{schedule.shots} {examples} for each inner step, {schedule.queries} to measure"
+    evaluation_words = f"tested with {_sizes(test, ways, examples)}, {evaluation.tasks} tasks"
     if validation != test:
-        evaluation_words += f"; validated with {_sizes(validation, ways)}, {evaluation.val_tasks} tasks"
+        evaluation_words += f"; validated with {_sizes(validation, ways, examples)}, {evaluation.val_tasks} tasks"
     threads = (
         f", {torch.get_num_threads()} threads" if parts.device.type == "cpu" else f" ({device_name(parts.device)})"
     )
     return [
         ("algorithm", f"{choices['algorithm']}: {composition}"),
-        ("data", f"{choices['dataset']}: {f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} "
-         f"queries; {evaluation_words}"),
+        ("data", f"{choices['dataset']}: {sizes}; {evaluation_words}"),
         *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
         ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
@@ -67,8 +71,10 @@ def _program_words(parts: Parts, resumed: TrainState | None) -> str:
     return f", steps {kind}" if kind in ("compiled", "captured") else ""
 
 
-def _sizes(of_split: Mapping[str, int | None], training_ways: int | None) -> str:
+def _sizes(of_split: Mapping[str, int | None], training_ways: int | None, examples: str) -> str:
     """What the tasks of a split are; the ways only where they are not those of training."""
+    if examples != "examples":
+        return f"{of_split['shots']} and {of_split['queries']} {examples}"
     ways = f"{of_split['ways']}-way, " if of_split["ways"] != training_ways else ""
     return f"{ways}{of_split['shots']} shot(s), {of_split['queries']} queries"
 

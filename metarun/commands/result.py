@@ -38,6 +38,7 @@ def measure_test(config: dict[str, Any], parts: Parts, theta: MetaParameters, st
             "dataset": config["choices"]["dataset"],
             "split": "test",
             **test,
+            "examples": parts.problem.examples,
             "tasks": evaluation.tasks,
             "task_seed": evaluation.seed,
             "inner_steps": steps,

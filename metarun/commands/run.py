@@ -12,16 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
 from metarun import __version__
-from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.build import Parts, fitted, make_parts, make_trainer, require_program, require_tasks
 from metarun.commands.header import header_of
+from metarun.commands.illustrate import draw
 from metarun.commands.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.configuration.command_text import command_line, config_dirs, other_algorithm
 from metarun.configuration.instantiate import make
@@ -37,7 +36,6 @@ from metarun.device.ranks import Ranks, ranks_from_environment
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.files import naming, write_atomically
 from metarun.json_text import json_text
-from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.published import compared
 from metarun.run_folder.checkpoints import BEST, newest, take_up
 from metarun.run_folder.data_record import record_data
@@ -47,10 +45,8 @@ from metarun.run_folder.state import TrainState, load
 from metarun.run_folder.status import RunStatus
 from metarun.run_folder.stored_result import stored_result
 from metarun.tasks.episodes import Episodes
-from metarun.tasks.sinusoid import Sinusoid, true_function
-from metarun.tasks.types import Examples
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
-from metarun.tracking.jsonl import MetricsFile, Reach, read_metrics
+from metarun.tracking.jsonl import MetricsFile, Reach
 from metarun.train.observer import NoObserver
 from metarun.train.profile import profiled
 from metarun.train.program import use_cache
@@ -312,11 +308,7 @@ def _finish(
         "record": state.record,
         "lost": state.lost,
     }
-    choices = config["choices"]
-    title = f"{choices['algorithm']} on {choices['dataset']}"
-    learning_curve(folder.figures / "learning_curve.png", read_metrics(folder.metrics), parts.problem.score, title)
-    if isinstance(parts.source, Sinusoid):
-        _draw_adaptation(folder.figures / "adaptation.png", parts, parts.source, theta)
+    draw(folder, config["choices"], parts, theta)
     write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
     try:
         require_score(result)
@@ -326,18 +318,6 @@ def _finish(
     folder.write_result(result)
     _logger.info("finished: %s", json_text(result["results"][-1]))
     return result
-
-
-def _draw_adaptation(path: Path, parts: Parts, source: Sinusoid, theta: MetaParameters) -> None:
-    """Three test tasks of the sinusoid family, before and after adaptation."""
-    evaluation = parts.evaluator.evaluation
-    indices = torch.arange(3, device=parts.device)
-    tasks = source.sample(evaluation.seed, "test", indices, evaluation.shots, evaluation.queries)
-    low, high = source.inputs
-    x = torch.linspace(low, high, 200, dtype=torch.float64, device=parts.device)[None, :, None].expand(3, -1, -1)
-    grid = Examples(x, true_function(tasks.latent, x)).to(parts.device, parts.dtype)
-    steps = [s for s in evaluation.measured_steps(parts.algorithm.inner.steps) if s != 5]
-    adaptation_curves(path, parts.algorithm, parts.problem, theta, tasks.to(parts.device, parts.dtype), grid, steps)
 
 
 def _logged_to(folder: RunFolder, console: Console) -> AbstractContextManager[None]:

@@ -30,11 +30,14 @@ def results(console: Console, result: dict[str, Any]) -> None:
     protocol = result["protocol"]
     ways = f"{protocol['ways']}-way " if protocol["ways"] else ""
     per_class = " per class" if ways else ""
+    sizes = f"{ways}{protocol['shots']}-shot, {protocol['tasks']} tasks, {protocol['queries']} queries{per_class}"
+    examples = protocol.get("examples", "examples")  # absent from results of earlier versions
+    if examples != "examples":
+        sizes = f"{protocol['tasks']} tasks, {protocol['shots']} {examples} for each inner step, {protocol['queries']} to measure"
     say(
         console,
         (f"\n{protocol['dataset']} {protocol['split']}", "bold"),
-        f"  {ways}{protocol['shots']}-shot, {protocol['tasks']} tasks, {protocol['queries']} queries{per_class}, "
-        f"batch norm: {protocol['batch_norm']}",
+        f"  {sizes}, batch norm: {protocol['batch_norm']}",
     )
     console.print(results_table(result))
     for row in result["results"]:

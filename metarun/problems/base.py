@@ -31,6 +31,8 @@ class Problem(Protocol):
     """The number of an outer step that is shown while training goes on: "loss", or one of `statistics`."""
     counted: ClassVar[str | None]
     """The one of `statistics` by which work is counted, and the cost of a run; None: by tasks."""
+    examples: ClassVar[str]
+    """What shots and queries are counted in, a plural: "examples"."""
     learner: Learner
     """The model."""
 
@@ -89,6 +91,7 @@ class Supervised:
     loss_has_curvature: ClassVar[bool] = True
     watched: ClassVar[str] = "loss"
     counted: ClassVar[str | None] = None
+    examples: ClassVar[str] = "examples"
     learner: Learner
 
     def support(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Examples:

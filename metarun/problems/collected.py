@@ -26,7 +26,7 @@ class Collected:
         self.score, self.higher_is_better = problem.score, problem.higher_is_better
         self.data_depend_on_params = problem.data_depend_on_params
         self.loss_has_curvature = problem.loss_has_curvature
-        self.watched, self.counted = problem.watched, problem.counted
+        self.watched, self.counted, self.examples = problem.watched, problem.counted, problem.examples
         self.learner, self.lift, self.outputs = problem.learner, problem.lift, problem.outputs
         self.loss, self.divergence, self.metrics = problem.loss, problem.divergence, problem.metrics
         self.statistics = problem.statistics

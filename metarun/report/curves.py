@@ -38,6 +38,10 @@ def figures(grid: ResultGrid) -> list[Figure]:
     by_step: list[Curve] = []
     by_second: list[Curve] = []
     by_inner_step: list[Curve] = []
+    by_count: list[Curve] = []
+    counted = {
+        name for cell in grid.run_cells for run in cell.finished for name in (run.result or {}).get("counted") or ()
+    }
     for cell in grid.run_cells:
         if not cell.finished:
             continue
@@ -45,10 +49,14 @@ def figures(grid: ResultGrid) -> list[Figure]:
         records = [record for run in cell.finished if (record := _validations(run, grid.score, cell.problems))]
         if records:
             steps = sorted(set.intersection(*map(set, records)))
-            scores = [[record[step][1] for step in steps] for record in records]
+            scores = [[record[step].score for step in steps] for record in records]
             by_step.append(_curve(name, steps, scores))
-            seconds = [math.fsum(record[step][0] for record in records) / len(records) for step in steps]
+            seconds = [math.fsum(record[step].seconds for record in records) / len(records) for step in steps]
             by_second.append(_curve(name, seconds, scores))
+            counts = [[record[step].counted for step in steps] for record in records]
+            if len(counted) == 1 and all(count is not None for each in counts for count in each):
+                means = [math.fsum(filter(None, each)) / len(records) for each in zip(*counts, strict=True)]
+                by_count.append(_curve(name, means, scores))
         measured = [run.scores() for run in cell.finished]
         inner = sorted(set.intersection(*map(set, measured)))
         by_inner_step.append(_curve(name, inner, [[scores[n]["mean"] for n in inner] for scores in measured]))
@@ -76,6 +84,13 @@ def figures(grid: ResultGrid) -> list[Figure]:
             y_label=f"validation {score}",
             curves=tuple(by_second),
         ),
+        Figure(
+            file="counted",
+            title=f"{name_of_score} against {_words(counted)}",
+            x_label=_words(counted),
+            y_label=f"validation {score}",
+            curves=tuple(by_count),
+        ),
     ]
     return [figure for figure in found if any(curve.x for curve in figure.curves)]
 
@@ -92,8 +107,22 @@ def _curve(name: str, x: Sequence[float], scores: Sequence[Sequence[float]]) -> 
     )
 
 
-def _validations(run: Run, score: str, problems: list[str]) -> dict[int, tuple[float, float]]:
-    """Outer step -> (seconds spent in training steps until then, validation score), from metrics.jsonl."""
+@dataclass(frozen=True)
+class _Validation:
+    """Seconds spent in training steps until then, how much had been worked on (where that is counted), and the score."""
+
+    seconds: float
+    counted: float | None
+    score: float
+
+
+def _words(counted: set[str]) -> str:
+    return ", ".join(sorted(counted)).replace("_", " ")
+
+
+def _validations(run: Run, score: str, problems: list[str]) -> dict[int, _Validation]:
+    """By outer step, from metrics.jsonl."""
+    (counted,) = (run.result or {}).get("counted") or (None,)  # absent from results of earlier versions
     try:
         reach = (run.result or {}).get("record")  # absent from results of earlier versions
         rows = read_metrics(run.path / "metrics.jsonl", Reach(**reach) if reach else None)
@@ -101,19 +130,31 @@ def _validations(run: Run, score: str, problems: list[str]) -> dict[int, tuple[f
         problems.append(f"{run.path}: no curve, metrics.jsonl cannot be read ({error})")
         return {}
     steps, seconds = [0], [0.0]
+    counted_at, counts = [0], [0.0]
     for row in rows:
+        count = row.get(f"train/{counted}_so_far")
+        if count is not None and row["step"] > counted_at[-1]:
+            counted_at.append(int(row["step"]))
+            counts.append(float(count))
         step_s = row.get("time/step_s")  # mean over the steps since the line before
         if step_s is not None and row["step"] > steps[-1]:
             seconds.append(seconds[-1] + step_s * (row["step"] - steps[-1]))
             steps.append(int(row["step"]))
     scores = {int(row["step"]): value for row in rows if (value := row.get(f"val/{score}")) is not None}
-    return {step: (_interpolated(step, steps, seconds), value) for step, value in scores.items()}
+    return {
+        step: _Validation(
+            seconds=_interpolated(step, steps, seconds),
+            counted=_interpolated(step, counted_at, counts) if counted else None,
+            score=value,
+        )
+        for step, value in scores.items()
+    }
 
 
-def _interpolated(step: int, steps: Sequence[int], seconds: Sequence[float]) -> float:
-    """Seconds at a step between (or after) those that are known."""
+def _interpolated(step: int, steps: Sequence[int], values: Sequence[float]) -> float:
+    """The value at a step between (or after) those that are known."""
     if len(steps) < 2:
         return 0.0
     right = min(max(bisect.bisect_left(steps, step), 1), len(steps) - 1)
-    speed = (seconds[right] - seconds[right - 1]) / (steps[right] - steps[right - 1])
-    return seconds[right] + speed * (step - steps[right])
+    speed = (values[right] - values[right - 1]) / (steps[right] - steps[right - 1])
+    return values[right] + speed * (step - steps[right])

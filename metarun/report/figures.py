@@ -22,15 +22,37 @@ if TYPE_CHECKING:
 COLOURS = ("#9aa5b1", "#f0a202", "#d95d39", "#8b1e3f")
 
 
-def learning_curve(path: Path, rows: Sequence[dict[str, Any]], score: str, title: str) -> None:
-    """Training loss and validation score (with its 95 % band over tasks) against outer steps."""
+def learning_curve(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    score: str,
+    title: str,
+    *,
+    watched: str = "loss",
+    counted: str | None = None,
+) -> None:
+    """What was watched in training, and the validation score (with its 95 % band over tasks), against outer steps.
+
+    Args:
+        rows: of metrics.jsonl.
+        watched: "loss", the query loss, or another number of the training.
+        counted: what to have on the horizontal axis in place of outer steps.
+    """
     figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
-    losses = [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss") is not None]
-    names = ("step", f"val/{score}", f"val/{score}_ci95")
-    scores = [tuple(row[name] for name in names) for row in rows if all(row.get(name) is not None for name in names)]
-    if losses:
-        axes.plot(*zip(*losses, strict=True), color=COLOURS[0], linewidth=1, label="training: query loss")
-    axes.set(xlabel="outer step", ylabel="training query loss", title=title)
+    words = "query loss" if watched == "loss" else watched.replace("/", " ")
+    place = f"train/{counted}_so_far" if counted else "step"
+    reached, values, scores = 0.0, [], []
+    for row in rows:
+        reached = row[place] if row.get(place) is not None else reached  # a validation follows the line of its step
+        if row.get(f"train/{watched}") is not None:
+            values.append((reached, row[f"train/{watched}"]))
+        measured = [row.get(name) for name in (f"val/{score}", f"val/{score}_ci95")]
+        if all(value is not None for value in measured):
+            scores.append((reached, *measured))
+    if values:
+        axes.plot(*zip(*values, strict=True), color=COLOURS[0], linewidth=1, label=f"training: {words}")
+    across = (counted or "outer step").replace("_", " ")
+    axes.set(xlabel=across, ylabel=f"training {words}", title=title)
     right = axes.twinx()
     if scores:
         steps, means, halves = zip(*scores, strict=True)

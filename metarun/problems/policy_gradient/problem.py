@@ -20,7 +20,7 @@ from metarun.problems.policy_gradient.distributions import Distribution, distrib
 from metarun.problems.policy_gradient.rollouts import Episodes, collect
 from metarun.problems.policy_gradient.surrogates import SURROGATES, Surrogate, clipped
 from metarun.tasks.environments.base import QUERY, SUPPORT, Environment
-from metarun.tasks.types import TaskBatch
+from metarun.tasks.types import Data, TaskBatch
 
 BASELINES = ("linear", "none")
 
@@ -75,6 +75,7 @@ class PolicyGradient:
     loss_has_curvature: ClassVar[bool] = False
     watched: ClassVar[str] = "query/return"
     counted: ClassVar[str | None] = "environment_steps"
+    examples: ClassVar[str] = "episodes"
 
     def __post_init__(self) -> None:
         checks.one_of("surrogate", self.surrogate, tuple(SURROGATES))
@@ -158,7 +159,7 @@ class PolicyGradient:
         """The return, a sum over the steps of an episode without discount, and the episodes' length: means over episodes."""
         return {"return": targets["rewards"].sum(-1).mean(-1), "episode_steps": targets["mask"].sum(-1).mean(-1)}
 
-    def statistics(self, support: Sequence[Rollouts], query: Rollouts) -> dict[str, Tensor]:
+    def statistics(self, support: Sequence[Data], query: Data) -> dict[str, Tensor]:
         """Returns before adaptation and after it, and the steps of all episodes."""
         taken = torch.stack([data.targets["mask"].sum((1, 2)) for data in (*support, query)]).sum(0)
         returns = [data.targets["rewards"].sum(-1).mean(-1) for data in (*support[:1], query)]

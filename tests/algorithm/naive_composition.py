@@ -28,6 +28,7 @@ class NaiveTask:
 
     def __init__(self, inner: str, weight: str, adapted: str, kind: str, theta, task) -> None:
         self.setting, self.task, inputs, targets = setting(kind), task, task[0], task[1]
+        self.at = lambda theta: NaiveTask(inner, weight, adapted, kind, theta, task)
         self.theta = {name: leaf.clone().requires_grad_() for name, leaf in theta.items()}
         made = {name: leaf.clone().requires_grad_() for name, leaf in self.setting.theta.items()}
         self.model = made | {name: leaf for name, leaf in self.theta.items() if name in made}
@@ -146,6 +147,16 @@ class NaiveTask:
             else None,
         )
 
+    def jacobian_of_all(self, meta_gradient):
+        """d phi / d theta of all leaves, those that are not adapted among them."""
+        if not self.frozen:
+            return self.jacobian(meta_gradient)
+        if meta_gradient == "first_order":
+            return torch.eye(len(flat(self.theta.values())))
+        complete = self.theta | self.path[-1]
+        phi = torch.cat([complete[name].flatten() for name in self.theta])
+        return torch.cat([curvature.rows(phi, leaf) for leaf in self.theta.values()], dim=1)
+
     @functools.cache  # noqa: B019
     def gradient(self, meta_gradient):
         """In every meta-parameter."""
@@ -210,18 +221,45 @@ def naive_direction(tasks: list[NaiveTask], meta_gradient: str, direction: str) 
     gradients = [task.gradient(meta_gradient) for task in tasks]
     mean = {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
     part, point = direction_of(direction), direction.partition(" ")[2]
-    if not point:
+    if direction == "plain":
         return mean
+    if direction == "trust_region":
+        return trusted(tasks, meta_gradient, part, mean)
     if point == "task_empirical":
         metric = natural_gradient.of_tasks([flat(gradient.values()) for gradient in gradients])
     else:
         jacobians = [
-            task.jacobian(meta_gradient) if point == "pullback" else torch.eye(len(flat(mean.values())))
+            task.jacobian_of_all(meta_gradient) if point == "pullback" else torch.eye(len(flat(mean.values())))
             for task in tasks
         ]
         metric = natural_gradient.pulled_back([task.fisher(point) for task in tasks], jacobians)
     step = natural_gradient.natural_step(
         flat(mean.values()), metric, damping=part.damping, step_size=part.step_size, max_divergence=part.max_divergence
+    )
+    return named(step, mean)
+
+
+def trusted(tasks: list[NaiveTask], meta_gradient: str, part, mean: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The longest step of the radius, shortened until it is good; every task is adapted anew from where it leads."""
+    jacobians = [task.jacobian_of_all(meta_gradient) for task in tasks]
+    metric = natural_gradient.pulled_back([task.fisher("phi") for task in tasks], jacobians)
+    longest = natural_gradient.longest_step(
+        flat(mean.values()), metric, damping=part.damping, max_divergence=part.max_divergence
+    )
+
+    def consequences(step):
+        moved = named(step, mean)
+        changes, divergences = [], []
+        for task in tasks:
+            theta = {name: leaf.detach() - moved[name] for name, leaf in task.theta.items()}
+            there = task.at(theta)
+            before, now = (each.outputs(each.phi, each.task[2]).detach() for each in (task, there))
+            changes.append((there.query_loss(there.phi) - task.query_loss(task.phi)).detach())
+            divergences.append(task.setting.divergence(now, before))
+        return torch.stack(changes).mean(), torch.stack(divergences).mean()
+
+    step = natural_gradient.accepted(
+        longest, consequences, max_divergence=part.max_divergence, shrink=part.shrink, tries=part.tries
     )
     return named(step, mean)
 

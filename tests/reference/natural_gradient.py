@@ -27,3 +27,22 @@ def pulled_back(fishers, jacobians):
 def of_tasks(gradients):
     """Mean of g g'."""
     return torch.stack([g[:, None] * g[None, :] for g in gradients]).mean(0)
+
+
+def longest_step(gradient, fisher, *, damping, max_divergence):
+    """Along (F + damping I)^-1 g, as long as step' F step / 2 = max_divergence allows."""
+    step = torch.linalg.solve(fisher + damping * torch.eye(len(gradient)).to(gradient), gradient)
+    return step * (2 * max_divergence / (step @ fisher @ step)) ** 0.5
+
+
+def accepted(longest, consequences, *, max_divergence, shrink, tries):
+    """The first of longest, shrink * longest, ... by which the loss falls and the models diverge no further; else zeros.
+
+    consequences(step) is (change of the loss, divergence) of a step that has been taken.
+    """
+    for number in range(tries):
+        step = shrink**number * longest
+        change, divergence = consequences(step)
+        if change < 0 and divergence <= max_divergence * (1 + 1e-7):
+            return step
+    return torch.zeros_like(longest)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,15 @@ class Ant:
         """Numbers in an observation."""
         return 27
 
-    def observations(self, states: Tensor) -> Tensor:
+    def observations(self, states: np.ndarray) -> np.ndarray:
         """All but time, x and y."""
         return states[..., 3:30]
 
-    def velocity(self, before: Tensor, after: Tensor, seconds: float) -> Tensor:
+    def velocity(self, before: np.ndarray, after: np.ndarray, seconds: float) -> np.ndarray:
         """Forward."""
         return (after[..., 1] - before[..., 1]) / seconds
 
-    def has_fallen(self, states: Tensor) -> Tensor:
+    def has_fallen(self, states: np.ndarray) -> np.ndarray:
         """Whether the torso is too low or too high."""
         low, high = self.healthy
         height = states[..., 3]

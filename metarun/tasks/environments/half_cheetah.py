@@ -4,8 +4,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from metarun.tasks.environments.mujoco_rollout import model
 
@@ -54,26 +52,26 @@ class HalfCheetah:
         """Numbers in an observation."""
         return 20 if self.centre_of_mass else 17
 
-    def observations(self, states: Tensor) -> Tensor:
+    def observations(self, states: np.ndarray) -> np.ndarray:
         """All but time and x, and the centre of mass."""
         joints = states[..., 2:19]
         if not self.centre_of_mass:
             return joints
         place, _ = centre_of_mass(states)
-        return torch.cat([joints, place[..., :1], torch.zeros_like(place[..., :1]), place[..., 1:]], dim=-1)
+        return np.concatenate([joints, place[..., :1], np.zeros_like(place[..., :1]), place[..., 1:]], axis=-1)
 
-    def velocity(self, before: Tensor, after: Tensor, seconds: float) -> Tensor:
+    def velocity(self, before: np.ndarray, after: np.ndarray, seconds: float) -> np.ndarray:
         """Forward."""
         if self.centre_of_mass:
             return centre_of_mass(after)[1][..., 0]
         return (after[..., 1] - before[..., 1]) / seconds
 
-    def has_fallen(self, states: Tensor) -> Tensor:
+    def has_fallen(self, states: np.ndarray) -> np.ndarray:
         """Never."""
-        return torch.zeros(states.shape[:-1], dtype=torch.bool)
+        return np.zeros(states.shape[:-1], dtype=bool)
 
 
-def centre_of_mass(states: Tensor) -> tuple[Tensor, Tensor]:
+def centre_of_mass(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the animal, in the plane (x, z): place [..., 2] and velocity [..., 2], of states [..., n].
 
     A chain of bodies that turn about y: c = c_0 + (x, z) + sum_j R(angle_j) lever_j, where angle_j is the sum of the joints from
@@ -81,16 +79,16 @@ def centre_of_mass(states: Tensor) -> tuple[Tensor, Tensor]:
     """
     origin, levers, is_above = _chain()
     place, speed = states[..., 1:3], states[..., 10:12]
-    angles, turning = states[..., 3:10] @ is_above.mT, states[..., 12:19] @ is_above.mT
-    cos, sin = angles.cos(), angles.sin()
-    along, up = levers.unbind(-1)
-    arms = torch.stack([cos * along + sin * up, cos * up - sin * along], dim=-1)
-    turned = torch.stack([arms[..., 1], -arms[..., 0]], dim=-1)  # by a quarter: its change with the angle
+    angles, turning = states[..., 3:10] @ is_above.T, states[..., 12:19] @ is_above.T
+    cos, sin = np.cos(angles), np.sin(angles)
+    along, up = levers.T
+    arms = np.stack([cos * along + sin * up, cos * up - sin * along], axis=-1)
+    turned = np.stack([arms[..., 1], -arms[..., 0]], axis=-1)  # by a quarter: its change with the angle
     return origin + place + arms.sum(-2), speed + (turning[..., None] * turned).sum(-2)
 
 
 @functools.cache
-def _chain() -> tuple[Tensor, Tensor, Tensor]:
+def _chain() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the torso stands; the lever of each body in its own axes, [7, 2]; which joints turn each body, [7, 7].
 
     A body's lever is its own centre of mass by its mass, and the places of the bodies that hang on it by the masses of theirs.
@@ -106,5 +104,4 @@ def _chain() -> tuple[Tensor, Tensor, Tensor]:
     hanging = is_above.T @ masses  # of a body and all that hangs on it
     for body in range(1, number):
         levers[parents[body]] += hanging[body] * cheetah.body_pos[1 + body, plane]
-    origin = torch.from_numpy(cheetah.body_pos[1, plane])
-    return origin, torch.from_numpy(levers / masses.sum()), torch.from_numpy(is_above)
+    return cheetah.body_pos[1, plane], levers / masses.sum(), is_above

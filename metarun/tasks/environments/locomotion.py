@@ -1,8 +1,9 @@
 """Robots of MuJoCo that are to run in a direction, or at a velocity, that they are not told (Finn et al. 2017, section 5.3)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,25 +42,25 @@ class Robot(Protocol):
     @property
     def observation_size(self) -> int: ...  # noqa: D102
 
-    def observations(self, states: Tensor) -> Tensor:
+    def observations(self, states: np.ndarray) -> np.ndarray:
         """[..., observation_size]."""
         ...
 
-    def velocity(self, before: Tensor, after: Tensor, seconds: float) -> Tensor:
+    def velocity(self, before: np.ndarray, after: np.ndarray, seconds: float) -> np.ndarray:
         """Forward, in metres a second, in the step from `before` to `after`."""
         ...
 
-    def has_fallen(self, states: Tensor) -> Tensor:
+    def has_fallen(self, states: np.ndarray) -> np.ndarray:
         """Whether an episode is over: bool [...]."""
         ...
 
 
 @dataclass(frozen=True)
 class Bodies:
-    """States of all episodes, on the CPU: MuJoCo's [B, E, n], float64, and whether each episode is over, bool [B, E]."""
+    """States of all episodes: MuJoCo's [B, E, n], float64, and whether each episode is over, bool [B, E]."""
 
-    physics: Tensor
-    is_over: Tensor
+    physics: np.ndarray
+    is_over: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,37 +156,37 @@ class Locomotion:
         engine = self._simulator()
         unit = noise.to("cpu", torch.float64).flatten(0, 1)
         around, about = unit.split([self.robot.num_positions, self.robot.num_velocities], dim=1)
-        positions = torch.from_numpy(engine.model.qpos0) + scaled(around, (-self.position_noise, self.position_noise))
-        velocities = self.velocity_noise * normal(about)
-        states = torch.from_numpy(engine.states(positions.numpy(), velocities.numpy()))
-        bodies = Bodies(states.unflatten(0, noise.shape[:2]), torch.zeros(noise.shape[:2], dtype=torch.bool))
-        return bodies, self.robot.observations(bodies.physics).to(noise.device)
+        positions = engine.model.qpos0 + scaled(around, (-self.position_noise, self.position_noise)).numpy()
+        velocities = (self.velocity_noise * normal(about)).numpy()
+        episodes = tuple(noise.shape[:2])
+        physics = engine.states(positions, velocities).reshape(*episodes, -1)
+        return Bodies(physics, np.zeros(episodes, dtype=bool)), _tensor(self.robot.observations(physics), noise)
 
     def step(self, latent: dict[str, Tensor], state: Bodies, actions: Tensor, noise: Tensor) -> Transition:
         """The motors pull for `frame_skip` timesteps. An action that is no number ends its episode with a reward that is none."""
-        controls = (self.action_scale * actions.detach().to("cpu", torch.float64)).clamp(-1.0, 1.0)
-        is_moved = ~state.is_over & controls.isfinite().all(-1)
+        # In NumPy: PyTorch's threads wait for their next work by spinning, and would take the cores from the simulation's.
         engine = self._simulator()
-        moved, is_broken = engine.step(state.physics[is_moved].numpy(), controls[is_moved].numpy(), self.frame_skip)
-        physics, is_over = state.physics.clone(), torch.ones_like(state.is_over)
-        physics[is_moved] = torch.from_numpy(moved)
-        is_over[is_moved] = torch.from_numpy(is_broken)
+        drawn = actions.detach().to("cpu", torch.float64).numpy()
+        controls = np.clip(self.action_scale * drawn, -1.0, 1.0)
+        is_moved = ~state.is_over & np.isfinite(controls).all(-1)
+        moved, is_broken = engine.step(state.physics[is_moved], controls[is_moved], self.frame_skip)
+        physics, is_over = state.physics.copy(), np.ones_like(state.is_over)
+        physics[is_moved], is_over[is_moved] = moved, is_broken
         is_over |= self.robot.has_fallen(physics)
-        seconds = self.frame_skip * engine.model.opt.timestep
-        velocity = self.robot.velocity(state.physics, physics, seconds)
-        cost = self.control_cost * controls.square().sum(-1)
+        velocity = self.robot.velocity(state.physics, physics, self.frame_skip * engine.model.opt.timestep)
+        cost = self.control_cost * np.square(controls).sum(-1)
         rewards = self._forward_reward(latent, velocity) + self.alive_reward - cost
         return Transition(
-            replace(state, physics=physics, is_over=is_over),
-            self.robot.observations(physics).to(noise.device),
-            rewards.to(noise.device),
-            is_over.to(noise.device),
+            Bodies(physics, is_over),
+            _tensor(self.robot.observations(physics), noise),
+            _tensor(rewards, noise),
+            _tensor(is_over, noise),
         )
 
-    def _forward_reward(self, latent: dict[str, Tensor], velocity: Tensor) -> Tensor:
+    def _forward_reward(self, latent: dict[str, Tensor], velocity: np.ndarray) -> np.ndarray:
         if self.velocities is None:
-            return latent["direction"].to(velocity)[:, None] * velocity
-        return -(velocity - latent["velocity"].to(velocity)[:, None]).abs()
+            return latent["direction"].cpu().numpy()[:, None] * velocity
+        return -np.abs(velocity - latent["velocity"].cpu().numpy()[:, None])
 
     def _simulator(self) -> Simulator:
         return simulator(self.robot.model, self.threads or torch.get_num_threads())
@@ -193,3 +194,8 @@ class Locomotion:
     @property
     def _name(self) -> str:
         return f"{self.robot.name}_{'direction' if self.velocities is None else 'velocity'}"
+
+
+def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+    """On the device of `like`."""
+    return torch.from_numpy(array).to(like.device)

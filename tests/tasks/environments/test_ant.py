@@ -1,14 +1,14 @@
 """metarun.tasks.environments.ant: when it has fallen."""
 
+import numpy as np
 import pytest
-import torch
 
 from metarun.tasks.environments.ant import Ant
 
 
 def test_it_has_fallen_outside_the_healthy_heights():
-    states = torch.zeros(5, 30, dtype=torch.float64)
-    states[:, 3] = torch.tensor([0.19, 0.2, 0.75, 1.0, 1.01], dtype=torch.float64)
+    states = np.zeros((5, 30))
+    states[:, 3] = [0.19, 0.2, 0.75, 1.0, 1.01]
     assert Ant(healthy=(0.2, 1.0)).has_fallen(states).tolist() == [True, False, False, False, True]
 
 

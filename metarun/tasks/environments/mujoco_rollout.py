@@ -17,7 +17,7 @@ def check_installed(dataset: str) -> None:
         raise ConfigurationError(f"dataset={dataset} needs MuJoCo: pip install 'metarun[mujoco]'")
 
 
-def _mujoco() -> Any:
+def mujoco_package() -> Any:
     """The package, which says nothing of its types."""
     import mujoco
 
@@ -27,7 +27,7 @@ def _mujoco() -> Any:
 @functools.cache
 def model(name: str) -> Any:
     """Gymnasium's model of a robot, such as `half_cheetah`, an `MjModel`: read from its package, compiled once in a process."""
-    mujoco = _mujoco()
+    mujoco = mujoco_package()
     spec = importlib.util.find_spec("gymnasium")  # the package itself takes half a second to import
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"the model of {name} lies in the package gymnasium, which is not installed")
@@ -51,7 +51,7 @@ class Simulator:
     def __init__(self, name: str, threads: int) -> None:
         from mujoco.rollout import Rollout
 
-        mujoco = _mujoco()
+        mujoco = mujoco_package()
         self.model = model(name)
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
         self._rollout = Rollout(nthread=threads if threads > 1 else 0)

@@ -135,6 +135,15 @@ def test_neither_workers_nor_chunks_nor_order_change_a_bit():
         assert all(torch.equal(backwards[number].flip(1), whole[number]) for number in range(3))
 
 
+def test_tensors_come_to_the_device_of_the_noise(device):
+    env, start, actions = tasks("Pendulum-v1", **PENDULUM), noise(2, 2, 1), normal(3, 2, 2, 1)
+    latent = env.sample(0, "train", torch.arange(2, device=device), 2, 2).latent
+    there = play(env, latent, actions.to(device), start.to(device))
+    here = play(env, {name: value.cpu() for name, value in latent.items()}, actions, start)
+    for got, wanted in zip(there, here, strict=True):
+        assert got.device.type == device.type and torch.equal(got.cpu(), wanted)
+
+
 def test_how_parameters_reach_an_environment():
     """By keyword and attribute: the stride. As an option of the reset: the bonus, which is seen. For the reward alone: the goal."""
     start, actions = noise(2, 2, 1), torch.zeros(1, 2, 2, 2, dtype=torch.float64)

@@ -183,6 +183,21 @@ def test_tasks_of_directions_alternate_and_velocities_are_uniform():
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 19 + 4 * 38**0.5  # four standard deviations of chi^2
 
 
+def test_tensors_come_to_the_device_of_the_noise_with_the_same_bits(device):
+    env, numbers, actions = running(CHEETAH), noise(2, 2, 18), normal(2, 2, 6)
+    latent = env.sample(0, "train", torch.arange(2, device=device), 2, 2).latent
+    state, first = env.start(latent, numbers.to(device))
+    after = env.step(latent, state, actions.to(device), nothing(2, 2).to(device))
+    here = {name: value.cpu() for name, value in latent.items()}
+    expected = env.step(here, env.start(here, numbers)[0], actions, nothing(2, 2))
+    for got, wanted in (
+        (after.observations, expected.observations),
+        (after.rewards, expected.rewards),
+        (after.is_over, expected.is_over),
+    ):
+        assert got.device.type == first.device.type == device.type and torch.equal(got.cpu(), wanted)
+
+
 def test_what_a_policy_is_told():
     for robot, size, motors in ((CHEETAH, 17, 6), (ANT, 27, 8)):
         env = running(robot)

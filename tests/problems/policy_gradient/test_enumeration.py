@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import vmap
+from torch.func import grad, jacrev, vmap
 
 from metarun.algorithm import FirstOrder, Unrolled
 from metarun.models.learner import Learner
@@ -324,8 +324,7 @@ def test_collected_episodes_have_these_expectations(surrogate):
 
     given = theta.flatten(), data.inputs, data.targets
     first, second = (
-        -3 * vmap(derivative(loss), in_dims=(None, 0, 0))(*given)
-        for derivative in (torch.func.grad, torch.func.hessian)
+        -3 * vmap(derivative, in_dims=(None, 0, 0))(*given) for derivative in (grad(loss), jacrev(grad(loss)))
     )
     returns = data.targets["rewards"].sum(-1).mean(-1)
     for found, expected in (

@@ -54,7 +54,7 @@ def trajectories(path: Path, goals: Tensor, paths: Mapping[int, tuple[Tensor, Te
 def _draw(axes: "Axes", places: Tensor, goal: Tensor, colour: str) -> None:
     """Episodes [E, T, 2] of one task, nan after their ends."""
     episodes = len(places)
-    opacity = min(0.9, 0.2 + 2.5 / episodes)
+    opacity = min(0.9, max(0.08, 3 / episodes))
     axes.plot(places[..., 0].T, places[..., 1].T, color=colour, linewidth=0.9, alpha=opacity, zorder=2)
     ends = places.isfinite().all(-1).sum(1) - 1
     last = places[torch.arange(episodes), ends]

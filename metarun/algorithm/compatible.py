@@ -86,20 +86,34 @@ def refuse_impossible(
     if not meta_gradient.is_gradient:
         raise ValueError(
             f"{type(direction).__name__} transforms a gradient, and {estimator} does not give one. "
-            "Choose algorithm/direction=plain."
+            "Choose algorithm/direction=plain, with optimizer=adam or sgd."
         )
-    if direction.needs_jacobian and (
-        not isinstance(meta_gradient, HasJacobian)
-        or (adapted != "all" and not meta_gradient.jacobian_has_fixed)
-        or not_meta_learned
-    ):
-        raise ValueError(
-            f"{type(direction).__name__} needs d phi / d theta of all parameters, and {estimator} does not give it here. Choose "
-            "algorithm/meta_gradient=unrolled or first_order, or implicit with algorithm.adapted=all; or algorithm/direction=plain "
-            "(of the natural gradient: algorithm.direction.point=phi)."
-        )
+    if direction.needs_jacobian:
+        _need_jacobian(direction, meta_gradient, adapted, not_meta_learned)
     if isinstance(inner, LearnsParameters) or term.is_learned:
         raise ValueError(
             f"{type(direction).__name__} measures steps of the model's parameters, and step sizes or lambda are learned here "
-            "too. Choose algorithm/direction=plain, or parts that learn neither."
+            "too. Choose algorithm/direction=plain with optimizer=adam or sgd, or parts that learn neither."
+        )
+
+
+def _need_jacobian(
+    direction: Direction, meta_gradient: MetaGradient, adapted: str | Sequence[str], not_meta_learned: Sequence[str]
+) -> None:
+    name, estimator = type(direction).__name__, type(meta_gradient).__name__
+    other = "or algorithm/direction=plain with optimizer=adam or sgd (of the natural gradient: algorithm.direction.point=phi)"
+    if not isinstance(meta_gradient, HasJacobian):
+        raise ValueError(
+            f"{name} needs d phi / d theta, and {estimator} does not give it. Choose algorithm/meta_gradient=unrolled, implicit or "
+            f"first_order; {other}."
+        )
+    if not_meta_learned:
+        raise ValueError(
+            f"{name} needs d phi / d theta of all parameters, and algorithm.not_meta_learned names some that are no part of theta. "
+            f"Leave it empty; {other}."
+        )
+    if adapted != "all" and not meta_gradient.jacobian_has_fixed:
+        raise ValueError(
+            f"{name} needs d phi / d theta of all parameters, and {estimator} gives it of those that are adapted. Set "
+            f"algorithm.adapted=all, or choose algorithm/meta_gradient=unrolled or first_order; {other}."
         )

@@ -185,9 +185,11 @@ class Direction(Protocol):
         transforms_gradient: it makes something else of the gradient, and so needs one of the model's parameters alone.
         needs_jacobian: it asks the estimator for d phi / d theta.
         needs_tasks: it asks for `chunks`.
+        is_step: what it gives is a step, of which an optimizer should make no other: plain SGD of rate 1 takes it.
     """
 
     transforms_gradient: ClassVar[bool]
+    is_step: ClassVar[bool]
 
     @property
     def needs_jacobian(self) -> bool: ...  # noqa: D102

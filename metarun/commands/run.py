@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -154,11 +154,7 @@ def _train_and_test(
     header(console, header_of(folder, config, parts, resumed, ranks))
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
     ranks.wait()  # and have read it
-    if parts.algorithm.direction.needs_tasks and not config["optimizer"]["_target_"].endswith(".SGD"):
-        _logger.warning(
-            "the natural gradient chooses its own step, and %s rescales its coordinates; choose optimizer=sgd_unit",
-            config["choices"]["optimizer"],
-        )
+    _say_what_the_optimizer_makes(parts, config)
 
     try:
         reach = Reach(**resumed.record) if resumed and resumed.record else None
@@ -234,6 +230,22 @@ def _train_and_test(
     finally:
         tracker.close(exit_code)
     return result
+
+
+def _say_what_the_optimizer_makes(parts: Parts, config: Mapping[str, Any]) -> None:
+    """Warn where a step is rescaled, or a gradient taken for a step."""
+    chosen = config["choices"]["optimizer"]
+    if parts.algorithm.direction.is_step and not config["optimizer"]["_target_"].endswith(".SGD"):
+        _logger.warning(
+            "the direction (%s) chooses its own step, and %s rescales its coordinates; choose optimizer=sgd_unit",
+            config["choices"]["algorithm/direction"],
+            chosen,
+        )
+    algorithm = parts.algorithm
+    if algorithm.meta_gradient.is_gradient and not algorithm.direction.is_step and chosen == "sgd_unit":
+        _logger.warning(
+            "sgd_unit takes the direction for the step itself, and a gradient is none; choose optimizer=adam or sgd"
+        )
 
 
 def _profile(console: Console, folder: RunFolder, trainer: Trainer, state: TrainState) -> None:

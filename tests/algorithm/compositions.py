@@ -92,7 +92,8 @@ ILLEGAL = (
     # A Fisher matrix is one of the model's parameters; it has no rows for step sizes and lambda.
     ((*RATES, "ridge_head"), NATURAL),
     (TO_LEARN, NATURAL),
-    # The pull-back needs P = d phi / d theta: a sum over steps has no one phi, the recursion has P' alone; P has no rows of a context.
+    # The pull-back needs P = d phi / d theta: a sum over steps has no one phi, the recursion has P' alone; P has no rows of a
+    # context.
     (("recursion", "hessian_free", "multi_step_loss"), PULLED_BACK),
     (("context",), PULLED_BACK),
 )  # fmt: skip

@@ -24,7 +24,9 @@ def region(max_divergence: float, **changes) -> TrustRegion:
 
 
 def tasks():
-    return stacked(*(quadratic(([1.0], [c]), ([1.0], [e])) for c, e in zip((1.0, -2.0, 0.5), (2.0, 0.0, 1.0), strict=True)))
+    return stacked(
+        *(quadratic(([1.0], [c]), ([1.0], [e])) for c, e in zip((1.0, -2.0, 0.5), (2.0, 0.0, 1.0), strict=True))
+    )
 
 
 def step_of(direction, estimator=None):

@@ -63,6 +63,7 @@ class NaturalGradient:
     preconditioner: float | None
     recompute: bool
     transforms_gradient: ClassVar[bool] = True
+    is_step: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

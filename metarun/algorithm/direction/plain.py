@@ -16,6 +16,7 @@ class Plain:
     """The meta-gradient itself."""
 
     transforms_gradient: ClassVar[bool] = False
+    is_step: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
 
     @property

@@ -35,6 +35,7 @@ class RepeatedSteps:
     clip: float
     transforms_gradient: ClassVar[bool] = False
     needs_jacobian: ClassVar[bool] = False
+    is_step: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

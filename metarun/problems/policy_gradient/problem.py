@@ -17,7 +17,7 @@ from metarun.problems.policy_gradient.advantages import (
     standardised,
 )
 from metarun.problems.policy_gradient.distributions import Distribution, distribution_of
-from metarun.problems.policy_gradient.rollouts import Episodes, collect
+from metarun.problems.policy_gradient.rollouts import Trajectories, collect
 from metarun.problems.policy_gradient.surrogates import SURROGATES, Surrogate, clipped
 from metarun.tasks.environments.base import QUERY, SUPPORT, Environment
 from metarun.tasks.types import Data, TaskBatch
@@ -27,7 +27,7 @@ BASELINES = ("linear", "none")
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Episodes as data: the S = E * T steps of each task's episodes are its examples.
+    """Trajectories as data: the S = E * T steps of each task's episodes are its examples.
 
     Attributes:
         inputs: observations [B, S, *shape].
@@ -95,7 +95,7 @@ class PolicyGradient:
         return distribution_of(self.environment.actions)
 
     def support(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Rollouts:
-        """Episodes of the policies with these parameters, from which inner step `step` is taken."""
+        """Trajectories of the policies with these parameters, from which inner step `step` is taken."""
         return self.rollouts(self.collect(tasks, params, SUPPORT, step))
 
     def query(self, tasks: TaskBatch, params: Params, step: int | Tensor) -> Rollouts:
@@ -105,7 +105,7 @@ class PolicyGradient:
         data.targets["clip"] = data.inputs.new_full((len(tasks),), clip)
         return data
 
-    def collect(self, tasks: TaskBatch, params: Params, role: str, step: int | Tensor) -> Episodes:
+    def collect(self, tasks: TaskBatch, params: Params, role: str, step: int | Tensor) -> Trajectories:
         """The episodes themselves."""
         outputs = self.lift(self.outputs)
 
@@ -116,7 +116,7 @@ class PolicyGradient:
         stream = rng.key(0, role, int(step))
         return collect(self.environment, self.distribution, policy, tasks.latent, tasks.latent[role], stream, like)
 
-    def rollouts(self, episodes: Episodes) -> Rollouts:
+    def rollouts(self, episodes: Trajectories) -> Rollouts:
         """With the advantages of their actions."""
         mask, rewards = episodes.mask, episodes.rewards
         values = torch.zeros_like(rewards)

@@ -1,4 +1,4 @@
-"""Episodes of policies in an environment."""
+"""Trajectories of policies in an environment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from metarun.tasks.environments.base import Environment, SimulationError
 
 
 @dataclass(frozen=True)
-class Episodes:
+class Trajectories:
     """E episodes of T steps of B tasks.
 
     Attributes:
@@ -39,7 +39,7 @@ def collect(
     keys: Tensor,
     stream: int,
     like: Tensor,
-) -> Episodes:
+) -> Trajectories:
     """Let policies act.
 
     All that is random is drawn ahead, from each episode's own key and the stream: an episode is the same in whatever company.
@@ -76,7 +76,7 @@ def collect(
         masks.append(running)
         running = running & ~after.is_over
         state, observed = after.state, after.observations
-    found = Episodes(
+    found = Trajectories(
         observations=torch.stack(seen, 2),
         actions=torch.stack(actions, 2),
         rewards=torch.stack(rewards, 2),
@@ -96,7 +96,7 @@ def _of_its_shape(environment: Environment, observed: Tensor) -> Tensor:
     return observed
 
 
-def _require_finite(environment: Environment, found: Episodes) -> None:
+def _require_finite(environment: Environment, found: Trajectories) -> None:
     """Refuse what no policy can learn from, by one wait for the device; actions that are not finite are the policy's own fault."""
     within = found.mask > 0
     bad = torch.stack([

@@ -55,7 +55,8 @@ class GymnasiumTasks:
     Attributes:
         environment: an id that Gymnasium knows; or a class or function that makes the environment, with `_partial_: true` in YAML.
         keywords: arguments of the constructor, the same for all tasks.
-        parameters: what varies by task: names to {uniform: [low, high]} or {choice: [values]}.
+        parameters: what varies by task: names to {uniform: [low, high]} or {choice: [values]}; to null: does not vary, which takes
+            back what a file says that this one extends.
         set: how they reach the environment. "keyword": arguments of the constructor, so that environments are made anew for other
             tasks; "attribute": of the innermost environment, set before each reset; "reset_option": options of its reset; "reward":
             not at all, they are for the reward alone.
@@ -69,7 +70,7 @@ class GymnasiumTasks:
 
     environment: str | Callable[..., Any]
     keywords: Mapping[str, Any]
-    parameters: Mapping[str, Mapping[str, Sequence[Any]]]
+    parameters: Mapping[str, Mapping[str, Sequence[Any]] | None]
     set: str
     reward: Callable[..., float] | None
     horizon: int
@@ -96,7 +97,7 @@ class GymnasiumTasks:
             raise ValueError("set=reward needs a reward that takes the parameters. Set dataset.source.reward.")
         if self.reward is not None and not callable(self.reward):
             raise ValueError(f"reward must be null or a _target_ with _partial_: true, got {self.reward!r}")
-        for name, drawn in self.parameters.items():
+        for name, drawn in self._drawn.items():
             _check_parameter(name, drawn)
         checks.integer("horizon", self.horizon, minimum=1)
         checks.number("action_scale", self.action_scale, minimum=0, exclusive=True)
@@ -142,7 +143,7 @@ class GymnasiumTasks:
         """Tasks `indices` of `split`: each parameter by its name, [B] (of a choice, which), and the keys of their episodes."""
         name = self._recipe.name
         latent = {}
-        for parameter, drawn in self.parameters.items():
+        for parameter, drawn in self._drawn.items():
             unit = rng.uniform(rng.key(seed, name, split, parameter), indices, 1)[:, 0]
             if "uniform" in drawn:
                 latent[parameter] = scaled(unit, (drawn["uniform"][0], drawn["uniform"][1]))
@@ -190,6 +191,10 @@ class GymnasiumTasks:
             is_over.to(noise.device),
         )
 
+    @property
+    def _drawn(self) -> dict[str, Mapping[str, Sequence[Any]]]:
+        return {name: drawn for name, drawn in self.parameters.items() if drawn is not None}
+
     @functools.cached_property
     def _recipe(self) -> Recipe:
         return Recipe(
@@ -199,7 +204,7 @@ class GymnasiumTasks:
     @property
     def _workers(self) -> Workers:
         number = self.workers or len(os.sched_getaffinity(0))
-        first = {name: _values(drawn)[0] for name, drawn in self.parameters.items()}
+        first = {name: _values(drawn)[0] for name, drawn in self._drawn.items()}
         return workers(self._recipe, number, first)
 
     @property
@@ -210,7 +215,7 @@ class GymnasiumTasks:
         """Of each task, as Python's values."""
         columns = {
             name: [drawn["choice"][i] for i in latent[name].tolist()] if "choice" in drawn else latent[name].tolist()
-            for name, drawn in self.parameters.items()
+            for name, drawn in self._drawn.items()
         }
         return [{name: column[task] for name, column in columns.items()} for task in range(tasks)]
 

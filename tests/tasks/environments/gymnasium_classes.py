@@ -49,7 +49,7 @@ class Bad(Counter):
 
     def step(self, action):
         self.steps += 1
-        seen, reward, *rest = super().step(action)
+        seen, reward, is_over, is_cut, info = super().step(action)
         if self.steps == 3:
             if self.how == "nan":
                 seen[1] = math.nan
@@ -65,7 +65,7 @@ class Bad(Counter):
             elif self.how == "kill":
                 print("goodbye", flush=True)  # standard output is no part of the protocol
                 os.kill(os.getpid(), signal.SIGKILL)
-        return seen, reward, *rest
+        return seen, reward, is_over, is_cut, info
 
 
 class Listener(Counter):

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def counter(**settings):
     return tasks(classes.Counter, **settings)
 
 
-def play(env, latent, actions, start, chosen=slice(None)):
+def play(env, latent, actions, start, chosen: Any = slice(None)):
     """Observations [T + 1, ...], rewards and ends [T, ...] of the tasks `chosen`, under actions [T, B, E, ...]."""
     latent = {name: value[chosen] for name, value in latent.items()}
     state, first = env.start(latent, start[chosen])
@@ -154,7 +155,7 @@ def test_how_parameters_reach_an_environment():
             assert (seen[1] - seen[0])[..., 0].tolist() == [
                 [pytest.approx(stride, abs=1e-12)] * 2 for stride in strides
             ]
-    env = counter(parameters={"bonus": {"choice": [5.0, 7.0]}}, set="reset_option")
+    env = counter(parameters={"bonus": {"choice": [5.0, 7.0]}, "g": None}, set="reset_option")
     seen, *_ = play(env, {"bonus": torch.tensor([1, 0])}, actions, start)
     assert seen[0, ..., 1].tolist() == [[7.0, 7.0], [5.0, 5.0]]
     goal = functools.partial(classes.reward_of_goal)

@@ -9,10 +9,12 @@ import torch
 from metarun.algorithm import Algorithm
 from metarun.algorithm.bilevel import TaskGradients
 from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.errors import ConfigurationError
 from metarun.maths.trees import Params, norm_per_task
 from metarun.models.failures import describe, lacks_batching_rule
 from metarun.problems.base import Problem
 from metarun.problems.collected import keeping
+from metarun.tasks.environments.base import SimulationError
 from metarun.tasks.types import TaskBatch
 
 TASKS, SHOTS, QUERIES = 2, 2, 1
@@ -36,6 +38,7 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
     Raises:
         ValueError: the model cannot be lifted over tasks or not be differentiated as often as the algorithm does, or the
             results differ; in one line.
+        ConfigurationError: an environment does what none may.
     """
     learner = problem.learner
     steps = min(algorithm.inner.steps, _INNER_STEPS)  # more of the same would only take longer
@@ -52,6 +55,8 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
     if learner.one_by_one is None:
         try:
             whole = estimate(tasks, theta)
+        except SimulationError as error:
+            raise ConfigurationError(str(error)) from error
         except _FAILURES as error:
             operation = lacks_batching_rule(error)
             if operation is None:
@@ -83,6 +88,8 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
 def _tried(function: Callable[[], Any], module: torch.nn.Module) -> Any:
     try:
         return function()
+    except SimulationError as error:  # of what collects the data, which is no part of the model
+        raise ConfigurationError(str(error)) from error
     except _FAILURES as error:
         raise ValueError(_failed(error, module)) from error
 

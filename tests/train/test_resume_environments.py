@@ -83,6 +83,17 @@ def test_a_worker_that_dies_is_one_line_and_the_next_start_goes_on_to_the_same_b
     assert_same_runs(only_folder(tmp_path / "whole"), broken)
 
 
+def test_an_environment_that_fails_at_once_is_named_and_not_the_model(tmp_path, capsys):
+    command = (
+        "dataset=gymnasium",
+        "dataset.source.parameters=[{name: height, choice: [1]}]",
+        *SMALL,
+        f"run.root={tmp_path}",
+    )
+    assert run_here(*command) == 2
+    assert capsys.readouterr().err.startswith("metarun: error: Pendulum-v1.height cannot be set: AttributeError: ")
+
+
 def test_a_cheetahs_run_goes_on_to_the_same_bits(tmp_path):
     command = ("dataset=halfcheetah_velocity_finn", *SMALL)
     assert run_here(*command, f"run.root={tmp_path / 'whole'}") == 0

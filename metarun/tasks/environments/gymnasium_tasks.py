@@ -55,8 +55,8 @@ class GymnasiumTasks:
     Attributes:
         environment: an id that Gymnasium knows; or a class or function that makes the environment, with `_partial_: true` in YAML.
         keywords: arguments of the constructor, the same for all tasks.
-        parameters: what varies by task: names to {uniform: [low, high]} or {choice: [values]}; to null: does not vary, which takes
-            back what a file says that this one extends.
+        parameters: what varies by task: {name, uniform: [low, high]} or {name, choice: [values]} of each. A list, which files and
+            command lines replace as a whole.
         set: how they reach the environment. "keyword": arguments of the constructor, so that environments are made anew for other
             tasks; "attribute": of the innermost environment, set before each reset; "reset_option": options of its reset; "reward":
             not at all, they are for the reward alone.
@@ -70,7 +70,7 @@ class GymnasiumTasks:
 
     environment: str | Callable[..., Any]
     keywords: Mapping[str, Any]
-    parameters: Mapping[str, Mapping[str, Sequence[Any]] | None]
+    parameters: Sequence[Mapping[str, Any]]
     set: str
     reward: Callable[..., float] | None
     horizon: int
@@ -97,8 +97,11 @@ class GymnasiumTasks:
             raise ValueError("set=reward needs a reward that takes the parameters. Set dataset.source.reward.")
         if self.reward is not None and not callable(self.reward):
             raise ValueError(f"reward must be null or a _target_ with _partial_: true, got {self.reward!r}")
-        for name, drawn in self._drawn.items():
-            _check_parameter(name, drawn)
+        for parameter in self.parameters:
+            _check_parameter(parameter)
+        names = [parameter["name"] for parameter in self.parameters]
+        if len({*names}) < len(names):
+            raise ValueError(f"parameters must have different names, got {', '.join(names)}")
         checks.integer("horizon", self.horizon, minimum=1)
         checks.number("action_scale", self.action_scale, minimum=0, exclusive=True)
         if self.workers is not None:
@@ -192,8 +195,8 @@ class GymnasiumTasks:
         )
 
     @property
-    def _drawn(self) -> dict[str, Mapping[str, Sequence[Any]]]:
-        return {name: drawn for name, drawn in self.parameters.items() if drawn is not None}
+    def _drawn(self) -> dict[str, Mapping[str, Any]]:
+        return {parameter["name"]: parameter for parameter in self.parameters}
 
     @functools.cached_property
     def _recipe(self) -> Recipe:
@@ -233,16 +236,22 @@ class GymnasiumTasks:
             )
 
 
-def _values(drawn: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+def _values(drawn: Mapping[str, Any]) -> Sequence[Any]:
     return drawn["uniform"] if "uniform" in drawn else drawn["choice"]
 
 
-def _check_parameter(name: str, drawn: Mapping[str, Sequence[Any]]) -> None:
+def _check_parameter(parameter: Mapping[str, Any]) -> None:
+    if {*parameter} not in ({"name", "uniform"}, {"name", "choice"}) or not isinstance(parameter["name"], str):
+        raise ValueError(
+            "each of parameters must be {name: NAME, uniform: [low, high]} or {name: NAME, choice: [values]}, "
+            f"got {dict(parameter)!r}"
+        )
+    name = parameter["name"]
     if name in (SUPPORT, QUERY):
         raise ValueError(f"no parameter may be called {name}, which names the episodes of a task")
-    if not isinstance(drawn, Mapping) or tuple(drawn) not in (("uniform",), ("choice",)):
-        raise ValueError(f"parameters.{name} must be {{uniform: [low, high]}} or {{choice: [values]}}, got {drawn!r}")
-    if "uniform" in drawn:
-        check_interval(f"parameters.{name}.uniform", drawn["uniform"])
-    elif isinstance(drawn["choice"], str) or not isinstance(drawn["choice"], Sequence) or not drawn["choice"]:
-        raise ValueError(f"parameters.{name}.choice must be a list of values, got {drawn['choice']!r}")
+    if "uniform" in parameter:
+        check_interval("parameters", parameter["uniform"])
+    elif (
+        isinstance(parameter["choice"], str) or not isinstance(parameter["choice"], Sequence) or not parameter["choice"]
+    ):
+        raise ValueError(f"the choice of parameter {name} must be a list of values, got {parameter['choice']!r}")

@@ -35,7 +35,7 @@ def no_workers_are_left():
 
 def tasks(environment, shape=(3,), outputs=4, **settings):
     given = {
-        "environment": environment, "keywords": {}, "parameters": {}, "set": "attribute", "reward": None, "horizon": 50,
+        "environment": environment, "keywords": {}, "parameters": [], "set": "attribute", "reward": None, "horizon": 50,
         "action_scale": 1.0, "workers": 1, "observation_shape": shape, "policy_outputs": outputs,
     }  # fmt: skip
     return GymnasiumTasks(**(given | settings))
@@ -76,7 +76,11 @@ def plain(name, parameters, seed, actions):
     return np.array(seen, dtype=np.float64), np.array(rewards), is_over
 
 
-PENDULUM = {"shape": (3,), "outputs": 2, "parameters": {"g": {"uniform": [5.0, 15.0]}, "m": {"choice": [1.0, 2.0]}}}
+PENDULUM = {
+    "shape": (3,),
+    "outputs": 2,
+    "parameters": [{"name": "g", "uniform": [5.0, 15.0]}, {"name": "m", "choice": [1.0, 2.0]}],
+}
 
 
 def test_pendulums_are_a_plain_loops_to_the_bit():
@@ -97,7 +101,7 @@ def test_pendulums_are_a_plain_loops_to_the_bit():
 
 
 def test_carts_are_a_plain_loops_to_the_bit_and_stay_where_they_ended():
-    env = tasks("CartPole-v1", (4,), 2, parameters={"length": {"uniform": [0.3, 0.8]}})
+    env = tasks("CartPole-v1", (4,), 2, parameters=[{"name": "length", "uniform": [0.3, 0.8]}])
     assert env.actions == Discrete(2)
     latent = env.sample(0, "test", torch.arange(2), 2, 2).latent
     start = noise(2, 5, 1)
@@ -149,23 +153,25 @@ def test_how_parameters_reach_an_environment():
     """By keyword and attribute: the stride. As an option of the reset: the bonus, which is seen. For the reward alone: the goal."""
     start, actions = noise(2, 2, 1), torch.zeros(1, 2, 2, 2, dtype=torch.float64)
     for how in ("keyword", "attribute"):
-        env = counter(parameters={"stride": {"uniform": [2.0, 3.0]}}, set=how)
+        env = counter(parameters=[{"name": "stride", "uniform": [2.0, 3.0]}], set=how)
         for strides in ([2.0, 2.5], [2.5, 2.25]):  # the second makes environments anew
             seen, *_ = play(env, {"stride": torch.tensor(strides, dtype=torch.float64)}, actions, start)
             assert (seen[1] - seen[0])[..., 0].tolist() == [
                 [pytest.approx(stride, abs=1e-12)] * 2 for stride in strides
             ]
-    env = counter(parameters={"bonus": {"choice": [5.0, 7.0]}, "g": None}, set="reset_option")
+    env = counter(parameters=[{"name": "bonus", "choice": [5.0, 7.0]}], set="reset_option")
     seen, *_ = play(env, {"bonus": torch.tensor([1, 0])}, actions, start)
     assert seen[0, ..., 1].tolist() == [[7.0, 7.0], [5.0, 5.0]]
     goal = functools.partial(classes.reward_of_goal)
-    env = counter(parameters={"goal": {"choice": [1.0, -1.0]}}, set="reward", reward=goal, keywords={"stride": 4.0})
+    env = counter(
+        parameters=[{"name": "goal", "choice": [1.0, -1.0]}], set="reward", reward=goal, keywords={"stride": 4.0}
+    )
     _, rewards, _ = play(env, {"goal": torch.tensor([0, 1])}, torch.full_like(actions, 0.25), start)
     np.testing.assert_allclose(rewards[0], [[4.5, 4.5], [-3.5, -3.5]], atol=1e-12)
 
 
 def test_a_choice_need_not_be_a_number():
-    env = counter(parameters={"color": {"choice": ["red", "green"]}}, set="keyword")
+    env = counter(parameters=[{"name": "color", "choice": ["red", "green"]}], set="keyword")
     latent = env.sample(0, "train", torch.arange(1000), 2, 2).latent
     assert set(latent["color"].tolist()) == {0, 1} and abs(int(latent["color"].sum()) - 500) < 4 * 250**0.5
     _, first = env.start({"color": torch.tensor([1, 0])}, noise(2, 2, 1))
@@ -234,6 +240,10 @@ def test_episodes_cannot_go_on_after_others_have_begun_in_their_place():
         env.step({}, state, torch.zeros(1, 2, 2, dtype=torch.float64), nothing(1, 2))
 
 
+def varying(name, **drawn):
+    return {"parameters": [{"name": name} | drawn]}
+
+
 @pytest.mark.parametrize(
     ("environment", "settings", "words"),
     [
@@ -252,10 +262,11 @@ def test_episodes_cannot_go_on_after_others_have_begun_in_their_place():
         (classes.Counter, {"reward": 3}, "reward must be null or a _target_ with _partial_: true, got 3"),
         (classes.Counter, {"workers": 0}, "workers must be an integer >= 1, got 0"),
         (classes.Counter, {"horizon": 0}, "horizon must be an integer >= 1, got 0"),
-        (classes.Counter, {"parameters": {"stride": {"normal": [0, 1]}}}, "parameters.stride must be {uniform: [low, high]} or "),
-        (classes.Counter, {"parameters": {"stride": {"uniform": [2, 1]}}}, "must be [low, high] with low <= high, got [2, 1]"),
-        (classes.Counter, {"parameters": {"stride": {"choice": []}}}, "parameters.stride.choice must be a list of values, got []"),
-        (classes.Counter, {"parameters": {"query": {"choice": [1]}}}, "no parameter may be called query"),
+        (classes.Counter, varying("stride", normal=[0, 1]), "each of parameters must be {name: NAME, uniform: [low, high]} or "),
+        (classes.Counter, varying("stride", uniform=[2, 1]), "must be [low, high] with low <= high, got [2, 1]"),
+        (classes.Counter, varying("stride", choice=[]), "the choice of parameter stride must be a list of values, got []"),
+        (classes.Counter, varying("query", choice=[1]), "no parameter may be called query"),
+        (classes.Counter, {"parameters": [{"name": "limit", "choice": [1]}] * 2}, "must have different names, got limit, limit"),
         (lambda: None, {}, "must be a class or function that another process can import"),
     ],
 )  # fmt: skip
@@ -266,7 +277,7 @@ def test_settings_that_cannot_be(environment, settings, words):
 
 
 def test_an_attribute_that_is_not_there_is_one_line():
-    env = counter(parameters={"weight": {"uniform": [0.0, 1.0]}})
+    env = counter(parameters=[{"name": "weight", "uniform": [0.0, 1.0]}])
     with pytest.raises(SimulationError, match=r"\.Counter\.weight cannot be set: AttributeError: "):
         env.start(env.sample(0, "train", torch.arange(2), 2, 2).latent, noise(2, 2, 1))
 

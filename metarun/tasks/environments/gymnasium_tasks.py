@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -206,7 +207,7 @@ class GymnasiumTasks:
 
     @property
     def _workers(self) -> Workers:
-        number = self.workers or len(os.sched_getaffinity(0))
+        number = self.workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
         first = {name: _values(drawn)[0] for name, drawn in self._drawn.items()}
         return workers(self._recipe, number, first)
 

@@ -1,6 +1,6 @@
 """metarun.problems.policy_gradient against expectations without samples: every trajectory of a tabular MDP, by its probability.
 
-Episodes are all trajectories, their steps weighed by the mask with P(tau), so that a mean over steps is an expectation over the T
+Trajectories are all trajectories, their steps weighed by the mask with P(tau), so that a mean over steps is an expectation over the T
 steps of an episode: the loss is -J / T.
 """
 
@@ -16,7 +16,7 @@ from metarun.algorithm import FirstOrder, Unrolled
 from metarun.models.learner import Learner
 from metarun.problems.base import losses_of
 from metarun.problems.policy_gradient.problem import PolicyGradient, Rollouts
-from metarun.problems.policy_gradient.rollouts import Episodes
+from metarun.problems.policy_gradient.rollouts import Trajectories
 from metarun.tasks.environments.base import Continuous, episode_keys
 from metarun.tasks.environments.tabular_mdp import TabularMDP
 from metarun.tasks.types import TaskBatch
@@ -77,7 +77,7 @@ class Enumerated(PolicyGradient):
             self._of_one(paths[task], theta)
             for task, theta in zip(tasks.latent["number"].tolist(), params["logits"], strict=True)
         ]
-        return Episodes(*(torch.stack(column) for column in zip(*found, strict=True)))
+        return Trajectories(*(torch.stack(column) for column in zip(*found, strict=True)))
 
     def _of_one(self, paths, theta):
         mask = probabilities(theta, paths)[:, None].expand_as(paths.rewards)
@@ -242,7 +242,7 @@ class Mean(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianBandit(PolicyGradient):
-    """Episodes of one action a ~ N(mu, deviation^2) with reward -(a - goal)^2, at the nodes of a quadrature.
+    """Trajectories of one action a ~ N(mu, deviation^2) with reward -(a - goal)^2, at the nodes of a quadrature.
 
     The mask holds its weights. Gauss and Hermite's rule of 8 nodes is exact up to degree 15; those here are of degree 4.
     """
@@ -259,7 +259,7 @@ class GaussianBandit(PolicyGradient):
             each.expand_as(actions)[..., None] for each in (weights, log_probs, -((actions - self.goal) ** 2))
         )
         data = self.rollouts(
-            Episodes(torch.ones_like(mask)[..., None], actions[..., None, None], rewards, mask, log_probs)
+            Trajectories(torch.ones_like(mask)[..., None], actions[..., None, None], rewards, mask, log_probs)
         )
         if self.is_centred:
             share = mask / mask.sum((1, 2), keepdim=True)

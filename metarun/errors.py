@@ -30,5 +30,9 @@ class TrainingError(RuntimeError):
     """Training cannot go on (a loss that is not finite); `str()` says where, and the likely causes with their keys."""
 
 
+class SimulationError(TrainingError):
+    """What data are collected from does what it may not; `str()` says what it is, and what it did."""
+
+
 class SweepError(RuntimeError):
     """Some jobs of a sweep gave no result; `str()` says how many, and what to do."""

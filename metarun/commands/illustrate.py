@@ -1,28 +1,50 @@
 """The figures of a finished run."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.build import Parts
+from metarun.errors import ConfigurationError
 from metarun.problems.policy_gradient.problem import PolicyGradient
 from metarun.report.figures import adaptation_curves, learning_curve
 from metarun.report.trajectories import trajectories
+from metarun.report.video import film
 from metarun.run_folder.folder import RunFolder
 from metarun.tasks.environments.base import QUERY
+from metarun.tasks.environments.locomotion import Bodies, Locomotion
+from metarun.tasks.environments.mujoco_frames import frames
 from metarun.tasks.environments.navigation2d import Navigation2D
 from metarun.tasks.sinusoid import Sinusoid, true_function
 from metarun.tasks.types import Examples, TaskBatch
 from metarun.tracking.jsonl import read_metrics
 
 _SHOWN = 3  # test tasks
+_WIDTH, _HEIGHT = 320, 240  # of each picture of a video
+_logger = logging.getLogger("metarun")
 
 
-def draw(folder: RunFolder, choices: Mapping[str, str], parts: Parts, theta: MetaParameters) -> None:
+def check_video(config: Mapping[str, Any], parts: Parts) -> None:
+    """Refuse a video of what cannot be seen.
+
+    Raises:
+        ConfigurationError: `figures.video` is asked for, and there is no robot.
+    """
+    if config["figures"]["video"] and not isinstance(parts.source, Locomotion):
+        raise ConfigurationError(
+            f"figures.video=true shows a robot, and dataset={config['choices']['dataset']} has none. Set figures.video=false, or "
+            "choose dataset=halfcheetah_direction or another of MuJoCo's."
+        )
+
+
+def draw(folder: RunFolder, config: Mapping[str, Any], parts: Parts, theta: MetaParameters) -> None:
     """The learning curve, and what adaptation does to a few test tasks where that can be seen."""
+    choices = config["choices"]
     title = f"{choices['algorithm']} on {choices['dataset']}"
     problem = parts.problem
     learning_curve(
@@ -37,6 +59,9 @@ def draw(folder: RunFolder, choices: Mapping[str, str], parts: Parts, theta: Met
         _draw_curves(folder.figures / "adaptation.png", parts, parts.source, theta)
     if isinstance(parts.source, Navigation2D) and isinstance(problem, PolicyGradient):
         _draw_paths(folder.figures / "adaptation.png", parts, problem, theta, title)
+
+    if config["figures"]["video"] and isinstance(parts.source, Locomotion) and isinstance(problem, PolicyGradient):
+        _film(folder.figures / "adaptation.gif", parts, problem, parts.source, theta)
 
 
 def _tasks(parts: Parts) -> TaskBatch:
@@ -67,3 +92,24 @@ def _draw_paths(path: Path, parts: Parts, problem: PolicyGradient, theta: MetaPa
         episodes = problem.collect(tasks, phi, QUERY, steps)
         paths[steps] = episodes.observations, episodes.mask
     trajectories(path, tasks.latent["goal"], paths, title)
+
+
+def _film(path: Path, parts: Parts, problem: PolicyGradient, source: Locomotion, theta: MetaParameters) -> None:
+    """The first two test tasks, one beside the other, before adaptation and below it after all inner steps, one episode of each."""
+    tasks = _tasks(parts)[:2].to(parts.device, parts.dtype)
+    latent = tasks.latent | {QUERY: tasks.latent[QUERY][:, :1]}
+    last = parts.evaluator.evaluation.measured_steps(parts.algorithm.inner.steps)[-1]
+    rows = []
+    for steps, phi in zip([0, last], parts.algorithm.adaptations(theta, parts.problem, tasks, [0, last]), strict=True):
+        seen: list[Bodies] = []
+        problem.collect(TaskBatch(None, None, latent), phi, QUERY, steps, seen.append)
+        panels = []
+        for task in range(len(tasks)):
+            states = torch.stack([torch.from_numpy(state.physics[task, 0]) for state in seen])
+            drawn = frames(source.robot.model, states.numpy(), _WIDTH, _HEIGHT)
+            if isinstance(drawn, str):
+                _logger.warning("figures.video=true: %s", drawn)
+                return
+            panels.append(torch.from_numpy(drawn.copy()))
+        rows.append(torch.cat(panels, 2))
+    film(path, torch.cat(rows, 1), 0.01 * source.frame_skip)

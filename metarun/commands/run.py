@@ -20,7 +20,7 @@ from rich.console import Console
 from metarun import __version__
 from metarun.build import Parts, fitted, make_parts, make_trainer, require_program, require_tasks
 from metarun.commands.header import header_of
-from metarun.commands.illustrate import draw
+from metarun.commands.illustrate import check_video, draw
 from metarun.commands.result import environment_of, flat_results, measure_test, require_score, tasks_csv
 from metarun.configuration.command_text import command_line, config_dirs, other_algorithm
 from metarun.configuration.instantiate import make
@@ -101,6 +101,7 @@ def run_resolved(
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
     require_program(config, parts, ranks)
+    check_video(config, parts)
     if config["profile"] and ranks.size > 1:
         raise ConfigurationError(
             f"profile=true measures one process, and there are {ranks.size} ranks. Start one alone."
@@ -320,7 +321,7 @@ def _finish(
         "record": state.record,
         "lost": state.lost,
     }
-    draw(folder, config["choices"], parts, theta)
+    draw(folder, config, parts, theta)
     write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
     try:
         require_score(result)

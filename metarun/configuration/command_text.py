@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _OF_THE_ALGORITHM = ("algorithm", "optimizer", "lr_schedule", "gradients", "reference", "experiment")
-_OF_THE_RUN = ("run.folder", "run.overwrite", "profile")
+_OF_THE_RUN = ("run.folder", "run.overwrite", "profile", "figures.video")
 
 
 def config_dirs(hydra: Any) -> list[str]:

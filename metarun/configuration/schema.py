@@ -85,7 +85,7 @@ def check_value(key: str, value: Any, before: Any) -> None:
 
 
 def check_places(config: Mapping[str, Any]) -> None:
-    """Refuse values of `data`, `run` and `profile` that cannot be, whether the data set reads them or not.
+    """Refuse values of `data`, `run`, `figures` and `profile` that cannot be, whether the data set reads them or not.
 
     Raises:
         ConfigurationError: one that is no path, no truth value, or of another kind.
@@ -94,7 +94,7 @@ def check_places(config: Mapping[str, Any]) -> None:
         value = _at(config, key)
         if not (isinstance(value, str) or (value is None and key == "run.folder")):
             raise ConfigurationError(f"{key} must be a path, got {value!r}")
-    for key in ("run.overwrite", "profile"):
+    for key in ("run.overwrite", "profile", "figures.video"):
         if not isinstance(_at(config, key), bool):
             raise ConfigurationError(f"{key} must be true or false, got {_at(config, key)!r}")
     try:

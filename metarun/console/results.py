@@ -118,7 +118,7 @@ def report(
         say(console, ("lost:", "yellow"), f" {words}")
     for program in result["environment"].get("sources", [])[1:]:
         say(console, ("note", "bold"), f": the classes of your own changed after step {program['step']}")
-    figures = sorted(path.name for path in folder.figures.glob("*.png"))
+    figures = sorted(path.name for path in folder.figures.iterdir() if path.suffix in (".png", ".gif"))
     say(console, ("run folder", "bold"), f"  {folder.path}")
     say(console, ("figures", "bold"), f"     {', '.join(f'figures/{figure}' for figure in figures)}")
     words = shlex.join([str(folder.path), *(word for name in classes for word in ("--allow", name))])

@@ -21,7 +21,14 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
         device = {"tf32": False, "program": "auto", **device}
         if device.pop("compile", False) is True:
             device["program"] = "compiled"
-    return {"head": None, "profile": False, **stored, "algorithm": algorithm, "device": device}
+    return {
+        "head": None,
+        "profile": False,
+        "figures": {"video": False},
+        **stored,
+        "algorithm": algorithm,
+        "device": device,
+    }
 
 
 def as_first_written(settings: Mapping[str, Any], evaluation: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from metarun.json_text import json_text
 from metarun.run_folder.earlier_versions import as_first_written
 from metarun.run_folder.shapes import CHECKSUM, CONFIG, checksum, result_mismatch
 
-_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients", "profile")
+_WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradients", "profile", "figures")
 """Top-level keys of the configuration that change no number of a run."""
 
 

@@ -9,12 +9,11 @@ import torch
 from metarun.algorithm import Algorithm
 from metarun.algorithm.bilevel import TaskGradients
 from metarun.algorithm.meta_parameters import MetaParameters
-from metarun.errors import ConfigurationError
+from metarun.errors import ConfigurationError, SimulationError
 from metarun.maths.trees import Params, norm_per_task
 from metarun.models.failures import describe, lacks_batching_rule
 from metarun.problems.base import Problem
 from metarun.problems.collected import keeping
-from metarun.tasks.environments.base import SimulationError
 from metarun.tasks.types import TaskBatch
 
 TASKS, SHOTS, QUERIES = 2, 2, 1
@@ -38,7 +37,7 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
     Raises:
         ValueError: the model cannot be lifted over tasks or not be differentiated as often as the algorithm does, or the
             results differ; in one line.
-        ConfigurationError: an environment does what none may.
+        ConfigurationError: what the data are collected from does what it may not.
     """
     learner = problem.learner
     steps = min(algorithm.inner.steps, _INNER_STEPS)  # more of the same would only take longer

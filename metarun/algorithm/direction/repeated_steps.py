@@ -19,13 +19,13 @@ from metarun.problems.base import Problem
 class RepeatedSteps:
     """`steps` steps of Adam along the meta-gradient, estimated anew after each on the same tasks; the direction is where they lead.
 
-    Where data are collected, all steps are on those of this outer step, whose query loss compares what the policy does with what it
-    did when they were collected; `clip` ends what such a comparison is worth. The optimizer must be plain SGD of rate 1.
+    All steps are on the data that were collected in this outer step, whose query loss weighs them by how much likelier they have
+    become since; `clip` ends what such a weight is worth. The optimizer must be plain SGD of rate 1.
 
     Attributes:
         steps: >= 1.
         lr: Adam's, > 0; its averages go on from one outer step to the next.
-        clip: how far ratios of densities may be from 1 in the query loss, > 0 (read by the problem).
+        clip: how far these ratios may be from 1, > 0 (read by the problem).
     Source: Schulman et al. 2017 (PPO); Rothfuss et al. 2019 (ProMP, whose code takes 5 steps of 1e-3 and a clip of 0.3, and holds
         the inner step back by a small KL penalty besides, which is not here).
     """

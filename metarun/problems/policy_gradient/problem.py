@@ -105,8 +105,15 @@ class PolicyGradient:
         data.targets["clip"] = data.inputs.new_full((len(tasks),), clip)
         return data
 
-    def collect(self, tasks: TaskBatch, params: Params, role: str, step: int | Tensor) -> Trajectories:
-        """The episodes themselves."""
+    def collect(
+        self,
+        tasks: TaskBatch,
+        params: Params,
+        role: str,
+        step: int | Tensor,
+        watch: Callable[[Any], None] | None = None,
+    ) -> Trajectories:
+        """The episodes themselves; `watch` as of `rollouts.collect`."""
         outputs = self.lift(self.outputs)
 
         def policy(observations: Tensor) -> Tensor:
@@ -114,7 +121,9 @@ class PolicyGradient:
 
         like = next(iter(params.values()))
         stream = rng.key(0, role, int(step))
-        return collect(self.environment, self.distribution, policy, tasks.latent, tasks.latent[role], stream, like)
+        return collect(
+            self.environment, self.distribution, policy, tasks.latent, tasks.latent[role], stream, like, watch
+        )
 
     def rollouts(self, episodes: Trajectories) -> Rollouts:
         """With the advantages of their actions."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarun import rng
+from metarun.errors import SimulationError
 from metarun.problems.policy_gradient.distributions import Distribution
-from metarun.tasks.environments.base import Environment, SimulationError
+from metarun.tasks.environments.base import Environment
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def collect(
     keys: Tensor,
     stream: int,
     like: Tensor,
+    watch: Callable[[Any], None] | None = None,
 ) -> Trajectories:
     """Let policies act.
 
@@ -50,6 +53,7 @@ def collect(
         keys: int64 [B, E], of the episodes.
         stream: names the sequence of numbers that is drawn from the keys.
         like: a tensor on the device and in the number format of the policy.
+        watch: called with the environment's state before each step.
     Raises:
         SimulationError: an observation or a reward is not finite, or an observation has another shape than the environment says.
     """
@@ -66,6 +70,8 @@ def collect(
     seen, actions, rewards, masks, outputs = [], [], [], [], []
     for step in range(environment.horizon):
         observed = _of_its_shape(environment, observed).to(like)
+        if watch is not None:
+            watch(state)
         said = policy(observed)
         action = distribution.draw(said, for_actions[:, :, step])
         after = environment.step(latent, state, action, for_steps[:, :, step])

@@ -7,15 +7,10 @@ import torch
 from torch import Tensor
 
 from metarun import rng
-from metarun.errors import TrainingError
 from metarun.tasks.types import Split
 
 SUPPORT, QUERY = "support", "query"
 """Names in `TaskBatch.latent` of the keys of a task's episodes, int64 [B, E]: shots of them in the one, queries in the other."""
-
-
-class SimulationError(TrainingError):
-    """An environment does what none may; `str()` says which, and what."""
 
 
 @dataclass(frozen=True)

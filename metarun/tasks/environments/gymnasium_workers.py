@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metarun.errors import ConfigurationError
-from metarun.tasks.environments.base import SimulationError
+from metarun.errors import ConfigurationError, SimulationError
 from metarun.tasks.environments.gymnasium_worker import Recipe, Spaces
 
 _PROGRAM = (

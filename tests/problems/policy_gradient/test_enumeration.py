@@ -1,7 +1,7 @@
 """metarun.problems.policy_gradient against expectations without samples: every trajectory of a tabular MDP, by its probability.
 
-Trajectories are all trajectories, their steps weighed by the mask with P(tau), so that a mean over steps is an expectation over the T
-steps of an episode: the loss is -J / T.
+The episodes are all trajectories, their steps weighed by the mask with P(tau), so that a mean over steps is an expectation over the
+T steps of an episode: the loss is -J / T.
 """
 
 from dataclasses import dataclass, field, replace

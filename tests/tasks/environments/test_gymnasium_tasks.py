@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.errors import ConfigurationError
+from metarun.errors import ConfigurationError, SimulationError
 from metarun.tasks.environments import gymnasium_workers
-from metarun.tasks.environments.base import Continuous, Discrete, SimulationError
+from metarun.tasks.environments.base import Continuous, Discrete
 from metarun.tasks.environments.gymnasium_tasks import GymnasiumTasks
 
 from .robots import noise, normal, nothing

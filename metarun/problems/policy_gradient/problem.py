@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarun import checks, rng
+from metarun.device.stages import staged
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
 from metarun.problems.policy_gradient.advantages import (
@@ -105,6 +106,7 @@ class PolicyGradient:
         data.targets["clip"] = data.inputs.new_full((len(tasks),), clip)
         return data
 
+    @staged("episodes")
     def collect(
         self,
         tasks: TaskBatch,

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from metarun import checks, rng
-from metarun.tasks.environments.base import Discrete, Transition, check_episodes, episode_keys, no_state, output_size
+from metarun.tasks.environments.base import Discrete, EpisodeTasks, Transition, episode_keys, no_state
 from metarun.tasks.types import Split, TaskBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bandit:
+class Bandit(EpisodeTasks):
     """Tasks are the arms' probabilities, uniform in [0, 1). An action pulls an arm; the reward is 1 with its probability, else 0.
 
     All that a policy sees is a constant 1. It has no memory, so that only adaptation can find out which arm pays.
@@ -40,11 +40,6 @@ class Bandit:
         return Discrete(self.num_arms)
 
     @property
-    def output_size(self) -> int:
-        """Of a policy."""
-        return output_size(self.actions)
-
-    @property
     def start_noise(self) -> int:
         """All episodes start alike."""
         return 0
@@ -53,14 +48,6 @@ class Bandit:
     def step_noise(self) -> int:
         """Whether the arm pays."""
         return 1
-
-    def to(self, device: torch.device | str) -> "Bandit":
-        """Itself: tasks are drawn on the device of their indices."""
-        return self
-
-    def check(self, split: Split, shots: int, queries: int) -> None:
-        """Raise `ValueError` unless both sets have episodes enough; any number can be drawn."""
-        check_episodes(shots, queries)
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """Tasks `indices` of `split`: `arms` [B, num_arms], their probabilities, float64, and the keys of their episodes."""

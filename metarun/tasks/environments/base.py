@@ -1,7 +1,7 @@
 """Environments: what answers a policy's actions, for all episodes of all tasks at once."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -109,12 +109,34 @@ def episode_keys(seed: int, name: str, split: Split, indices: Tensor, shots: int
     }
 
 
-def check_episodes(shots: int, queries: int) -> None:
-    """Raise `ValueError` unless both sets have two episodes: with one alone there is nothing to compare it with."""
-    if shots < 2:
-        raise ValueError(f"shots must be >= 2 episodes, got {shots}. Set dataset.shots.")
-    if queries < 2:
-        raise ValueError(f"queries must be >= 2 episodes, got {queries}. Set dataset.queries or evaluation.queries.")
+Tasks = TypeVar("Tasks", bound="EpisodeTasks")
+
+
+class EpisodeTasks:
+    """What environments have in common that are the source of their own tasks."""
+
+    @property
+    def actions(self) -> Continuous | Discrete:
+        """What a policy chooses among."""
+        raise NotImplementedError
+
+    @property
+    def output_size(self) -> int:
+        """Outputs of a policy."""
+        return output_size(self.actions)
+
+    def to(self: Tasks, device: torch.device | str) -> Tasks:
+        """Itself: tasks are drawn on the device of their indices."""
+        return self
+
+    def check(self, split: Split, shots: int, queries: int) -> None:
+        """Raise `ValueError` unless both sets have two episodes: with one alone there is nothing to compare it with."""
+        if shots < 2:
+            raise ValueError(f"shots must be >= 2 episodes, got {shots}. Set dataset.shots.")
+        if queries < 2:
+            raise ValueError(
+                f"queries must be >= 2 episodes, got {queries}. Set dataset.queries or evaluation.queries."
+            )
 
 
 def no_state(noise: Tensor) -> Tensor:

@@ -19,10 +19,9 @@ from metarun.tasks.environments.base import (
     SUPPORT,
     Continuous,
     Discrete,
+    EpisodeTasks,
     Transition,
-    check_episodes,
     episode_keys,
-    output_size,
 )
 from metarun.tasks.environments.gymnasium_worker import SETS, Recipe, Spaces
 from metarun.tasks.environments.gymnasium_workers import Workers, workers
@@ -45,7 +44,7 @@ class Handle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymnasiumTasks:
+class GymnasiumTasks(EpisodeTasks):
     """Tasks are draws of the parameters of one environment, which runs in worker processes.
 
     The state of an episode stays in its worker, and what `start` and `step` hand on is a handle: episodes are stepped in turn from
@@ -121,11 +120,6 @@ class GymnasiumTasks:
         return Discrete(spaces.actions) if spaces.is_discrete else Continuous(spaces.actions)
 
     @property
-    def output_size(self) -> int:
-        """Of a policy."""
-        return output_size(self.actions)
-
-    @property
     def start_noise(self) -> int:
         """The seed of the environment."""
         return 1
@@ -134,14 +128,6 @@ class GymnasiumTasks:
     def step_noise(self) -> int:
         """The environment draws for itself."""
         return 0
-
-    def to(self, device: torch.device | str) -> "GymnasiumTasks":
-        """Itself: tasks are drawn on the device of their indices."""
-        return self
-
-    def check(self, split: Split, shots: int, queries: int) -> None:
-        """Raise `ValueError` unless both sets have episodes enough; any number can be drawn."""
-        check_episodes(shots, queries)
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """Tasks `indices` of `split`: each parameter by its name, [B] (of a choice, which), and the keys of their episodes."""

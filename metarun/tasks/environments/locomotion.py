@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarun import checks, rng
 from metarun.tasks.curves import check_interval, normal, scaled
-from metarun.tasks.environments.base import Continuous, Transition, check_episodes, episode_keys, output_size
+from metarun.tasks.environments.base import Continuous, EpisodeTasks, Transition, episode_keys
 from metarun.tasks.environments.mujoco_rollout import Simulator, check_installed, simulator
 from metarun.tasks.types import Split, TaskBatch
 
@@ -64,7 +64,7 @@ class Bodies:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Locomotion:
+class Locomotion(EpisodeTasks):
     """Tasks are directions or velocities of a robot. Reward: how fast it runs that way, or how near to that velocity, less a cost.
 
     Direction d: `d v + alive_reward - control_cost |a|^2`; velocity g: `-|v - g| + alive_reward - control_cost |a|^2`. a is what
@@ -120,11 +120,6 @@ class Locomotion:
         return Continuous(self.robot.num_actions)
 
     @property
-    def output_size(self) -> int:
-        """Of a policy."""
-        return output_size(self.actions)
-
-    @property
     def start_noise(self) -> int:
         """One number for each position and velocity."""
         return self.robot.num_positions + self.robot.num_velocities
@@ -133,14 +128,6 @@ class Locomotion:
     def step_noise(self) -> int:
         """Physics draws nothing."""
         return 0
-
-    def to(self, device: torch.device | str) -> "Locomotion":
-        """Itself: tasks are drawn on the device of their indices."""
-        return self
-
-    def check(self, split: Split, shots: int, queries: int) -> None:
-        """Raise `ValueError` unless both sets have episodes enough; any number can be drawn."""
-        check_episodes(shots, queries)
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """Tasks `indices` of `split`: `direction` or `velocity` [B], float64, and the keys of their episodes."""

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from metarun import checks, rng
 from metarun.tasks.curves import check_interval, scaled
-from metarun.tasks.environments.base import Continuous, Transition, check_episodes, episode_keys, output_size
+from metarun.tasks.environments.base import Continuous, EpisodeTasks, Transition, episode_keys
 from metarun.tasks.types import Split, TaskBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Navigation2D:
+class Navigation2D(EpisodeTasks):
     """Tasks are goals in a square. A policy sees where the point is and says where to go; the reward is minus the distance.
 
     The point starts at 0. Actions are clipped to +-`max_step`. An episode is over when the point is within `reached` of the goal in
@@ -53,11 +53,6 @@ class Navigation2D:
         return Continuous(2)
 
     @property
-    def output_size(self) -> int:
-        """Of a policy."""
-        return output_size(self.actions)
-
-    @property
     def start_noise(self) -> int:
         """Every episode starts at 0."""
         return 0
@@ -66,14 +61,6 @@ class Navigation2D:
     def step_noise(self) -> int:
         """The plane is smooth."""
         return 0
-
-    def to(self, device: torch.device | str) -> "Navigation2D":
-        """Itself: tasks are drawn on the device of their indices."""
-        return self
-
-    def check(self, split: Split, shots: int, queries: int) -> None:
-        """Raise `ValueError` unless both sets have episodes enough; any number can be drawn."""
-        check_episodes(shots, queries)
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """Tasks `indices` of `split`: `goal` [B, 2], float64, and the keys of their episodes."""

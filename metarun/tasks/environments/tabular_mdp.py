@@ -9,12 +9,12 @@ from torch import Tensor
 
 from metarun import checks, rng
 from metarun.tasks.curves import normal
-from metarun.tasks.environments.base import Discrete, Transition, check_episodes, episode_keys, output_size
+from metarun.tasks.environments.base import Discrete, EpisodeTasks, Transition, episode_keys
 from metarun.tasks.types import Split, TaskBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class TabularMDP:
+class TabularMDP(EpisodeTasks):
     """Tasks are tables of transition probabilities, each row uniform on the simplex (Dirichlet(1)), and of mean rewards, normal.
 
     A policy sees the state, one-hot. Every episode starts in state 0 and lasts the horizon. A reward is normal about its mean.
@@ -52,11 +52,6 @@ class TabularMDP:
         return Discrete(self.num_actions)
 
     @property
-    def output_size(self) -> int:
-        """Of a policy."""
-        return output_size(self.actions)
-
-    @property
     def start_noise(self) -> int:
         """Every episode starts in state 0."""
         return 0
@@ -65,14 +60,6 @@ class TabularMDP:
     def step_noise(self) -> int:
         """One number for the next state, one for the reward."""
         return 2
-
-    def to(self, device: torch.device | str) -> "TabularMDP":
-        """Itself: tasks are drawn on the device of their indices."""
-        return self
-
-    def check(self, split: Split, shots: int, queries: int) -> None:
-        """Raise `ValueError` unless both sets have episodes enough; any number can be drawn."""
-        check_episodes(shots, queries)
 
     def sample(self, seed: int, split: Split, indices: Tensor, shots: int, queries: int) -> TaskBatch:
         """Tasks `indices` (int64 [B]) of `split`, on their device.

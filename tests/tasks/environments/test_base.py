@@ -10,7 +10,7 @@ from metarun.tasks.environments.base import (
     SUPPORT,
     Continuous,
     Discrete,
-    check_episodes,
+    EpisodeTasks,
     episode_keys,
     no_state,
     output_size,
@@ -72,11 +72,11 @@ def test_keys_do_not_depend_on_the_batch():
 
 
 def test_one_episode_is_too_few():
-    check_episodes(2, 2)
+    EpisodeTasks().check("train", 2, 2)
     with pytest.raises(ValueError, match=r"shots must be >= 2 episodes, got 1\. Set dataset\.shots\."):
-        check_episodes(1, 2)
+        EpisodeTasks().check("train", 1, 2)
     with pytest.raises(ValueError, match=r"queries must be >= 2 episodes, got 1\. .*evaluation\.queries\."):
-        check_episodes(2, 1)
+        EpisodeTasks().check("train", 2, 1)
 
 
 def test_no_state_is_of_no_size():

@@ -48,6 +48,7 @@ DOORS = {
     "yaml": {"configuration"},
     "rich": {"console", "report", "sweep", "commands", "command_line"},
     "matplotlib": {"report"},
+    "PIL": {"report", "tasks"},
     "optuna": {"sweep"},
     "numpy": {"rng", "tasks"},
     "wandb": {"tracking"},

@@ -2,13 +2,15 @@
 
 import io
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from metarun.files import write_atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def film(path: Path, frames: Tensor, seconds: float) -> None:
+
+def film(path: Path, frames: "Tensor", seconds: float) -> None:
     """Write frames [T, height, width, 3], uint8, each shown for so many seconds, again and again.
 
     Browsers show no frame for less than 0.02 s.

@@ -51,6 +51,30 @@ def test_a_validation_between_two_lines_of_the_record_gets_a_time_between_theirs
     assert drawn(tmp_path)["wall_time"].curves[0].x == pytest.approx((2.0, 4.0 + 2.0, 12.0 + 4.0))
 
 
+def test_scores_against_what_a_run_has_counted(tmp_path):
+    """100 and 300 after two lines of the record; a validation half way between them has seen 200."""
+    assert "counted" not in drawn_of(tmp_path / "none", counted=None)
+    figure = drawn_of(tmp_path / "counted", counted={"environment_steps": 300.0})["counted"]
+    assert (figure.x_label, figure.title) == ("environment steps", "Accuracy against environment steps")
+    (curve,) = figure.curves
+    assert (curve.x, curve.y) == ((100.0, 200.0, 300.0), (0.1, 0.2, 0.3))
+
+
+def drawn_of(root, counted):
+    folder = write_run(root, SCORES, **TWO)
+    rows = [
+        {"step": 2, "train/environment_steps_so_far": 100.0},
+        {"step": 2, "val/accuracy": 0.1},
+        {"step": 4, "val/accuracy": 0.2},
+        {"step": 6, "train/environment_steps_so_far": 300.0},
+        {"step": 6, "val/accuracy": 0.3},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"counted": counted}))
+    return drawn(root)
+
+
 def test_inner_steps(tmp_path):
     write_run(tmp_path, SCORES, seed=0, **TWO)
     write_run(tmp_path, {0: [0.2, 0.4], 5: [0.7, 0.9]}, seed=1, **TWO)

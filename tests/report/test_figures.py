@@ -31,7 +31,7 @@ def lines(figure):
 def test_a_learning_curve_is_of_the_loss_against_outer_steps(kept, tmp_path):
     figures.learning_curve(tmp_path / "a.png", ROWS, "return", "title")
     assert lines(kept[0]) == [([1, 2], [0.5, 0.4]), ([2], [-8.0])]
-    assert [axes.get_xlabel() for axes in kept[0].axes][0] == "outer step"
+    assert kept[0].axes[0].get_xlabel() == "outer step"
 
 
 def test_or_of_what_is_watched_against_what_is_counted(kept, tmp_path):

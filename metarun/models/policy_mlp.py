@@ -14,6 +14,8 @@ from metarun.models.mlp import MLP
 class PolicyMLP(nn.Module):
     """Means of the actions by an MLP, and a learned logarithm of the deviation for each number of an action.
 
+    Weights begin uniform as Glorot and Bengio have it, biases at zero: a policy at first hardly prefers any action.
+
     Args:
         input_shape: of one observation; flattened.
         num_outputs: means and logarithms of deviations together: twice the numbers of an action.
@@ -21,7 +23,8 @@ class PolicyMLP(nn.Module):
         activation: "relu" or "tanh".
         init_std: deviation at the start, > 0.
         min_std: below it a deviation does not fall, > 0.
-    Source: Finn et al. 2017, appendix A.2: 100-100 and ReLU; in its code the deviation begins at 1 and stays above 1e-6.
+    Source: Finn et al. 2017, appendix A.2: 100-100 and ReLU; in its code the deviation begins at 1 and stays above 1e-6;
+        weights begin so in rllab, pytorch-maml-rl and ProMP.
     """
 
     def __init__(
@@ -43,6 +46,10 @@ class PolicyMLP(nn.Module):
         for name, value in (("init_std", init_std), ("min_std", min_std)):
             checks.number(name, value, minimum=0, exclusive=True)
         self.mean = MLP(input_shape=input_shape, num_outputs=num_outputs // 2, hidden=hidden, activation=activation)
+        for layer in self.mean.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
         self.log_std = nn.Parameter(torch.full((num_outputs // 2,), math.log(init_std)))
         self.min_log_std = math.log(min_std)
         self.head_layer = f"mean.layers.{len(self.mean.layers) - 1}"  # the deviations act past it

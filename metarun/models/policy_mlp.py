@@ -23,8 +23,8 @@ class PolicyMLP(nn.Module):
         activation: "relu" or "tanh".
         init_std: deviation at the start, > 0.
         min_std: below it a deviation does not fall, > 0.
-    Source: Finn et al. 2017, appendix A.2 (100-100 and ReLU; 64-64 and tanh in pytorch-maml-rl, ProMP and garage); in its code the deviation begins at 1 and stays above 1e-6;
-        weights begin so in rllab, pytorch-maml-rl and ProMP.
+    Source: Finn et al. 2017, appendix A.2 (100-100 and ReLU; 64-64 and tanh in pytorch-maml-rl, ProMP and garage); in
+        its code the deviation begins at 1 and stays above 1e-6; weights begin so in rllab, pytorch-maml-rl and ProMP.
     """
 
     def __init__(

@@ -27,7 +27,9 @@ _OF_VALIDATION = {
 # Not of the protocol: the inner steps, which are a column of the table, and the step whose parameters the run selected.
 _OF_THE_RUN = {"inner_steps", "headline_inner_steps", "selected_step"}
 # Settings of a source of tasks that touch its training tasks alone, or no task at all.
-_OF_TRAINING = {"rotations", "flips", "crop_padding", "residence"}
+_OF_TRAINING = {"rotations", "flips", "crop_padding", "residence", "threads", "workers"}
+# Settings of a problem that say how a model learns, and not what is measured; and its environment, which is the source of tasks.
+_OF_LEARNING = {"surrogate", "clip", "discount", "advantage_decay", "baseline", "standardise", "environment"}
 # Differ in these, and the test tasks are still the same.
 _SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval", *_OF_VALIDATION}
 
@@ -46,7 +48,8 @@ def protocol(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: value
         for key, value in run.settings.items()
-        if key.startswith(("dataset.source.", "dataset.problem.")) and key.rpartition(".")[2] not in not_tested
+        if (key.startswith("dataset.source.") and key.rpartition(".")[2] not in not_tested)
+        or (key.startswith("dataset.problem.") and key.split(".")[2] not in _OF_LEARNING)
     }
     found |= {f"data.{key}": run.provenance[key] for key in ("sha256", "split_sha256") if key in run.provenance}
     if run.result is None or stated is None:
@@ -55,6 +58,7 @@ def protocol(run: Run) -> dict[str, Any]:
         evaluation = {f"evaluation.{key}" for key in ("shots", "queries", "tasks", "seed")}
         found |= {key: value for key, value in flat.items() if key in evaluation or key in _OF_VALIDATION}
     else:
+        stated = {"examples": "examples"} | stated  # results of earlier versions do not say it
         found |= {_KEYS.get(key, key): value for key, value in stated.items() if key not in _OF_THE_RUN}
         found["score"] = run.result["score"]
     return {key: found[like] for key, like in _OF_VALIDATION.items() if like in found} | found
@@ -147,13 +151,17 @@ def _frozen(value: Any) -> str:
 
 def words(protocol: Mapping[str, Any], without: Sequence[str] = ()) -> str:
     """One line: `omniglot test, 5-way, 1-shot, 600 tasks, 15 queries per class, batch norm transductive`."""
-    ways = protocol.get("dataset.ways")
+    ways, examples = protocol.get("dataset.ways"), protocol.get("examples", "examples")
+    shots, queries = protocol.get("evaluation.shots"), protocol.get("evaluation.queries")
+    are_collected = examples != "examples"
     parts = {
         "dataset": f"{protocol.get('dataset')} {protocol.get('split', 'test')}",
         "dataset.ways": f"{ways}-way" if ways else "",
-        "evaluation.shots": f"{protocol.get('evaluation.shots')}-shot",
+        "evaluation.shots": f"{shots} {examples} for each inner step" if are_collected else f"{shots}-shot",
         "evaluation.tasks": f"{protocol.get('evaluation.tasks')} tasks",
-        "evaluation.queries": f"{protocol.get('evaluation.queries')} queries{' per class' if ways else ''}",
+        "evaluation.queries": f"{queries} to measure"
+        if are_collected
+        else f"{queries} queries{' per class' if ways else ''}",
         "batch_norm": f"batch norm {protocol['batch_norm']}" if "batch_norm" in protocol else "",
     }
     return ", ".join(text for key, text in parts.items() if text and key not in without)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from metarun.report.protocol import words
+
 from .made import SCORES, TASKS, comparison, labels, only_grid, write_run
 
 
@@ -164,3 +166,42 @@ def test_environments_that_differ_are_told(tmp_path):
     result["environment"]["device"] = "H100"
     file.write_text(json.dumps(result))
     assert comparison(tmp_path).notes == ("the runs' device differs (H100, cpu): mind this where seconds are compared",)
+
+
+def test_results_from_before_there_were_episodes_stand_beside_others(tmp_path):
+    """What tasks are counted in is stated since there are episodes; before, it was examples."""
+    write_run(tmp_path, SCORES)
+    folder = write_run(tmp_path, SCORES, algorithm="fomaml")
+    result = json.loads((folder / "result.json").read_text())
+    result["protocol"]["examples"] = "examples"
+    (folder / "result.json").write_text(json.dumps(result))
+    (difference,) = only_grid(tmp_path).differences
+    assert difference.words == "4 tasks, seed 0"
+    result["protocol"]["examples"] = "episodes"
+    (folder / "result.json").write_text(json.dumps(result))
+    assert comparison(tmp_path).parted_by == ("examples: episodes in 1 run, examples in 1 run",)
+
+
+def test_episodes_are_no_shots():
+    """What is said of them names the inner step: each collects as many."""
+    stated = {"dataset": "navigation2d", "evaluation.shots": 20, "evaluation.queries": 40, "evaluation.tasks": 8}
+    assert words(stated) == "navigation2d test, 20-shot, 8 tasks, 40 queries"
+    episodes = stated | {"examples": "episodes"}
+    assert words(episodes) == "navigation2d test, 20 episodes for each inner step, 8 tasks, 40 to measure"
+    assert words(episodes, ["evaluation.shots"]) == "navigation2d test, 8 tasks, 40 to measure"
+
+
+@pytest.mark.parametrize("key", ["surrogate", "clip", "discount", "baseline", "standardise", "environment"])
+def test_how_a_policy_learns_parts_nothing(tmp_path, key):
+    """A clipped step changes a setting of the problem besides; the tasks and the return are the same."""
+    for algorithm, value in (("maml", "one"), ("fomaml", "another")):
+        problem = {"_target_": "PolicyGradient", key: {"horizon": value} if key == "environment" else value}
+        write_run(tmp_path, SCORES, algorithm=algorithm, name=algorithm, **{"dataset.problem": problem})
+    (difference,) = only_grid(tmp_path).differences
+    assert difference.words == "4 tasks, seed 0"
+
+
+def test_other_problems_are_never_mixed(tmp_path):
+    for algorithm, value in (("maml", "PolicyGradient"), ("fomaml", "Mine")):
+        write_run(tmp_path, SCORES, algorithm=algorithm, name=algorithm, **{"dataset.problem": {"_target_": value}})
+    assert comparison(tmp_path).parted_by == ("dataset.problem._target_: Mine in 1 run, PolicyGradient in 1 run",)

@@ -62,10 +62,11 @@ def _algorithm_of_then(algorithm: Any, evaluation: Any) -> Any:
     if not isinstance(algorithm, Mapping) or not isinstance(evaluation, Mapping):
         return algorithm
     then = {key: value for key, value in algorithm.items() if not (key == "not_meta_learned" and not value)}
-    if isinstance(inner := then.get("inner"), Mapping) and "eval_steps" not in inner:
-        then["inner"] = {**inner, "eval_steps": evaluation.get("inner_steps")}
-        if then["inner"].get("eval_step_sizes") is None:
-            then["inner"].pop("eval_step_sizes", None)
+    if isinstance(inner := then.get("inner"), Mapping):
+        inner = {"eval_steps": evaluation.get("inner_steps"), **inner}
+        if inner.get("eval_step_sizes") is None:  # a key that came later
+            inner.pop("eval_step_sizes", None)
+        then["inner"] = inner
     if isinstance(estimator := then.get("meta_gradient"), Mapping) and estimator.get("recompute") is False:
         then["meta_gradient"] = {key: value for key, value in estimator.items() if key != "recompute"}
     return then

@@ -84,6 +84,7 @@ def test_a_run_of_an_earlier_version_keeps_its_name_and_is_read(folder, tmp_path
     mark, algorithm = fingerprint(config), config["algorithm"]
     algorithm["inner"]["eval_steps"] = config["evaluation"]["inner_steps"]
     del algorithm["not_meta_learned"], algorithm["meta_gradient"]["recompute"], config["head"]
+    del algorithm["inner"]["eval_step_sizes"]
     config["device"]["_target_"] = "metarun.train.device.Device"
     assert fingerprint(config) == mark
     (old / "config.json").write_text(json.dumps(config))
@@ -123,7 +124,7 @@ def test_evaluate_changes_what_took_its_value_from_a_changed_key(folder):
         (["data=cuda"], "data must have keys of its own (root, cache, residence, max_pixels), got 'cuda'"),
         (
             ["algorithm.inner=0"],
-            "algorithm.inner must have keys of its own (steps, step_size, proximal), got 0",
+            "algorithm.inner must have keys of its own (steps, step_size, eval_step_sizes, proximal), got 0",
         ),
         (["seed={a: 1}"], "seed must be a single value, such as 0, got {'a': 1}"),
         (

@@ -74,6 +74,7 @@ def test_the_result_holds_the_whole_protocol(finished):
         "ways": None,
         "shots": 5,
         "queries": 100,
+        "examples": "examples",
         "tasks": 20,
         "task_seed": 0,
         "inner_steps": [0, 1, 5, 10],

@@ -18,7 +18,7 @@ class Trajectories:
     """E episodes of T steps of B tasks.
 
     Attributes:
-        observations: before each step, [B, E, T, *shape].
+        observations: before each step, [B, E, T, *shape], 0 after an episode's end.
         actions: [B, E, T, size], or int64 [B, E, T] of choices.
         rewards: [B, E, T], 0 after an episode's end.
         mask: [B, E, T], 1 up to and with the step that ends an episode, 0 after it.
@@ -72,6 +72,8 @@ def collect(
         observed = _of_its_shape(environment, observed).to(like)
         if watch is not None:
             watch(state)
+        # What an environment says of an episode that is over may be anything: not even 0 times NaN is 0.
+        observed = torch.where(running.view(*running.shape, *[1] * (observed.dim() - 2)), observed, 0)
         said = policy(observed)
         action = distribution.draw(said, for_actions[:, :, step])
         after = environment.step(latent, state, action, for_steps[:, :, step])

@@ -36,6 +36,19 @@ GLYPHS = (
     "dataset.source.store.drawings=18",
     "dataset.test_queries=5",
 )
+NAVIGATION = (
+    "dataset=navigation2d",
+    "dataset.source.horizon=6",
+    "dataset.source.reached=0.1",  # some episodes are over before the others
+    "dataset.shots=3",
+    "dataset.queries=3",
+    "dataset.test_shots=3",
+    "dataset.test_queries=3",
+    "evaluation.inner_steps=[0,1]",
+    "schedule.tasks_per_step=5",
+    "model.hidden=[6]",
+    "algorithm.inner.steps=2",
+)
 TIMES = ("train_s", "step_s", "test_s", "peak_memory_mib", "training_memory_mib", "record", "checksum")
 """Of a result, what the clock and the machine decide; the last two are of texts that hold such."""
 

@@ -15,7 +15,7 @@ import torch
 from metarun.device.ranks import Ranks
 from metarun.run_folder.state import load_state
 
-from .small import GLYPHS, QUICK, ROOT, only_folder, run_here
+from .small import GLYPHS, NAVIGATION, QUICK, ROOT, only_folder, run_here
 
 EIGHT = (
     *QUICK,
@@ -41,6 +41,10 @@ RUNS = {
         *IMAGES,
     ),
     "imaml_hf": ("algorithm=imaml_hf", "algorithm.inner.steps=2", *IMAGES),
+    # Four eigenvalues of this Fisher matrix are far above the others: from the seventh step on, CG multiplies rounding by hundreds
+    # (NumPy's in float64 and in long double differ by 2e-4 after ten).
+    "trust_region": (*NAVIGATION, "algorithm.direction.steps=4"),
+    "clipped_steps": (*NAVIGATION, "algorithm/direction=clipped_steps", "algorithm.direction.steps=3"),
 }
 
 # Runs several command lines, separated by "--", in the process of one rank.

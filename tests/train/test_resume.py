@@ -12,7 +12,7 @@ import torch
 
 from metarun.algorithm import Algorithm
 
-from .small import GLYPHS, QUICK, assert_same_runs, metrics_of, only_folder, python, run_here
+from .small import GLYPHS, NAVIGATION, QUICK, assert_same_runs, metrics_of, only_folder, python, run_here
 
 FORTY = (
     *QUICK,
@@ -42,6 +42,10 @@ NATURAL = (
     "optimizer=sgd_unit",
     "optimizer.lr=1.0",
 )
+
+# Episodes, of which a run counts the steps; one direction carries nothing from step to step, the other one Adam's averages.
+TRUST_REGION = (*FORTY, *NAVIGATION)
+CLIPPED = (*FORTY, *NAVIGATION, "algorithm/direction=clipped_steps", "algorithm.direction.steps=3")
 
 # A schedule that remembers scores: every validation but the first halves the rate.
 PLATEAU = (*FORTY, "lr_schedule=plateau", "lr_schedule.patience=0", "lr_schedule.threshold=0.9")
@@ -132,7 +136,11 @@ def test_kill_and_the_same_command_again_equals_an_undisturbed_run(settings, tmp
     assert_same_runs(undisturbed, killed)
 
 
-@pytest.mark.parametrize("settings", [IMAML, NATURAL, PLATEAU], ids=["imaml", "natural gradient", "plateau"])
+@pytest.mark.parametrize(
+    "settings",
+    [IMAML, NATURAL, PLATEAU, TRUST_REGION, CLIPPED],
+    ids=["imaml", "natural gradient", "plateau", "policies by a trust region", "policies by clipped steps"],
+)
 def test_what_is_carried_from_step_to_step_resumes_to_the_same_bits(settings, tmp_path, in_step):
     """In this process; the kill of another one is above."""
     settings = (*settings, *SIXTEEN)

@@ -1,7 +1,9 @@
 """`metarun data list | check NAME | prepare NAME`: which data sets there are, what is here of them, and getting the rest."""
 
 import contextlib
+import itertools
 import shlex
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +36,22 @@ from metarun.tasks.sources.catalogue import (
 
 _LINE_EVERY_S = 10.0
 _OWN = "folder"
+_MADE = ("sinusoid", "harmonic", "sinusoid_and_line", "glyphs")
+_ENVIRONMENTS = {
+    "nothing to install": ("navigation2d", "tabular_mdp", "bandit"),
+    "pip install 'metarun[mujoco]'": (
+        "halfcheetah_direction",
+        "halfcheetah_velocity",
+        "ant_direction",
+        "ant_velocity",
+        "halfcheetah_direction_finn",
+        "halfcheetah_velocity_finn",
+        "ant_direction_finn",
+        "ant_velocity_finn",
+    ),
+    "any environment; pip install 'metarun[gymnasium]'": ("gymnasium",),
+}
+"""What policies learn in: what it takes to have them -> their names."""
 
 
 def list_sets(overrides: Sequence[str]) -> None:
@@ -63,8 +81,12 @@ def list_sets(overrides: Sequence[str]) -> None:
             entry.licence,
         )
     console.print(table)
-    say(console, ("\nmade on the spot", "bold"), "  sinusoid, harmonic, sinusoid_and_line, glyphs")
-    say(console, ("your images", "bold"), "     dataset=folder dataset.path=FOLDER, one folder for each class")
+    say(console, ("\nmade on the spot", "bold"), f"  {', '.join(_MADE)}")
+    for number, (needs, names) in enumerate(_ENVIRONMENTS.items()):
+        lines = textwrap.wrap(", ".join(names), max(console.width - 18, 40))
+        for line, text in enumerate([*lines[:-1], f"{lines[-1]} ({needs})"]):
+            say(console, (f"{'environments' if not number and not line else '':18}", "bold"), text)
+    say(console, ("your images", "bold"), "       dataset=folder dataset.path=FOLDER, one folder for each class")
     say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
     say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
     console.print(
@@ -153,6 +175,10 @@ def _entry(name: str) -> DataSet:
         raise ConfigurationError(
             f"no data set with files is called {name!r}: your own images are checked when they are packed. "
             "Run: metarun data prepare folder dataset.path=FOLDER"
+        )
+    if name in (*_MADE, *itertools.chain(*_ENVIRONMENTS.values())):
+        raise ConfigurationError(
+            f"{name} has no files: there is nothing to get or to check. Run: metarun dataset={name}"
         )
     if name not in CATALOGUE:
         near = closest(name, list(CATALOGUE))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metarun.configuration.config_folder import config_folder, groups
 from metarun.tasks.packed_file import open_store
 from metarun.tasks.sources.catalogue import CATALOGUE
 
@@ -63,6 +64,14 @@ def test_list_shows_every_set_and_whether_it_is_here(data, tmp_path):
     assert here["cub"] == "archive" and here["omniglot"] == "-" and "packed" in rows["letter"]
     assert "Google Drive" in rows["miniimagenet"] and "OpenML" in rows["plants_shape"]
     assert "dataset.path=FOLDER" in out and str(tmp_path / "data") in out and str(tmp_path / "cache") in out
+
+
+def test_list_names_every_data_set_there_is(data):
+    """Those without files by name alone, with what they take."""
+    _, out, _ = data("list")
+    named = set(out.replace("=", " ").replace(",", " ").split())
+    assert set(groups(config_folder())["dataset"]) - named == set()
+    assert "ant_velocity_finn (pip install 'metarun[mujoco]')" in " ".join(out.split())
 
 
 def test_list_answers_without_torch(tmp_path):
@@ -209,6 +218,11 @@ def test_prepare_refuses_wrong_bytes_and_a_missing_file_in_one_line(data, server
         (["prepare"], "metarun data prepare needs the name of a data set"),
         (["list", "cub"], "metarun data list takes no name"),
         (["prepare", "miniimagnet"], "did you mean miniimagenet?"),
+        (
+            ["check", "navigation2d"],
+            "navigation2d has no files: there is nothing to get or to check. Run: metarun dataset=na",
+        ),
+        (["prepare", "sinusoid"], "sinusoid has no files: there is nothing to get or to check. "),
         (["check", "folder"], "no data set with files is called 'folder': your own images are checked when they"),
         (["prepare", "cub", "birds"], "'birds' is neither"),
         (["prepare", "cub", "dataset.size=3"], "there is no key dataset.size; "),

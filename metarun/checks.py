@@ -30,8 +30,8 @@ def numbers(name: str, value: object, *, minimum: float, exclusive: bool = False
     """Raise `ValueError` unless `value` is a list, not empty, of finite numbers >= (or, when `exclusive`, >) minimum."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise ValueError(f"{name} must be a list of numbers, such as [0.5, 0.25], got {value!r}")
-    for each in value:
-        number(name, each, minimum=minimum, exclusive=exclusive)
+    for place, each in enumerate(value):
+        number(f"{name}[{place}]", each, minimum=minimum, exclusive=exclusive)
 
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:

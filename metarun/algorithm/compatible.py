@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from metarun.algorithm.direction.natural_gradient import NaturalGradient
 from metarun.algorithm.protocols import (
     Direction,
     EqualSteps,
@@ -86,14 +87,14 @@ def refuse_impossible(
     if not meta_gradient.is_gradient:
         raise ValueError(
             f"{type(direction).__name__} transforms a gradient, and {estimator} does not give one. "
-            "Choose algorithm/direction=plain, with optimizer=adam or sgd."
+            "Choose algorithm/direction=plain with optimizer=adam or sgd."
         )
     if direction.needs_jacobian:
         _need_jacobian(direction, meta_gradient, adapted, not_meta_learned)
     if isinstance(inner, LearnsParameters) or term.is_learned:
         raise ValueError(
             f"{type(direction).__name__} measures steps of the model's parameters, and step sizes or lambda are learned here "
-            "too. Choose algorithm/direction=plain with optimizer=adam or sgd, or parts that learn neither."
+            "too. Choose algorithm/direction=plain with optimizer=adam or sgd, or parts that learn neither (algorithm=maml)."
         )
 
 
@@ -101,19 +102,21 @@ def _need_jacobian(
     direction: Direction, meta_gradient: MetaGradient, adapted: str | Sequence[str], not_meta_learned: Sequence[str]
 ) -> None:
     name, estimator = type(direction).__name__, type(meta_gradient).__name__
-    other = "or algorithm/direction=plain with optimizer=adam or sgd (of the natural gradient: algorithm.direction.point=phi)"
+    plain = "Choose algorithm/direction=plain with optimizer=adam or sgd"
+    if isinstance(direction, NaturalGradient):
+        plain = f"Set algorithm.direction.point=phi, or choose {plain.removeprefix('Choose ')}"
     if not isinstance(meta_gradient, HasJacobian):
         raise ValueError(
-            f"{name} needs d phi / d theta, and {estimator} does not give it. Choose algorithm/meta_gradient=unrolled, implicit or "
-            f"first_order; {other}."
+            f"{name} needs d phi / d theta, and {estimator} does not give it. {plain}, or algorithm/meta_gradient=unrolled, "
+            "implicit or first_order."
         )
     if not_meta_learned:
         raise ValueError(
-            f"{name} needs d phi / d theta of all parameters, and algorithm.not_meta_learned names some that are no part of theta. "
-            f"Leave it empty; {other}."
+            f"{name} needs d phi / d theta of all parameters, and those that algorithm.not_meta_learned names are no part of "
+            f"theta. {plain}, or leave algorithm.not_meta_learned empty."
         )
     if adapted != "all" and not meta_gradient.jacobian_has_fixed:
         raise ValueError(
-            f"{name} needs d phi / d theta of all parameters, and {estimator} gives it of those that are adapted. Set "
-            f"algorithm.adapted=all, or choose algorithm/meta_gradient=unrolled or first_order; {other}."
+            f"{name} needs d phi / d theta of all parameters, and {estimator} gives it of those that are adapted. {plain}, or "
+            "algorithm/meta_gradient=unrolled or first_order, or set algorithm.adapted=all."
         )

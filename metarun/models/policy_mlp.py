@@ -21,7 +21,7 @@ class PolicyMLP(nn.Module):
         num_outputs: means and logarithms of deviations together: twice the numbers of an action.
         hidden: widths of the hidden layers.
         activation: "relu" or "tanh".
-        init_std: deviation at the start, > 0.
+        init_std: deviation at the start, >= min_std.
         min_std: below it a deviation does not fall, > 0.
     Source: Finn et al. 2017, appendix A.2 (100-100 and ReLU; 64-64 and tanh in pytorch-maml-rl, ProMP and garage); in
         its code the deviation begins at 1 and stays above 1e-6; weights begin so in rllab, pytorch-maml-rl and ProMP.
@@ -38,13 +38,18 @@ class PolicyMLP(nn.Module):
         min_std: float,
     ) -> None:
         super().__init__()
-        checks.integer("num_outputs", num_outputs, minimum=2)
+        checks.integer("num_outputs", num_outputs, minimum=1)
         if num_outputs % 2:
             raise ValueError(
-                f"num_outputs must be twice the numbers of an action, got {num_outputs}. Where actions are choices, take model=mlp."
+                f"num_outputs must be even for a policy whose actions are real numbers, a mean and a deviation for each, got "
+                f"{num_outputs}. Where actions are choices, choose model=softmax_policy; where there are none, model=mlp."
             )
         for name, value in (("init_std", init_std), ("min_std", min_std)):
             checks.number(name, value, minimum=0, exclusive=True)
+        if init_std < min_std:
+            raise ValueError(
+                f"init_std must be >= min_std, below which no deviation falls, got {init_std} and {min_std}."
+            )
         self.mean = MLP(input_shape=input_shape, num_outputs=num_outputs // 2, hidden=hidden, activation=activation)
         for layer in self.mean.layers:
             if isinstance(layer, nn.Linear):

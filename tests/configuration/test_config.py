@@ -34,6 +34,21 @@ SMALL = {
     "omniglot": ("model.width=8",),
     "folder": ("model.width=8", "dataset.image_size=16", "dataset.queries=1"),
 }
+EPISODES = (
+    "dataset.source.horizon=4",
+    "dataset.shots=3",
+    "dataset.queries=3",
+    "dataset.test_shots=3",
+    "dataset.test_queries=3",
+    "model.hidden=[8]",
+)
+SMALL |= {name: EPISODES for name in ("navigation2d", "tabular_mdp", "bandit")}
+ROBOTS = {
+    f"{robot}_{task}{protocol}": EPISODES
+    for robot, task, protocol in itertools.product(("halfcheetah", "ant"), ("direction", "velocity"), ("", "_finn"))
+}
+SIMULATED = ROBOTS | {"gymnasium": (*EPISODES, "dataset.source.workers=2")}
+SMALL |= SIMULATED
 SMALL |= {name: () for name in CATALOGUE if name not in SMALL}  # tests/tasks/test_training.py runs each of these
 
 
@@ -55,6 +70,8 @@ def companions(choice: str) -> tuple[str, ...]:
         return ("algorithm/meta_gradient=first_order",)
     if choice == "algorithm=cavia":
         return ("model=context_mlp",)
+    if choice == "algorithm/direction=clipped_steps":
+        return ("dataset=bandit", "optimizer=sgd_unit", *SMALL["bandit"])
     return GLYPHS if option in ("prototypes", "protonet", "ridge_head", "r2d2") else ()
 
 
@@ -111,14 +128,44 @@ def test_defaults_are_the_papers_sinusoids():
     assert (config["evaluation"]["shots"], config["evaluation"]["tasks"]) == (5, 600)
 
 
-@pytest.mark.parametrize("dataset", sorted(GROUPS["dataset"]))
-@pytest.mark.parametrize("algorithm", sorted(GROUPS["algorithm"]))
+NO_STEP_HERE = {
+    "cavia": "algorithm.not_meta_learned",
+    "hf_maml": "Recursion",
+    "maml_plus_plus": "MultiStepLoss",
+    "meta_sgd": "step sizes or lambda are learned",
+    "r2d2": "step sizes or lambda are learned",
+    "reptile": "Reptile",
+    "scratch": "NoGradient",
+}
+"""Algorithms that a trust region, which policies are learned by, has no step for -> what says so."""
+
+
+# Where episodes come from a simulator, it is the source of tasks that is looked at, and not the algorithm.
+PAIRS = [
+    (algorithm, dataset)
+    for algorithm, dataset in itertools.product(sorted(GROUPS["algorithm"]), sorted(GROUPS["dataset"]))
+    if dataset not in SIMULATED or algorithm == "maml"
+]
+
+
+@pytest.mark.parametrize(("algorithm", "dataset"), PAIRS)
 def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
     """They become parts that fit: a meta-gradient of theta's shape, and a measurement."""
     assert dataset in SMALL, "say how to make this data set small"
     if dataset in CATALOGUE and dataset != "omniglot":
         pytest.skip("needs its archive: tests/tasks/test_training.py makes a small one")
+    if dataset in ROBOTS:
+        pytest.importorskip("mujoco", reason="needs the extra mujoco")
+    if dataset == "gymnasium":
+        pytest.importorskip("gymnasium", reason="needs the extra gymnasium")
     is_regression = dataset in ("sinusoid", "harmonic", "sinusoid_and_line")
+    are_episodes = EPISODES[0] in SMALL[dataset]
+    if are_episodes and algorithm in ("imaml_hf", "protonet"):
+        with pytest.raises(
+            ConfigurationError, match=r"algorithm: (NewtonCG goes on from|prototypes need a classification)"
+        ):
+            make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset]))
+        return
     if algorithm in ("protonet", "r2d2") and is_regression:
         with pytest.raises(ConfigurationError, match=r"algorithm: .* need a classification"):
             make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}"))
@@ -127,8 +174,17 @@ def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
     overrides = (f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset], *where)
     if algorithm == "cavia":
         overrides = (*(word for word in overrides if not word.startswith("model.")), "model=context_mlp")
+    if are_episodes and algorithm in NO_STEP_HERE:
+        with pytest.raises(ConfigurationError, match=NO_STEP_HERE[algorithm]) as refused:
+            make_parts(configuration(*QUICK, *overrides))
+        assert "Choose algorithm/direction=plain with optimizer=adam or sgd" in str(refused.value)
+        overrides = (*overrides, "algorithm/direction=plain", "optimizer=adam")  # and that is true
+        if algorithm == "r2d2":
+            with pytest.raises(ConfigurationError, match="ridge heads need a classification"):
+                make_parts(configuration(*QUICK, *overrides))
+            return
     config = configuration(*QUICK, *overrides, "schedule.tasks_per_step=2")
-    if algorithm == "pretrain" and not is_regression:
+    if algorithm == "pretrain" and not is_regression and not are_episodes:
         with pytest.raises(ConfigurationError, match="labels are shuffled in every task"):
             make_parts(config)
         return
@@ -155,10 +211,10 @@ def test_algorithms_are_the_compositions_of_the_readme(algorithm, meta_gradient,
 
 @pytest.mark.parametrize("model", sorted(GROUPS["model"]))
 def test_every_model_fits_the_images(model):
+    """Four ways: policies have an even number of outputs."""
     overrides = [word for word in GLYPHS if "width" not in word and "image_size" not in word]
-    parts = make_parts(
-        configuration(*QUICK, *overrides, "dataset.image_size=16", f"model={model}", "device.task_chunk=1")
-    )
+    overrides += ["dataset.ways=4", "dataset.image_size=16"]
+    parts = make_parts(configuration(*QUICK, *overrides, f"model={model}", "device.task_chunk=1"))
     assert parts.learner.num_parameters == sum(leaf.numel() for leaf in parts.theta.values())
 
 
@@ -188,7 +244,7 @@ def test_an_experiment_is_what_it_says(experiment):
     assert f"# Command: metarun experiment={experiment}" in lines
     config = configuration(f"experiment={experiment}")
     algorithm, dataset = config["choices"]["algorithm"], config["choices"]["dataset"]
-    assert re.fullmatch(rf"{algorithm}_{dataset}(_\d+min)?", experiment)
+    assert re.fullmatch(rf"{algorithm}_{dataset}(_\d+(min|h))?", experiment)
     schedule: Schedule = make(config, "schedule")
     evaluation = make(config, "evaluation")
     measured = evaluation.measured_steps(make(config, "algorithm").inner.steps)
@@ -210,6 +266,8 @@ def test_an_experiment_yields_to_the_command_line(experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_become_parts(experiment, request):
     config = configuration(f"experiment={experiment}")
+    if config["choices"]["dataset"] in ROBOTS:
+        pytest.importorskip("mujoco", reason="needs the extra mujoco")
     if config["choices"]["dataset"] == "omniglot":
         where = request.getfixturevalue("omniglot")
         config = configuration(f"experiment={experiment}", *where)

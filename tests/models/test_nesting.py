@@ -41,8 +41,9 @@ CASES = [
 
 
 def configuration(composed: Callable[..., DictConfig], model: str, overrides: tuple[str, ...]) -> DictConfig:
+    # An even number of ways: half of a policy's outputs are deviations.
     dataset = (
-        ("dataset=sinusoid",) if model in ON_CURVES else ("dataset=glyphs", "dataset.image_size=16", "dataset.ways=3")
+        ("dataset=sinusoid",) if model in ON_CURVES else ("dataset=glyphs", "dataset.image_size=16", "dataset.ways=4")
     )
     config = composed(f"model={model}", *dataset, *overrides)
     if "width" in config.model:

@@ -12,6 +12,13 @@ from metarun.tasks.types import Split
 SUPPORT, QUERY = "support", "query"
 """Names in `TaskBatch.latent` of the keys of a task's episodes, int64 [B, E]: shots of them in the one, queries in the other."""
 
+_KEYS: dict[Split, str] = {
+    "train": "dataset.{}",
+    "test": "dataset.test_{0} or evaluation.{0}",
+    "val": "evaluation.val_{0} (by default that of the test, evaluation.{0})",
+}
+"""The configuration keys of each split's episodes."""
+
 
 @dataclass(frozen=True)
 class Continuous:
@@ -131,12 +138,9 @@ class EpisodeTasks:
 
     def check(self, split: Split, shots: int, queries: int) -> None:
         """Raise `ValueError` unless both sets have two episodes: with one alone there is nothing to compare it with."""
-        if shots < 2:
-            raise ValueError(f"shots must be >= 2 episodes, got {shots}. Set dataset.shots.")
-        if queries < 2:
-            raise ValueError(
-                f"queries must be >= 2 episodes, got {queries}. Set dataset.queries or evaluation.queries."
-            )
+        for name, number in (("shots", shots), ("queries", queries)):
+            if number < 2:
+                raise ValueError(f"{name} must be >= 2 episodes, got {number}. Set {_KEYS[split].format(name)}.")
 
 
 def no_state(noise: Tensor) -> Tensor:

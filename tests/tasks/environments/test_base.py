@@ -71,12 +71,19 @@ def test_keys_do_not_depend_on_the_batch():
     assert all(torch.equal(part[name], whole[name][some]) for name in (SUPPORT, QUERY))
 
 
-def test_one_episode_is_too_few():
-    EpisodeTasks().check("train", 2, 2)
-    with pytest.raises(ValueError, match=r"shots must be >= 2 episodes, got 1\. Set dataset\.shots\."):
-        EpisodeTasks().check("train", 1, 2)
-    with pytest.raises(ValueError, match=r"queries must be >= 2 episodes, got 1\. .*evaluation\.queries\."):
-        EpisodeTasks().check("train", 2, 1)
+@pytest.mark.parametrize(
+    ("split", "shots", "queries", "said"),
+    [
+        ("train", 1, 2, "shots must be >= 2 episodes, got 1. Set dataset.shots."),
+        ("test", 2, 1, "queries must be >= 2 episodes, got 1. Set dataset.test_queries or evaluation.queries."),
+        ("val", 1, 1, "shots must be >= 2 episodes, got 1. Set evaluation.val_shots (by default that of the test, "),
+    ],
+)
+def test_one_episode_is_too_few(split, shots, queries, said):
+    EpisodeTasks().check(split, 2, 2)
+    with pytest.raises(ValueError) as refused:
+        EpisodeTasks().check(split, shots, queries)
+    assert str(refused.value).startswith(said)
 
 
 def test_no_state_is_of_no_size():

@@ -12,7 +12,7 @@ from metarun.models.policy_mlp import PolicyMLP
 from metarun.problems.base import losses_of
 from metarun.problems.collected import Collected, keeping
 from metarun.problems.policy_gradient.problem import PolicyGradient, Rollouts
-from metarun.problems.policy_gradient.rollouts import Episodes
+from metarun.problems.policy_gradient.rollouts import Trajectories
 from metarun.tasks.environments.bandit import Bandit
 from metarun.tasks.environments.base import QUERY, SUPPORT
 from metarun.tasks.environments.navigation2d import Navigation2D
@@ -116,11 +116,11 @@ def test_collected_data_are_kept_whatever_parameters_ask_later():
 # ---- what is recorded ------------------------------------------------------------------------------------------------
 
 
-def by_hand(rewards, mask) -> Episodes:
+def by_hand(rewards, mask) -> Trajectories:
     """Of one task; pulls of arm 0 of two, with even chances."""
     rewards, mask = torch.tensor([rewards]), torch.tensor([mask])
     pulled = torch.zeros(mask.shape, dtype=torch.int64)
-    return Episodes(torch.ones(*mask.shape, 1), pulled, rewards, mask, torch.full(mask.shape, 0.5).log())
+    return Trajectories(torch.ones(*mask.shape, 1), pulled, rewards, mask, torch.full(mask.shape, 0.5).log())
 
 
 class Arms(nn.Module):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from metarun import rng
+from metarun.errors import SimulationError
 from metarun.problems.policy_gradient.distributions import Gaussian
-from metarun.problems.policy_gradient.rollouts import Episodes, collect
-from metarun.tasks.environments.base import SUPPORT, Continuous, Discrete, SimulationError, Transition, episode_keys
+from metarun.problems.policy_gradient.rollouts import Trajectories, collect
+from metarun.tasks.environments.base import SUPPORT, Continuous, Discrete, Transition, episode_keys
 from metarun.tasks.environments.navigation2d import Navigation2D
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -67,17 +68,17 @@ def tasks(number: int) -> tuple[dict, torch.Tensor]:
     return {"bonus": torch.arange(number) * 8.0}, keys
 
 
-def walked(latent, keys, environment=None, stream=STREAM) -> Episodes:
+def walked(latent, keys, environment=None, stream=STREAM) -> Trajectories:
     return collect(environment or Walk(), Whole(), policy, latent, keys, stream, LIKE)
 
 
-def assert_equal(one: Episodes, other: Episodes) -> None:
-    for each in fields(Episodes):
+def assert_equal(one: Trajectories, other: Trajectories) -> None:
+    for each in fields(Trajectories):
         assert torch.equal(getattr(one, each.name), getattr(other, each.name)), each.name
 
 
-def part_of(episodes: Episodes, tasks, numbers) -> Episodes:
-    return Episodes(**{each.name: getattr(episodes, each.name)[tasks][:, numbers] for each in fields(Episodes)})
+def part_of(episodes: Trajectories, tasks, numbers) -> Trajectories:
+    return Trajectories(**{each.name: getattr(episodes, each.name)[tasks][:, numbers] for each in fields(Trajectories)})
 
 
 def test_every_episode_is_that_of_a_loop():

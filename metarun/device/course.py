@@ -40,6 +40,11 @@ def may_read_values(like: Tensor) -> bool:
     return _COURSE.get() is Course.LOOKING and like.device.type == "cpu"
 
 
+def may_wait() -> bool:
+    """Whether values may decide wherever they lie, for what costs more than a wait for the device; not within a program."""
+    return _COURSE.get() is Course.LOOKING
+
+
 def is_rolled() -> bool:
     """Whether loops are to be loops of a traced program."""
     return _COURSE.get() is Course.ROLLED

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from metarun.device.course import Course, course, is_rolled, may_read_values
+from metarun.device.course import Course, course, is_rolled, may_read_values, may_wait
 from metarun.maths.structures import tensors_of, with_tensors
 
 State = TypeVar("State")
@@ -20,6 +20,7 @@ def repeat(
     *,
     first: int = 0,
     ended: Callable[[State], Tensor] | None = None,
+    is_dear: bool = False,
 ) -> State:
     """The state after steps `first`, `first + 1`, ..., `times - 1`, or fewer where all of them have `ended`.
 
@@ -30,13 +31,14 @@ def repeat(
             tensor in a rolled loop (`Course.ROLLED`).
         state: a nest of tensors.
         ended: a boolean tensor that is true where there is nothing left to do.
+        is_dear: a step costs more than a wait for the device.
     """
     worth_a_loop = times - first > 1 or (times > first and ended is not None)
     if is_rolled() and worth_a_loop and not any(tensor.requires_grad for tensor in tensors_of(state)):
         rolled = _rolled(step, state, times, first, ended)
         if rolled is not None:
             return rolled
-    may_end = ended is not None and may_read_values(tensors_of(state)[0])
+    may_end = ended is not None and (may_read_values(tensors_of(state)[0]) or (is_dear and may_wait()))
     for number in range(first, times):
         if may_end and ended is not None and bool(ended(state).all()):
             break

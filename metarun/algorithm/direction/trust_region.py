@@ -107,7 +107,7 @@ class TrustRegion:
 
         nothing = torch.zeros_like(squared)
         begin = _Tries(nothing, torch.zeros(1, dtype=torch.bool, device=rhs.device), nothing, nothing)
-        end = repeat(tried, begin, self.tries, ended=lambda tries: tries.accepted)
+        end = repeat(tried, begin, self.tries, ended=lambda tries: tries.accepted, is_dear=True)
         accepted = end.accepted[0]
         length = torch.where(accepted, end.length, nothing)
         step = along(length)

@@ -64,6 +64,11 @@ def compare(cfg: DictConfig) -> None:
     settings: GradientSettings = make(config, "gradients")
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config | {"device": config["device"] | {"dtype": settings.dtype}})
+    if parts.problem.data_depend_on_params and is_proximal(parts.algorithm):
+        raise ConfigurationError(
+            "the implicit meta-gradient is held against that at the inner problem's solution, and here each inner step collects "
+            "data anew: there is no one problem to solve. Choose algorithm=maml, whose unrolled gradient is then the exact one."
+        )
     try:
         columns = estimators(parts.algorithm, settings)
     except ValueError as error:
@@ -200,6 +205,10 @@ def _header(
     """What is compared, on what, and what "exact" will mean."""
     choices, schedule, dataset = config["choices"], parts.schedule, config["dataset"]
     ways = f"{dataset['ways']}-way " if "ways" in dataset else ""
+    examples = parts.problem.examples
+    sizes = f"{ways}{schedule.shots}-shot, {schedule.queries} queries"
+    if examples != "examples":
+        sizes = f"{schedule.shots} {examples} for each inner step, {schedule.queries} to measure"
     names = ", ".join(dict.fromkeys(column.name.replace("_", " ") for column in columns))
     weight = config["algorithm"]["proximal_weight"]
     if origin["run"] is None:
@@ -219,7 +228,7 @@ def _header(
     return [
         ("compared", f"meta-gradients: {names}"),
         ("algorithm", f"{choices['algorithm']}, inner solver {choices['algorithm/inner']}"),
-        ("data", f"{choices['dataset']}: {settings.tasks} training tasks, {ways}{schedule.shots}-shot, {schedule.queries} queries"),
+        ("data", f"{choices['dataset']}: {settings.tasks} training tasks, {sizes}"),
         ("model", f"{choices['model']}: {parts.learner.num_parameters:,} parameters, {adapted:,} adapted"),
         ("theta", theta),
         ("exact", exact),

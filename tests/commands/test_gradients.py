@@ -16,7 +16,7 @@ from metarun.report.gradient_tables import answer, number
 from metarun.run_folder.folder import fingerprint
 from metarun.run_folder.state import load
 
-from ..train.small import QUICK, configuration, only_folder, run_here
+from ..train.small import NAVIGATION, QUICK, configuration, only_folder, run_here
 
 SMALL = (
     *QUICK,
@@ -300,3 +300,27 @@ def test_a_device_too_small_for_the_reference_is_said_in_one_line(capsys, monkey
     assert run_here("gradients", *SMALL, f"run.root={tmp_path}") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("metarun: error: the device's memory does not suffice for the reference itself. Give fewer ")
+
+
+# ---- data that are collected -----------------------------------------------------------------------------------------
+
+
+def test_on_episodes_the_unrolled_gradient_is_the_reference(tmp_path, capsys):
+    """All are of the same episodes: the recursion is the unrolled gradient to rounding, and the header counts episodes."""
+    grid = ("gradients.inner_steps=[1,3]", "gradients.tasks=2", "gradients.repeats=1", f"run.root={tmp_path}")
+    assert run_here("gradients", *QUICK, *NAVIGATION, "model.activation=tanh", *grid) == 0
+    assert "2 training tasks, 3 episodes for each inner step, 3 to measure" in capsys.readouterr().out
+    _, result = result_in(tmp_path)
+    errors = {(cell["name"], cell["curvature"], cell["inner_steps"]): cell["error"] for cell in result["cells"]}
+    for steps in (1, 3):
+        assert errors["unrolled", None, steps] == 0
+        assert errors["recursion", "hessian", steps] < 1e-13
+        assert errors["first_order", None, steps] > 1e-3
+
+
+def test_where_every_step_collects_there_is_no_inner_problem_to_solve(tmp_path, capsys):
+    assert run_here("gradients", *QUICK, *NAVIGATION, "algorithm=imaml", f"run.root={tmp_path / 'runs'}") == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("metarun: error: the implicit meta-gradient is held against that at the inner problem's solution")
+    assert "Choose algorithm=maml" in line and out == "" and not (tmp_path / "runs").exists()

@@ -21,8 +21,12 @@ PARTS = [
     *[("algorithm", (f"algorithm={option}",)) for option in GROUPS["algorithm"]],
     *[("algorithm", ("algorithm=imaml", f"algorithm/meta_gradient/solver={o}")) for o in ("minres", "fixed_point")],
     *[("dataset.source", (f"dataset={option}",)) for option in ("sinusoid", "harmonic", "sinusoid_and_line")],
+    *[("dataset.source", (f"dataset={option}",)) for option in ("navigation2d", "tabular_mdp", "bandit", "gymnasium")],
+    *[("dataset.source", (f"dataset={option}",)) for option in ("halfcheetah_velocity", "ant_direction")],
+    *[("algorithm", (f"algorithm/direction={option}",)) for option in ("trust_region", "clipped_steps")],
     ("dataset.source", GLYPHS),
     ("model", ("model=mlp",)),
+    *[("model", (f"dataset={option}",)) for option in ("navigation2d", "bandit")],
     ("model", (*GLYPHS, "model=conv4")),
 ]
 NONSENSE = ["nonsense", True, None, -3, 1.5, math.nan, -math.inf, 10**30, ["nonsense"], {"non": "sense"}]
@@ -30,9 +34,10 @@ NONSENSE = ["nonsense", True, None, -3, 1.5, math.nan, -math.inf, 10**30, ["nons
 # What is no nonsense after all, by the setting's last word: any name, null for "none", numbers that may be negative.
 NAMES = {"project", "entity", "group"}
 OPTIONAL = {"entity", "group", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
-OPTIONAL |= {"preconditioner", "test_ways", "val_ways", "output_size", "val_shots", "val_queries"}
+OPTIONAL |= {"preconditioner", "test_ways", "val_ways", "output_size", "val_shots", "val_queries", "eval_step_sizes", "velocities", "workers", "reward"}
 LISTS_OF_NAMES = {"tags", "adapted", "not_meta_learned"}
 SIGNED = {"seed"}  # of a store, where it is a label and no count
+FOLLOWS = {"policy_outputs": "output_size", "observation_shape": "input_shape"}  # the key of the data set that says it
 CHECKED_BY_THE_MODEL = {"adapted"}  # names of its parameters
 
 
@@ -56,7 +61,7 @@ def may_be(path: tuple[str, ...], old: Any, value: Any) -> bool:
     if isinstance(value, bool):
         return isinstance(old, bool) and name != "tf32"  # which is for a GPU, and these runs are on the CPU
     if value == -3:
-        return name in SIGNED and "store" in path
+        return name == "reward_mean" or (name in SIGNED and "store" in path)
     is_number = isinstance(old, float) or name in (
         "init_std",
         "eval_proximal_weight",
@@ -94,4 +99,4 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_line(key, overrides):
             message = str(raised.value)
             assert message.startswith(key), message
             assert "\n" not in message, message
-            assert name in message, message
+            assert name in message or FOLLOWS.get(name, name) in message, message

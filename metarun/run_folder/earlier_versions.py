@@ -16,6 +16,8 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     stored = _with_targets(stored, _RENAMED)
     algorithm = dict(stored["algorithm"])
     algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
+    if algorithm["inner"].get("_target_") == "metarun.algorithm.GradientDescent":
+        algorithm["inner"].setdefault("eval_step_sizes", None)
     device = stored["device"]
     if isinstance(device, Mapping):  # else the part refuses it in words
         device = {"tf32": False, "program": "auto", **device}

@@ -94,6 +94,11 @@ def test_a_run_of_an_earlier_version_keeps_its_name_and_is_read(folder, tmp_path
     assert [line["inner_steps"] for line in result["results"]] == [0, 1, 2]
     stored = json.loads((folder / "result.json").read_text())["results"]
     assert result["results"][:2] == stored[:2]
+    # A key that came later can be set all the same: other steps, other scores.
+    assert run_here("evaluate", str(old), "evaluation.inner_steps=[0,2]", "algorithm.inner.eval_step_sizes=[0.02]") == 0
+    newest = max((old / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    other = json.loads(newest.read_text())["results"]
+    assert other[0] == stored[0] and other[1]["mse"]["mean"] != stored[1]["mse"]["mean"]
 
 
 def test_evaluate_changes_what_took_its_value_from_a_changed_key(folder):

@@ -322,5 +322,7 @@ def test_where_every_step_collects_there_is_no_inner_problem_to_solve(tmp_path, 
     assert run_here("gradients", *QUICK, *NAVIGATION, "algorithm=imaml", f"run.root={tmp_path / 'runs'}") == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert line.startswith("metarun: error: the implicit meta-gradient is held against that at the inner problem's solution")
+    assert line.startswith(
+        "metarun: error: the implicit meta-gradient is held against that at the inner problem's solution"
+    )
     assert "Choose algorithm=maml" in line and out == "" and not (tmp_path / "runs").exists()

@@ -265,12 +265,12 @@ def test_an_experiment_yields_to_the_command_line(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_become_parts(experiment, request):
-    config = configuration(f"experiment={experiment}")
+    config = configuration(f"experiment={experiment}", "device.threads=1")
     if config["choices"]["dataset"] in ROBOTS:
         pytest.importorskip("mujoco", reason="needs the extra mujoco")
     if config["choices"]["dataset"] == "omniglot":
         where = request.getfixturevalue("omniglot")
-        config = configuration(f"experiment={experiment}", *where)
+        config = configuration(f"experiment={experiment}", "device.threads=1", *where)
     parts = make_parts(config)
     assert parts.schedule.steps == config["schedule"]["steps"]
 

@@ -34,7 +34,18 @@ NONSENSE = ["nonsense", True, None, -3, 1.5, math.nan, -math.inf, 10**30, ["nons
 # What is no nonsense after all, by the setting's last word: any name, null for "none", numbers that may be negative.
 NAMES = {"project", "entity", "group"}
 OPTIONAL = {"entity", "group", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
-OPTIONAL |= {"preconditioner", "test_ways", "val_ways", "output_size", "val_shots", "val_queries", "eval_step_sizes", "velocities", "workers", "reward"}
+OPTIONAL |= {
+    "preconditioner",
+    "test_ways",
+    "val_ways",
+    "output_size",
+    "val_shots",
+    "val_queries",
+    "eval_step_sizes",
+    "velocities",
+    "workers",
+    "reward",
+}
 LISTS_OF_NAMES = {"tags", "adapted", "not_meta_learned"}
 SIGNED = {"seed"}  # of a store, where it is a label and no count
 FOLLOWS = {"policy_outputs": "output_size", "observation_shape": "input_shape"}  # the key of the data set that says it

@@ -13,8 +13,10 @@ import torch
 from metarun.errors import TrainingError
 from metarun.maths.stats import diverged
 from metarun.run_folder.state import TrainState, load, load_state
+from metarun.tasks.types import TaskBatch
 from metarun.tracking.jsonl import MetricsFile
 from metarun.train.evaluate import Evaluator, Measurement
+from metarun.train.failures import not_finite
 from metarun.train.observer import NoObserver
 from metarun.train.stop_requests import stop_requests
 from metarun.train.trainer import Schedule, Trainer
@@ -379,3 +381,12 @@ def test_every_number_of_the_schedule_is_checked(name, value):
     with pytest.raises(ValueError) as raised:
         Schedule(**usual | {name: value})
     assert str(raised.value) == f"{name} must be an integer >= 1, got {value!r}"
+
+
+def test_a_failure_tells_no_keys_of_random_numbers():
+    """Of a task of episodes: its goal, and not 2^63 a dozen times; nor what is long."""
+    latent = {"goal": torch.tensor([[0.25, -0.5]]), "support": torch.tensor([[2**60, 1]]), "table": torch.zeros(1, 21)}
+    failure = not_finite(3, torch.tensor([math.nan]), {}, TaskBatch(None, None, latent), "Nothing is lost.")
+    assert str(failure).startswith(
+        "after step 3 the query loss or the meta-gradient is not finite; 1 of 1 tasks, the first: {'goal': [0.25, -0.5]} {}; "
+    )

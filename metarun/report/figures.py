@@ -33,6 +33,8 @@ def learning_curve(
 ) -> None:
     """What was watched in training, and the validation score (with its 95 % band over tasks), against outer steps.
 
+    Both have one scale where they are the same quantity.
+
     Args:
         rows: of metrics.jsonl.
         watched: "loss", the query loss, or another number of the training.
@@ -52,16 +54,21 @@ def learning_curve(
     if values:
         axes.plot(*zip(*values, strict=True), color=COLOURS[0], linewidth=1, label=f"training: {words}")
     across = (counted or "outer step").replace("_", " ")
-    axes.set(xlabel=across, ylabel=f"training {words}", title=title)
-    right = axes.twinx()
+    axes.set(xlabel=across, title=title)
+    is_one_scale = watched.rpartition("/")[2] == score
+    right = axes if is_one_scale else axes.twinx()
     if scores:
         steps, means, halves = zip(*scores, strict=True)
         low = [m - h for m, h in zip(means, halves, strict=True)]
         high = [m + h for m, h in zip(means, halves, strict=True)]
         right.plot(steps, means, color=COLOURS[3], marker=".", label=f"validation: {score}")
         right.fill_between(steps, low, high, color=COLOURS[3], alpha=0.2, linewidth=0)
-    right.set_ylabel(f"validation {score} (95 % over tasks)", color=COLOURS[3])
-    figure.legend(*_joined_handles(axes, right), loc="outside lower center", ncols=2, frameon=False)
+    if is_one_scale:
+        axes.set_ylabel(f"{score} (validation: 95 % over tasks)")
+    else:
+        axes.set_ylabel(f"training {words}")
+        right.set_ylabel(f"validation {score} (95 % over tasks)", color=COLOURS[3])
+    figure.legend(*_joined_handles(*dict.fromkeys((axes, right))), loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
 
 

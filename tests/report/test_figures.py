@@ -1,56 +1,43 @@
-"""metarun.report.figures and video: what is drawn against what, and frames that come back as they went in."""
+"""metarun.report.figures: what a learning curve has on its axes."""
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from metarun.report import figures
-from metarun.report.video import film
-
-
-@pytest.fixture
-def kept(monkeypatch):
-    """Figures, in place of their files."""
-    found = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: found.append(figure))
-    return found
-
 
 ROWS = [
-    {"step": 1, "train/loss": 0.5, "train/query/return": -9.0, "train/environment_steps_so_far": 40.0},
-    {"step": 2, "train/loss": 0.4, "train/query/return": -7.0, "train/environment_steps_so_far": 70.0},
-    {"step": 2, "val/return": -8.0, "val/return_ci95": 1.0},
+    {"step": 1, "train/loss": 0.5, "train/query/return": -40.0, "train/environment_steps_so_far": 600.0},
+    {"step": 1, "val/return": -20.0, "val/return_ci95": 4.0},
+    {"step": 2, "train/loss": 0.25, "train/query/return": -10.0, "train/environment_steps_so_far": 1100.0},
+    {"step": 2, "val/return": -5.0, "val/return_ci95": 1.0},
 ]
 
 
-def lines(figure):
-    return [(line.get_xdata().tolist(), line.get_ydata().tolist()) for axes in figure.axes for line in axes.lines]
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draw, and give the figure."""
+
+    def draw(**settings):
+        kept = []
+        monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
+        figures.learning_curve(tmp_path / "curve.png", ROWS, "return", "maml", **settings)
+        return kept[0]
+
+    return draw
 
 
-def test_a_learning_curve_is_of_the_loss_against_outer_steps(kept, tmp_path):
-    figures.learning_curve(tmp_path / "a.png", ROWS, "return", "title")
-    assert lines(kept[0]) == [([1, 2], [0.5, 0.4]), ([2], [-8.0])]
-    assert kept[0].axes[0].get_xlabel() == "outer step"
+def test_a_return_in_training_and_in_validation_is_on_one_scale(drawn):
+    """Against environment steps: a validation is where the training had come to."""
+    (axes,) = drawn(watched="query/return", counted="environment_steps").axes
+    training, validation = (line.get_xydata().tolist() for line in axes.lines)
+    assert training == [[600, -40], [1100, -10]] and validation == [[600, -20], [1100, -5]]
+    low, high = axes.get_ylim()
+    assert low < -40 and high > -4
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "return (validation: 95 % over tasks)")
 
 
-def test_or_of_what_is_watched_against_what_is_counted(kept, tmp_path):
-    figures.learning_curve(
-        tmp_path / "a.png", ROWS, "return", "title", watched="query/return", counted="environment_steps"
-    )
-    assert lines(kept[0]) == [([40.0, 70.0], [-9.0, -7.0]), ([70.0], [-8.0])]
-    axes = kept[0].axes[0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "training query return")
-
-
-def test_a_film_has_its_frames_and_their_time(tmp_path):
-    """Red, green and blue, 50 ms each."""
-    frames = torch.zeros(3, 4, 6, 3, dtype=torch.uint8)
-    for number in range(3):
-        frames[number, :, :, number] = 255
-    film(tmp_path / "a.gif", frames, 0.05)
-    with Image.open(tmp_path / "a.gif") as image:
-        assert (image.n_frames, image.info["loop"], image.info["duration"]) == (3, 0, 50)
-        for number in range(3):
-            image.seek(number)
-            assert np.array_equal(np.asarray(image.convert("RGB")), frames[number].numpy())
+def test_a_loss_and_a_score_have_an_axis_each(drawn):
+    left, right = drawn().axes
+    assert left.lines[0].get_xydata().tolist() == [[1, 0.5], [2, 0.25]]
+    assert right.lines[0].get_xydata().tolist() == [[1, -20], [2, -5]]
+    assert (left.get_ylabel(), right.get_ylabel()) == ("training query loss", "validation return (95 % over tasks)")
+    assert left.get_xlabel() == "outer step"

@@ -54,8 +54,9 @@ def test_it_names_its_head():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_outputs": 3}, "num_outputs must be twice the numbers of an action, got 3"),
-        ({"num_outputs": 1}, "num_outputs must be an integer >= 2"),
+        ({"num_outputs": 3}, "num_outputs must be even .*, got 3"),
+        ({"num_outputs": 0}, "num_outputs must be an integer >= 1"),
+        ({"init_std": 1e-4}, "init_std must be >= min_std"),
         ({"init_std": 0.0}, "init_std must be a number > 0"),
         ({"min_std": -1.0}, "min_std must be a number > 0"),
         ({"activation": "sine"}, "activation must be one of"),

@@ -108,6 +108,10 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
     device, dtype = device_settings.open(), device_settings.torch_dtype
     source: TaskSource = make(config, "dataset.source")
     with named("dataset", config):
+        # Where the schedule has numbers of its own these are not read, but they stand in the run's name.
+        for name in ("shots", "queries", "test_shots", "test_queries"):
+            if name in config["dataset"]:
+                checks.integer(name, config["dataset"][name], minimum=1)
         source.check("train", schedule.shots, schedule.queries)
         # The test first: validation is like it unless it is set apart, and then one key mends both.
         source.check("test", *evaluation.examples("test"))

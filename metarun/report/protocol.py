@@ -28,8 +28,6 @@ _OF_VALIDATION = {
 _OF_THE_RUN = {"inner_steps", "headline_inner_steps", "selected_step"}
 # Settings of a source of tasks that touch its training tasks alone, or no task at all.
 _OF_TRAINING = {"rotations", "flips", "crop_padding", "residence", "threads", "workers"}
-# Settings of a problem that say how a model learns, and not what is measured; and its environment, which is the source of tasks.
-_OF_LEARNING = {"surrogate", "clip", "discount", "advantage_decay", "baseline", "standardise", "environment"}
 # Differ in these, and the test tasks are still the same.
 _SAME_TASKS = {"batch_norm", "evaluation.val_tasks", "interval", *_OF_VALIDATION}
 
@@ -48,8 +46,9 @@ def protocol(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: value
         for key, value in run.settings.items()
+        # A problem's settings say how a model learns; what is measured, its kind says.
         if (key.startswith("dataset.source.") and key.rpartition(".")[2] not in not_tested)
-        or (key.startswith("dataset.problem.") and key.split(".")[2] not in _OF_LEARNING)
+        or key == "dataset.problem._target_"
     }
     found |= {f"data.{key}": run.provenance[key] for key in ("sha256", "split_sha256") if key in run.provenance}
     if run.result is None or stated is None:

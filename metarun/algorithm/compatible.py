@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from metarun.algorithm.direction.natural_gradient import NaturalGradient
 from metarun.algorithm.protocols import (
     Direction,
     EqualSteps,
@@ -103,8 +102,8 @@ def _need_jacobian(
 ) -> None:
     name, estimator = type(direction).__name__, type(meta_gradient).__name__
     plain = "Choose algorithm/direction=plain with optimizer=adam or sgd"
-    if isinstance(direction, NaturalGradient):
-        plain = f"Set algorithm.direction.point=phi, or choose {plain.removeprefix('Choose ')}"
+    if direction.without_jacobian:
+        plain = f"Set {direction.without_jacobian}, or choose {plain.removeprefix('Choose ')}"
     if not isinstance(meta_gradient, HasJacobian):
         raise ValueError(
             f"{name} needs d phi / d theta, and {estimator} does not give it. {plain}, or algorithm/meta_gradient=unrolled, "

@@ -184,6 +184,7 @@ class Direction(Protocol):
     Attributes:
         transforms_gradient: it makes something else of the gradient, and so needs one of the model's parameters alone.
         needs_jacobian: it asks the estimator for d phi / d theta.
+        without_jacobian: the setting with which it does without, KEY=VALUE; None: there is none.
         needs_tasks: it asks for `chunks`.
         is_step: what it gives is a step, of which an optimizer should make no other: plain SGD of rate 1 takes it.
     """
@@ -193,6 +194,8 @@ class Direction(Protocol):
 
     @property
     def needs_jacobian(self) -> bool: ...  # noqa: D102
+
+    without_jacobian: ClassVar[str | None]
 
     needs_tasks: ClassVar[bool]
 

@@ -27,6 +27,7 @@ from metarun.console.notes import shown
 from metarun.console.progress import waiting
 from metarun.console.results import header
 from metarun.console.terminal import say, terminal
+from metarun.console.words import collected_words
 from metarun.device.memory import require_bytes
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.files import write_atomically
@@ -208,7 +209,7 @@ def _header(
     examples = parts.problem.examples
     sizes = f"{ways}{schedule.shots}-shot, {schedule.queries} queries"
     if examples != "examples":
-        sizes = f"{schedule.shots} {examples} for each inner step, {schedule.queries} to measure"
+        sizes = collected_words(schedule.shots, schedule.queries, examples)
     names = ", ".join(dict.fromkeys(column.name.replace("_", " ") for column in columns))
     weight = config["algorithm"]["proximal_weight"]
     if origin["run"] is None:

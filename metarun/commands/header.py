@@ -7,6 +7,7 @@ import torch
 
 from metarun.build import Parts
 from metarun.commands.result import device_name, task_sizes
+from metarun.console.words import collected_words
 from metarun.device.ranks import Ranks
 from metarun.models.learner import Learner
 from metarun.run_folder.folder import RunFolder
@@ -42,7 +43,7 @@ def header_of(
     if examples == "examples":
         sizes = f"{f'{ways}-way ' if ways else ''}{schedule.shots}-shot, {schedule.queries} queries"
     else:
-        sizes = f"{schedule.shots} {examples} for each inner step, {schedule.queries} to measure"
+        sizes = collected_words(schedule.shots, schedule.queries, examples)
     evaluation_words = f"tested with {_sizes(test, ways, examples)}, {evaluation.tasks} tasks"
     if validation != test:
         evaluation_words += f"; validated with {_sizes(validation, ways, examples)}, {evaluation.val_tasks} tasks"

@@ -25,7 +25,7 @@ from metarun.tasks.types import Examples, TaskBatch
 from metarun.tracking.jsonl import read_metrics
 
 _SHOWN = 3  # test tasks
-_WIDTH, _HEIGHT = 320, 240  # of each picture of a video
+_WIDTH, _HEIGHT = 320, 240  # of each image in a video
 _logger = logging.getLogger("metarun")
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.console.terminal import say
-from metarun.console.words import amount, clock_words, interval
+from metarun.console.words import amount, clock_words, collected_words, interval
 from metarun.maths.stats import count_words, has_score
 from metarun.run_folder.folder import RunFolder
 
@@ -33,7 +33,7 @@ def results(console: Console, result: dict[str, Any]) -> None:
     sizes = f"{ways}{protocol['shots']}-shot, {protocol['tasks']} tasks, {protocol['queries']} queries{per_class}"
     examples = protocol.get("examples", "examples")  # absent from results of earlier versions
     if examples != "examples":
-        sizes = f"{protocol['tasks']} tasks, {protocol['shots']} {examples} for each inner step, {protocol['queries']} to measure"
+        sizes = f"{protocol['tasks']} tasks, {collected_words(protocol['shots'], protocol['queries'], examples)}"
     say(
         console,
         (f"\n{protocol['dataset']} {protocol['split']}", "bold"),

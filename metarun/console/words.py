@@ -5,6 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def collected_words(shots: int, queries: int, examples: str) -> str:
+    """How much is collected for a task: `20 episodes for each inner step, 20 to measure`."""
+    return f"{shots} {examples} for each inner step, {queries} to measure"
+
+
 def clock_words(seconds: float) -> str:
     """`3:07` or `1:02:09`."""
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Moving pictures, as GIF files: whatever shows pages shows them."""
+"""Videos, as GIF files: whatever shows pages shows them."""
 
 import io
 from pathlib import Path
@@ -17,13 +17,13 @@ def film(path: Path, frames: "Tensor", seconds: float) -> None:
     """
     from PIL import Image
 
-    pictures = [Image.fromarray(frame.numpy()) for frame in frames]
+    images = [Image.fromarray(frame.numpy()) for frame in frames]
     written = io.BytesIO()
-    pictures[0].save(
+    images[0].save(
         written,
         format="GIF",
         save_all=True,
-        append_images=pictures[1:],
+        append_images=images[1:],
         duration=max(20, round(1000 * seconds)),
         loop=0,
     )

@@ -63,6 +63,7 @@ class NaturalGradient:
     preconditioner: float | None
     recompute: bool
     transforms_gradient: ClassVar[bool] = True
+    without_jacobian: ClassVar[str | None] = "algorithm.direction.point=phi"
     is_step: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 

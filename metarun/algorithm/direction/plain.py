@@ -16,6 +16,7 @@ class Plain:
     """The meta-gradient itself."""
 
     transforms_gradient: ClassVar[bool] = False
+    without_jacobian: ClassVar[str | None] = None
     is_step: ClassVar[bool] = False
     needs_tasks: ClassVar[bool] = False
 

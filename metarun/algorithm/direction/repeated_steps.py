@@ -35,6 +35,7 @@ class RepeatedSteps:
     clip: float
     transforms_gradient: ClassVar[bool] = False
     needs_jacobian: ClassVar[bool] = False
+    without_jacobian: ClassVar[str | None] = None
     is_step: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 
@@ -89,15 +90,9 @@ class RepeatedSteps:
     ) -> tuple[Params, Tensor]:
         """The mean meta-gradient and query loss where theta is less by `away`, leaves [1, ...], on the same tasks."""
         direction = {name: leaf[0] for name, leaf in away.items()}
-        names = list(direction)
-        total, loss = torch.zeros(0), torch.zeros(())
-        for number, chunk in enumerate(chunks):
-            found = meta_gradient.estimate(moved(chunk.bilevel, direction))
-            each = ravel({name: found.gradient[name] for name in names}).sum(0, keepdim=True)
-            total = total + each if number else each
-            loss = loss + found.query_loss.sum() if number else found.query_loss.sum()
-        mean = ranks.sum(total) / num_tasks(chunks, ranks)
-        return (
-            {name: leaf[0] for name, leaf in unravel(mean, away).items()},
-            ranks.sum(loss) / num_tasks(chunks, ranks),
-        )
+        found = [meta_gradient.estimate(moved(chunk.bilevel, direction)) for chunk in chunks]
+        gradients = [ravel({name: each.gradient[name] for name in away}).sum(0, keepdim=True) for each in found]
+        losses = [each.query_loss.sum() for each in found]
+        count = num_tasks(chunks, ranks)
+        mean = unravel(ranks.sum(sum(gradients[1:], gradients[0])) / count, away)
+        return {name: leaf[0] for name, leaf in mean.items()}, ranks.sum(sum(losses[1:], losses[0])) / count

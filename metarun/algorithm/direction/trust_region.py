@@ -56,6 +56,7 @@ class TrustRegion:
     recompute: bool
     transforms_gradient: ClassVar[bool] = True
     needs_jacobian: ClassVar[bool] = True
+    without_jacobian: ClassVar[str | None] = None
     is_step: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 

@@ -119,16 +119,18 @@ def episode_keys(seed: int, name: str, split: Split, indices: Tensor, shots: int
 Tasks = TypeVar("Tasks", bound="EpisodeTasks")
 
 
+class HasActions(Protocol):
+    """Whatever says among what a policy chooses."""
+
+    @property
+    def actions(self) -> Continuous | Discrete: ...  # noqa: D102
+
+
 class EpisodeTasks:
     """What environments have in common that are the source of their own tasks."""
 
     @property
-    def actions(self) -> Continuous | Discrete:
-        """What a policy chooses among."""
-        raise NotImplementedError
-
-    @property
-    def output_size(self) -> int:
+    def output_size(self: HasActions) -> int:
         """Outputs of a policy."""
         return output_size(self.actions)
 

@@ -109,6 +109,11 @@ def _need_jacobian(
             f"{name} needs d phi / d theta, and {estimator} does not give it. {plain}, or algorithm/meta_gradient=unrolled, "
             "implicit or first_order."
         )
+    if not meta_gradient.jacobian_is_linear:
+        raise ValueError(
+            f"{name} needs d phi / d theta as a linear map, and {estimator} would iterate on differences of gradients, which are "
+            f"none. {plain}, or algorithm/meta_gradient/solver=cg, or set algorithm.meta_gradient.curvature=hessian."
+        )
     if not_meta_learned:
         raise ValueError(
             f"{name} needs d phi / d theta of all parameters, and those that algorithm.not_meta_learned names are no part of "

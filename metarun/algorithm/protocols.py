@@ -115,7 +115,10 @@ class ChangesInEvaluation(Protocol):
 
 @dataclass(frozen=True)
 class Jacobian:
-    """d phi / d theta of B tasks: `push` is its product with vectors [B, D], `pull` that of its transpose."""
+    """d phi / d theta of B tasks: `push` is its product with vectors [B, D], `pull` that of its transpose.
+
+    Both are linear and each is the other's transpose to rounding, whatever the Jacobian leaves out.
+    """
 
     push: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor], Tensor]
@@ -149,9 +152,13 @@ class HasJacobian(Protocol):
 
     Attributes:
         jacobian_has_fixed: also where some of them are not adapted, which phi depends on and which stay as they are.
+        jacobian_is_linear: with these settings.
     """
 
     jacobian_has_fixed: ClassVar[bool]
+
+    @property
+    def jacobian_is_linear(self) -> bool: ...  # noqa: D102
 
     def jacobian(self, bilevel: Bilevel, phi: Params) -> Jacobian:
         """As this estimator sees it, at phi: of the parameters after adaptation, those that are not adapted among them."""

@@ -23,12 +23,17 @@ def richardson(operator: LinearOperator, rhs: Tensor, *, max_steps: int, step_si
         CGResult; `residual_norm` is the true one, by one product more, and no status is ever CONVERGED.
     Source: Lorraine, Vicol and Duvenaud 2020, section 3 (Neumann); Grazzi et al. 2020, section 3 (fixed point).
     """
-
-    def iterate(solution: Tensor, number: int | Tensor) -> Tensor:
-        return solution + step_size * (rhs - operator.apply(solution))
-
-    solution = repeat(iterate, rhs, max_steps)
+    solution = iterated(operator, rhs, max_steps=max_steps, step_size=step_size)
     relative = relative_residual(operator, rhs, solution)
     steps = torch.full((len(rhs),), max_steps, device=rhs.device)
     unknown, status = torch.full_like(relative, torch.inf), torch.full_like(steps, Status.MAX_STEPS)
     return finished(CGResult(solution, steps, relative, unknown, status))
+
+
+def iterated(operator: LinearOperator, rhs: Tensor, *, max_steps: int, step_size: float) -> Tensor:
+    """`richardson`'s solution alone: a polynomial of A times rhs, hence linear in it, and symmetric as A is."""
+
+    def iterate(solution: Tensor, number: int | Tensor) -> Tensor:
+        return solution + step_size * (rhs - operator.apply(solution))
+
+    return repeat(iterate, rhs, max_steps)

@@ -23,6 +23,15 @@ ALGORITHMS = {name: (f"algorithm={name}",) for name in groups(config_folder())["
     "imaml_hf, Martens": ("algorithm=imaml_hf", "algorithm/inner=newton_cg_martens", "algorithm.inner.cg_steps=60"),
     "imaml_ng, adapted damping": ("algorithm=imaml_ng", "algorithm.direction.adapt_damping=true"),
     "imaml_ng, gradients of tasks": ("algorithm=imaml_ng", "algorithm.direction.point=task_empirical"),
+    "imaml_ng, pulled back": ("algorithm=imaml_ng", "algorithm.direction.point=pullback"),
+    **{
+        f"pulled back, negative curvature: {policy}": (
+            *(word.replace("=imaml", "=imaml_ng") for word in HESSIAN),
+            "algorithm.direction.point=pullback",
+            f"{SOLVER}.negative_curvature={policy}",
+        )
+        for policy in ("damp", "gauss_newton")
+    },
     "maml++, equal weights": ("algorithm=maml_plus_plus", "algorithm.meta_gradient.annealed_over=0"),
     "anil, minres": ("algorithm=imaml", "algorithm/meta_gradient/solver=minres", "algorithm.adapted=head"),
     **{
@@ -35,6 +44,7 @@ ONLY_STATIC = {
     "imaml_hf, hessian",
     "imaml_ng, gradients of tasks",
     "maml++, equal weights",
+    "pulled back, negative curvature: damp",
 } | {f"negative curvature: {policy}" for policy in ("stop", "abs", "gauss_newton")}
 """Nothing that the others do not trace, too; tracing takes seconds."""
 FEW = ("algorithm.inner.steps=2", "algorithm.meta_gradient.solver.steps=2")

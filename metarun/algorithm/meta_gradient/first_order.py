@@ -21,6 +21,7 @@ class FirstOrder:
     learns_solver: ClassVar[bool] = False
     learns_regulariser: ClassVar[bool] = False
     jacobian_has_fixed: ClassVar[bool] = True
+    jacobian_is_linear: ClassVar[bool] = True
 
     def check(self, solver: InnerSolver, term: ProximalTerm) -> None:
         """Raise `ValueError` unless the solver descends from theta."""

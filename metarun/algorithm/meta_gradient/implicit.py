@@ -107,18 +107,27 @@ class Implicit:
         gradient = {name: own[name] - leaf if name in own else -leaf for name, leaf in pulled.items()}
         return TaskGradients.of(bilevel, gradient, losses, phi, stats | disagreement_of(disagreements))
 
+    @property
+    def jacobian_is_linear(self) -> bool:
+        """A solver that iterates is as linear as the products."""
+        return self.solver.fixes_inverse or self.curvature != "finite_difference"
+
     def jacobian(self, bilevel: Bilevel, phi: Params) -> Jacobian:
-        """(C + L)^-1 L by the same solver; exact only as far as it is."""
+        """P = L^-1/2 Q L^1/2 and P', with one symmetric Q for both that the solver has in A^-1's place (`LinearSolver.inverse`).
+
+        In place of solving for each vector, which conjugate gradients do by a map that is not linear, nor symmetric, unless they
+        solve to the end. P' times the query gradient is the meta-gradient of `estimate`, after as many products. P is
+        (C + L)^-1 L itself once the solver's steps suffice for that, and d phi / d theta where moreover phi is a stationary point
+        and C the Hessian; under Gauss-Newton it is that of the model made linear at phi.
+        """
         inner = bilevel.solved(phi)
-        system = self._system(inner, phi)
-        weight, unit = system.weight, system.unit
-
-        def solved(vectors: Tensor) -> Tensor:
-            """unit^-1 weight (C + weight)^-1 vectors."""
-            return self.solver.solve(system.with_rhs(vectors)).solution
-
+        _, direct = bilevel.query_gradient(phi)
+        system = self._system(inner, phi).with_rhs(ravel({name: direct[name] for name in phi}))
+        inverse = self.solver.inverse(system)
+        root = system.weight.sqrt() if isinstance(system.weight, Tensor) else 1.0
         return Jacobian(
-            push=lambda vectors: unit / weight * solved(weight * vectors), pull=lambda vectors: unit * solved(vectors)
+            push=lambda vectors: inverse.apply(root * vectors) / root,
+            pull=lambda vectors: root * inverse.apply(vectors / root),
         )
 
     def diagnosis(self, means: Mapping[str, float]) -> str | None:

@@ -33,6 +33,7 @@ class Unrolled:
     learns_solver: ClassVar[bool] = True
     learns_regulariser: ClassVar[bool] = True
     jacobian_has_fixed: ClassVar[bool] = True
+    jacobian_is_linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.boolean("recompute", self.recompute)

@@ -5,12 +5,14 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from metarun import checks
 from metarun.algorithm.meta_gradient.solver.system import System, instead, measured
 from metarun.device.course import may_read_values
 from metarun.errors import TrainingError
 from metarun.maths.cg import CGResult, Status, conjugate_gradient
+from metarun.maths.lanczos import Krylov, lanczos, least_residual, symmetric_inverse, tridiagonal
 from metarun.maths.loops import repeat
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator
@@ -40,6 +42,7 @@ class ConjugateGradient:
     atol: float
     negative_curvature: Literal["stop", "damp", "abs", "minres", "gauss_newton", "raise"]
     sees_curvature: ClassVar[bool] = True
+    fixes_inverse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=0)
@@ -57,6 +60,60 @@ class ConjugateGradient:
                 is NaN.
         """
         return system.finished(self._solve(system, system.operator, system.scaled_rhs))
+
+    def inverse(self, system: System) -> LinearOperator:
+        """Symmetric: on the Krylov space of the right-hand sides CG's own, and beyond it one over the identity's factor.
+
+        Beyond it the curvature has not been seen and counts for nothing, as in the first-order gradient. Exact once the steps are
+        as many as the curvature has dimensions, and one more. Where A is not positive definite on the space, `negative_curvature`
+        decides here too, of each task once: "stop" (and where no damping suffices, "damp") keeps the part of the space before
+        that, "raise" gives NaN.
+        """
+        if self.steps == 0:
+            return LinearOperator(lambda vectors: vectors)
+        krylov = lanczos(system.operator, system.scaled_rhs, steps=self.steps)
+        failed = (krylov.pivots <= krylov.rounding).any(1)
+        if self.negative_curvature == "gauss_newton":
+
+            def otherwise(krylov: Krylov, number: int | Tensor) -> Krylov:
+                other = lanczos(system.positive_operator, system.scaled_rhs, steps=self.steps)
+                pairs = zip(tensors_of(other), tensors_of(krylov), strict=True)
+                return with_tensors(krylov, [torch.where(_against(failed, new), new, old) for new, old in pairs])
+
+            krylov = repeat(otherwise, krylov, 1, ended=lambda _: ~failed)
+        matrix, kept = self._positive(krylov)
+        # With nothing kept it is the first-order gradient, whatever the identity's factor.
+        identity = torch.where(kept[:, :1], system.identity, 1.0)
+        unseen = identity[:, :, None] * torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+        inverse = symmetric_inverse(torch.where(kept[:, :, None] & kept[:, None, :], matrix, unseen))
+        if self.negative_curvature == "minres":
+            identity = torch.where(failed[:, None], system.identity, identity)
+            inverse = torch.where(failed[:, None, None], least_residual(krylov), inverse)
+        finite = krylov.matrix.isfinite().all(2).all(1)
+        inverse = torch.where(finite[:, None, None], inverse, torch.nan)
+        return krylov.completed(inverse, 1 / identity)
+
+    def _positive(self, krylov: Krylov) -> tuple[Tensor, Tensor]:
+        """The matrix on the space, [B, K, K], and for which of its vectors, [B, K], the first ones, it is positive definite."""
+        matrix, pivots = krylov.matrix, krylov.pivots
+        sound = pivots > krylov.rounding
+        if self.negative_curvature == "raise":
+            return torch.where(sound.all(1)[:, None, None], matrix, torch.nan), torch.ones_like(sound)
+        if self.negative_curvature == "abs":  # L |D| L' for L D L', as CG with the absolute value of each curvature
+            sound = pivots.abs() > krylov.rounding
+            beside = krylov.beside[:, :-1]
+            from_before = pad(beside.square() / pivots[:, :-1].abs(), (1, 0))
+            matrix = tridiagonal(pivots.abs() + from_before, pivots[:, :-1].sign() * beside)
+        kept = sound.cumprod(1).bool()
+        if self.negative_curvature == "damp":
+            unit = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+            solved = kept.all(1)
+            for number in range(_MAX_TRIES):
+                damped = krylov.matrix + _FIRST_DAMPING * 10.0**number * unit
+                good = ~solved & (torch.linalg.cholesky_ex(damped).info == 0)
+                matrix, solved = torch.where(good[:, None, None], damped, matrix), solved | good
+            kept = kept | solved[:, None]
+        return matrix, kept
 
     def _solve(self, system: System, operator: LinearOperator, rhs: Tensor) -> CGResult:
         if self.negative_curvature == "damp":
@@ -122,3 +179,8 @@ class ConjugateGradient:
             absolute_curvature=self.negative_curvature == "abs",
         )
         return measured(operator, rhs, result)
+
+
+def _against(chosen: Tensor, like: Tensor) -> Tensor:
+    """[B] as it broadcasts against [B, ...]."""
+    return chosen.view(-1, *[1] * (like.dim() - 1))

@@ -6,7 +6,8 @@ from typing import ClassVar
 from metarun import checks
 from metarun.algorithm.meta_gradient.solver.system import System
 from metarun.maths.cg import CGResult
-from metarun.maths.richardson import richardson
+from metarun.maths.operators import LinearOperator
+from metarun.maths.richardson import iterated, richardson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Richardson:
     steps: int
     step_size: float
     sees_curvature: ClassVar[bool] = False
+    fixes_inverse: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, minimum=0)
@@ -34,4 +36,11 @@ class Richardson:
         """Solve."""
         return system.finished(
             richardson(system.operator, system.scaled_rhs, max_steps=self.steps, step_size=self.step_size)
+        )
+
+    def inverse(self, system: System) -> LinearOperator:
+        """The iteration itself, a polynomial of A: as many products each time."""
+        operator = system.operator
+        return LinearOperator(
+            lambda vectors: iterated(operator, vectors, max_steps=self.steps, step_size=self.step_size)
         )

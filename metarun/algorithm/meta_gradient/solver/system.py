@@ -74,12 +74,23 @@ class LinearSolver(Protocol):
 
     Attributes:
         sees_curvature: it measures the smallest curvature that it meets.
+        fixes_inverse: `inverse` makes its products before it returns, so that it is linear and symmetric whatever they are; else
+            it is as linear and as symmetric as they are.
     """
 
     sees_curvature: ClassVar[bool]
+    fixes_inverse: ClassVar[bool]
 
     def solve(self, system: System) -> CGResult:
         """Solve all B systems; zero steps return L^-1 times the right-hand sides."""
+        ...
+
+    def inverse(self, system: System) -> LinearOperator:
+        """One symmetric linear map in A^-1's place, in units of L, for whatever right-hand side: `solve` need not be linear.
+
+        It costs as much as solving once. Of the system's own right-hand side it makes what `solve` does; zero steps leave each
+        as it is.
+        """
         ...
 
 

@@ -11,11 +11,14 @@ from metarun.algorithm.bilevel import Bilevel
 from metarun.algorithm.direction.adapted_models import fisher
 from metarun.algorithm.meta_gradient.solver.system import LinearSolver
 from metarun.algorithm.protocols import AdaptedTasks
+from metarun.build import make_parts
 from metarun.device.course import Course, course
 from metarun.device.ranks import ALONE
 from metarun.maths.operators import LinearOperator, dense
 from metarun.maths.trees import Params, ravel
+from metarun.problems.collected import keeping
 from tests.calls import bilevel
+from tests.train.small import NAVIGATION, QUICK, configuration
 
 from .closed_forms import Quadratic, composed, descent, quadratic, stacked
 from .compositions import setting
@@ -229,6 +232,21 @@ def test_a_curvature_that_is_not_finite_stays_alone(solver):
     found = chosen.meta_gradient.jacobian(there, there.solve().params).push(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     assert found[0].isnan().any()
     assert found[1].isfinite().all()
+
+
+def test_of_policies_it_is_symmetric_too():
+    """As `dataset=navigation2d algorithm=imaml` composes it: TRPO through the Hessian of a surrogate, which is indefinite."""
+    parts = make_parts(configuration(*QUICK, *NAVIGATION, "device.dtype=float64", "algorithm=imaml"))
+    theta = parts.theta.map(lambda leaf: leaf.to(parts.device, parts.dtype))
+    tasks = parts.source.sample(0, "train", torch.arange(5), parts.schedule.shots, parts.schedule.queries)
+    there = parts.algorithm.bilevel(theta, keeping(parts.problem), tasks.to(parts.device, parts.dtype))
+    found = parts.algorithm.meta_gradient.estimate(there)
+    assert found.stats["system/negative_curvature"].any()
+    metric = fisher([AdaptedTasks(there, found)], parts.algorithm.meta_gradient, ALONE, point="pullback")
+    like = ravel(found.params)
+    matrix = dense(metric, 1, like.shape[1], like=like)[0]
+    assert (matrix - matrix.T).norm() <= 1e-12 * matrix.norm()
+    assert torch.linalg.eigvalsh(matrix)[0] > -1e-13 * matrix.norm()
 
 
 # ---- differences of gradients ----------------------------------------------------------------------------------------

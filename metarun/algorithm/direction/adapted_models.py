@@ -28,8 +28,9 @@ def fisher(
     """The mean over all tasks of all ranks of the Fisher (Gauss-Newton) matrices on the query inputs, on vectors [1, D].
 
     Args:
-        point: "phi": at the adapted parameters; "pullback": P' F P with P = d phi / d theta, as the estimator has it; "theta": at
-            theta, before adaptation.
+        point: "phi": at the adapted parameters; "pullback": P' F P with P = d phi / d theta, symmetric since the estimator has one
+            linear map for P and its transpose, and exact as far as that is (`jacobian` of the estimator says how far);
+            "theta": at theta, before adaptation.
         recompute: make the matrices' graphs anew in each product.
     """
     makers = [lambda chunk=chunk: _sum(chunk, meta_gradient, point) for chunk in chunks]

@@ -31,9 +31,9 @@ class TrustRegion:
     """The step s, (F + damping I) s ~ meta-gradient by conjugate gradients, as long as s' F s / 2 = max_divergence allows.
 
     It is shortened until the tasks, adapted again, have a lower query loss and have really diverged no further; else theta stays.
-    F is the Fisher matrix of the adapted models as functions of theta (the pull-back P' F P, with the Jacobian P that the estimator
-    has). Adapting again is on the same data: where data are collected, on those of this step. The optimizer must be plain SGD of
-    rate 1, so that the direction is the step.
+    F is the Fisher matrix of the adapted models as functions of theta: the pull-back P' F P, with the Jacobian P that the
+    estimator has, symmetric however early its solver stops. Adapting again is on the same data: where data are collected, on those
+    of this step. The optimizer must be plain SGD of rate 1, so that the direction is the step.
 
     Attributes:
         max_divergence: delta > 0, of the adapted models' outputs, mean over tasks and examples.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from metarun import rng
 from metarun.device.precision import precisely
@@ -24,20 +25,23 @@ class Krylov:
         basis: V, its rows the vectors, [B, K, D].
         diagonal: of the tridiagonal matrix T = V A V', [B, K].
         beside: next to the diagonal, [B, K]; the last is the length of what leads out of the space.
-        pivots: of T = L D L' without exchanges, [B, K]: T is positive definite exactly where all are > 0.
         size: the largest |A v| met, [B].
     """
 
     basis: Tensor
     diagonal: Tensor
     beside: Tensor
-    pivots: Tensor
     size: Tensor
 
     @property
     def matrix(self) -> Tensor:
         """T, [B, K, K]."""
         return tridiagonal(self.diagonal, self.beside[:, :-1])
+
+    @property
+    def pivots(self) -> Tensor:
+        """Of T, [B, K]."""
+        return pivots(self.diagonal, self.beside[:, :-1])
 
     @property
     def rounding(self) -> Tensor:
@@ -99,21 +103,19 @@ def lanczos(operator: LinearOperator, start: Tensor, *, steps: int) -> Krylov:
         product = operator.apply(now)
         size = torch.maximum(found.size, torch.linalg.vector_norm(product, dim=1))
         diagonal = (now * product).sum(1)
-        pivot = diagonal - state.fill
         ahead, beside = unit(_orthogonal(product, basis), basis, size, number + 1)
         found = Krylov(
             basis=basis,
             diagonal=found.diagonal.index_copy(1, column, diagonal[:, None]),
             beside=found.beside.index_copy(1, column, beside[:, None]),
-            pivots=found.pivots.index_copy(1, column, pivot[:, None]),
             size=size,
         )
-        return _Iteration(found, ahead, torch.where(beside > 0, beside.square() / pivot, 0))
+        return _Iteration(found, ahead)
 
     columns = start.new_zeros(num_tasks, count)
-    empty = Krylov(start.new_zeros(num_tasks, count, dimensions), columns, columns, columns, zero)
+    empty = Krylov(start.new_zeros(num_tasks, count, dimensions), columns, columns, zero)
     first, _ = unit(start / binary_scale(start)[:, None], empty.basis, zero, 0)
-    return repeat(iterate, _Iteration(empty, first, zero), count).found
+    return repeat(iterate, _Iteration(empty, first), count).found
 
 
 def tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
@@ -121,12 +123,32 @@ def tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
     return diagonal.diag_embed() + beside.diag_embed(1) + beside.diag_embed(-1)
 
 
+def pivots(diagonal: Tensor, beside: Tensor) -> Tensor:
+    """D of `tridiagonal`'s L D L', without exchanges: the matrix is positive definite exactly where all are > 0.
+
+    Args:
+        diagonal: [..., K].
+        beside: [..., K - 1].
+    """
+    squared = pad(beside.square(), (1, 0))
+
+    def iterate(state: tuple[Tensor, Tensor], number: int | Tensor) -> tuple[Tensor, Tensor]:
+        found, last = state
+        column = torch.zeros(1, dtype=torch.int64, device=diagonal.device) + number
+        square = squared.index_select(-1, column)
+        # Where blocks are parted nothing is taken, not even of a last one that is zero.
+        pivot = diagonal.index_select(-1, column) - torch.where(square > 0, square / last, 0)
+        return found.index_copy(-1, column, pivot), pivot
+
+    return repeat(iterate, (torch.zeros_like(diagonal), torch.ones_like(diagonal[..., :1])), diagonal.shape[-1])[0]
+
+
 def symmetric_inverse(matrices: Tensor) -> Tensor:
     """Inverses of symmetric matrices [B, K, K], symmetric to the bit; what is singular is not finite, and no error."""
     # Factorising an infinity or NaN may be an error for the whole batch; such a task shall have the NaN alone.
     finite = matrices.isfinite().all(dim=2).all(dim=1)[:, None, None]
     unit = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
-    inverse, singular = torch.linalg.inv_ex(torch.where(finite, matrices, unit))
+    inverse, singular = torch.linalg.solve_ex(torch.where(finite, matrices, unit), unit.expand_as(matrices))
     inverse = torch.where(finite & (singular == 0)[:, None, None], inverse, torch.nan)
     return (inverse + inverse.mT) / 2
 
@@ -146,11 +168,10 @@ def least_residual(krylov: Krylov) -> Tensor:
 
 @dataclass(frozen=True)
 class _Iteration:
-    """Between two steps: the vector to come, and what the last pivot takes from the next, [B]."""
+    """Between two steps: what there is, and the vector to come."""
 
     found: Krylov
     now: Tensor
-    fill: Tensor
 
 
 def _orthogonal(vectors: Tensor, basis: Tensor) -> Tensor:

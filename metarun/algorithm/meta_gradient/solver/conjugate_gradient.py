@@ -12,7 +12,7 @@ from metarun.algorithm.meta_gradient.solver.system import System, instead, measu
 from metarun.device.course import may_read_values
 from metarun.errors import TrainingError
 from metarun.maths.cg import CGResult, Status, conjugate_gradient
-from metarun.maths.lanczos import Krylov, lanczos, least_residual, symmetric_inverse, tridiagonal
+from metarun.maths.lanczos import Krylov, lanczos, least_residual, pivots, symmetric_inverse, tridiagonal
 from metarun.maths.loops import repeat
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator
@@ -95,24 +95,25 @@ class ConjugateGradient:
 
     def _positive(self, krylov: Krylov) -> tuple[Tensor, Tensor]:
         """The matrix on the space, [B, K, K], and for which of its vectors, [B, K], the first ones, it is positive definite."""
-        matrix, pivots = krylov.matrix, krylov.pivots
-        sound = pivots > krylov.rounding
+        matrix, found = krylov.matrix, krylov.pivots
+        sound = found > krylov.rounding
         if self.negative_curvature == "raise":
             return torch.where(sound.all(1)[:, None, None], matrix, torch.nan), torch.ones_like(sound)
         if self.negative_curvature == "abs":  # L |D| L' for L D L', as CG with the absolute value of each curvature
-            sound = pivots.abs() > krylov.rounding
+            sound = found.abs() > krylov.rounding
             beside = krylov.beside[:, :-1]
-            from_before = pad(beside.square() / pivots[:, :-1].abs(), (1, 0))
-            matrix = tridiagonal(pivots.abs() + from_before, pivots[:, :-1].sign() * beside)
+            from_before = pad(beside.square() / found[:, :-1].abs(), (1, 0))
+            matrix = tridiagonal(found.abs() + from_before, found[:, :-1].sign() * beside)
         kept = sound.cumprod(1).bool()
         if self.negative_curvature == "damp":
             unit = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-            solved = kept.all(1)
-            for number in range(_MAX_TRIES):
-                damped = krylov.matrix + _FIRST_DAMPING * 10.0**number * unit
-                good = ~solved & (torch.linalg.cholesky_ex(damped).info == 0)
-                matrix, solved = torch.where(good[:, None, None], damped, matrix), solved | good
-            kept = kept | solved[:, None]
+            tries = _FIRST_DAMPING * 10.0 ** torch.arange(_MAX_TRIES, dtype=matrix.dtype, device=matrix.device)
+            damped = krylov.diagonal + tries[:, None, None]
+            suffices = (pivots(damped, krylov.beside[:, :-1].expand(_MAX_TRIES, -1, -1)) > krylov.rounding).all(2)
+            first = tries[suffices.int().argmax(0)]
+            helps = ~kept.all(1) & suffices.any(0)
+            matrix = matrix + torch.where(helps, first, 0)[:, None, None] * unit
+            kept = kept | helps[:, None]
         return matrix, kept
 
     def _solve(self, system: System, operator: LinearOperator, rhs: Tensor) -> CGResult:

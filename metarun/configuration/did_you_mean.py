@@ -62,9 +62,13 @@ def no_such_key(
     inside = sorted(name for name in keys if name.startswith(f"{parent}.") and "." not in name[len(parent) + 1 :])
     if parent and not inside:
         return f"there is no key {key}: {parent} has no keys inside it."
-    owners = _choices_that_bring(key, available, folders)
+    folders = list(folders)
+    owners, below = _choices_that_bring(key, available, folders), _deeper(key, keys, available, folders)
     if owners:
-        return f"there is no key {key} with the parts chosen; it comes with {either(owners)}."
+        other = f" Or did you mean {below}?" if below else ""
+        return f"there is no key {key} with the parts chosen; it comes with {either(owners)}.{other}"
+    if below:
+        return f"there is no key {key}; did you mean {below}?"
     near = _near_keys(key, {name for name in keys if name.replace(".", "/") not in available})
     if near:
         return f"there is no key {key}; did you mean {either(near)}?"
@@ -106,6 +110,18 @@ def _choices_that_bring(key: str, available: Mapping[str, Iterable[str]], folder
         for file, option in files
         if file.is_file() and holds_leaf.search(file.read_text(encoding="utf-8"))
     ]
+
+
+def _deeper(key: str, keys: set[str], available: Mapping[str, Iterable[str]], folders: Iterable[Path]) -> str | None:
+    """The key of this name one group further down (`direction.point` finds `direction.metric.point`), and what brings it."""
+    parent, _, leaf = key.rpartition(".")
+    for group in available:
+        if parent and group.startswith(f"{parent.replace('.', '/')}/"):
+            deeper = f"{group.replace('/', '.')}.{leaf}"
+            owners = _choices_that_bring(deeper, available, folders)
+            if owners:
+                return deeper if deeper in keys else f"{deeper}, which comes with {either(owners)}"
+    return None
 
 
 def _near_keys(key: str, keys: set[str]) -> list[str]:

@@ -86,6 +86,13 @@ def answer(conf: Path, *argv: str) -> str:
             "algorithm.inner.cg_steps=3",
             "there is no key algorithm.inner.cg_steps with the parts chosen; it comes with algorithm/inner=newton_cg.",
         ),
+        (
+            "algorithm.cg_steps=3",
+            (
+                "there is no key algorithm.cg_steps; did you mean algorithm.inner.cg_steps, which comes with "
+                "algorithm/inner=newton_cg?"
+            ),
+        ),
         ("model.depth=3", "there is no key model.depth; model has width."),
         ("seed.x=3", "there is no key seed.x: seed has no keys inside it."),
         ("xyzzy=3", "there is no key xyzzy. metarun --cfg job shows every key."),

@@ -1,6 +1,7 @@
 """Outer steps as one program: compiled on a CPU, captured on a GPU."""
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ def compiled(function: Function, state: Any, *others: Any, backend: str = "induc
     from torch._dynamo.exc import TorchDynamoException
 
     try:
-        with torch.no_grad(), _loops_may_be_cached():
+        with torch.no_grad(), _loops_may_be_cached(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's compiler about itself
             made(*example, *constants)
     except TorchDynamoException as error:
         raise NoProgram(

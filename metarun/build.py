@@ -176,7 +176,8 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
 
         def fitting(num_tasks: int, split: Split, shots: int, queries: int) -> int:
             def work(tasks: TaskBatch) -> object:
-                step = {"theta": there, "problem": problem, "tasks": tasks}
+                fresh = tasks if algorithm.num_fresh_tasks else None  # any tasks will do
+                step = {"theta": there, "problem": problem, "tasks": tasks, "fresh": fresh}
                 return algorithm.meta_step(**step) if split == "train" else adapted(there, tasks)
 
             settings = {"split": split, "shots": shots, "queries": queries, "work": work}

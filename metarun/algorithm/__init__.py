@@ -1,6 +1,9 @@
 """Algorithms are compositions: `Algorithm(inner, meta_gradient, direction, proximal_weight)`."""
 
 from metarun.algorithm.algorithm import Algorithm
+from metarun.algorithm.direction.metric.kronecker import Kfac
+from metarun.algorithm.direction.metric.products import FreshTasks, StepTasks
+from metarun.algorithm.direction.metric.task_empirical import TaskEmpirical
 from metarun.algorithm.direction.natural_gradient import NaturalGradient
 from metarun.algorithm.direction.plain import Plain
 from metarun.algorithm.direction.repeated_steps import RepeatedSteps
@@ -28,8 +31,10 @@ __all__ = [
     "ConjugateGradient",
     "Dense",
     "FirstOrder",
+    "FreshTasks",
     "GradientDescent",
     "Implicit",
+    "Kfac",
     "LearnedRates",
     "Minres",
     "MultiStepLoss",
@@ -42,6 +47,8 @@ __all__ = [
     "RepeatedSteps",
     "Reptile",
     "Richardson",
+    "StepTasks",
+    "TaskEmpirical",
     "TrustRegion",
     "Unrolled",
 ]

@@ -28,7 +28,7 @@ from metarun.algorithm.protocols import (
 from metarun.algorithm.proximal import ProximalTerm
 from metarun.device.course import is_rolled
 from metarun.device.ranks import ALONE, Ranks
-from metarun.device.stages import stage
+from metarun.device.stages import stage, staged
 from metarun.maths.loops import repeat, untraced
 from metarun.maths.structures import mapped, tensors_of, with_tensors
 from metarun.maths.trees import Params, axpy, detached
@@ -98,6 +98,11 @@ class Algorithm:
             if isinstance(part, ChecksProblem):
                 part.check_problem(problem, theta.start)
 
+    @property
+    def num_fresh_tasks(self) -> int:
+        """How many other tasks `meta_step` asks for, for the direction alone."""
+        return self.direction.num_fresh_tasks
+
     def start(self) -> dict[str, Any]:
         """What `meta_step` is given as `state` in the first step."""
         return self.direction.start()
@@ -166,6 +171,7 @@ class Algorithm:
         theta: MetaParameters,
         problem: Problem,
         tasks: TaskBatch,
+        fresh: TaskBatch | None = None,
         task_chunk: int | None = None,
         state: dict[str, Any] | None = None,
         step: int | Tensor = 0,
@@ -176,6 +182,7 @@ class Algorithm:
         Args:
             theta: leaves without task axis.
             tasks: B tasks, on the device; where several ranks share the step, this rank's part of them, at least one.
+            fresh: this rank's part of `num_fresh_tasks` other tasks.
             task_chunk: work on at most so many tasks at once; bounds memory, and changes the result by rounding alone.
             state: what the last step returned; None for the first.
             step: the outer step's number, for what changes in the course of training.
@@ -205,13 +212,25 @@ class Algorithm:
             for asked, piece, found in zip(problems, pieces, estimates, strict=True)
             if self.direction.needs_tasks
         ]
+        if (fresh is None) != (self.num_fresh_tasks == 0):
+            raise ValueError(
+                f"fresh must be {self.num_fresh_tasks or 'no'} tasks, got {len(fresh) if fresh else 'none'}"
+            )
+        others = [] if fresh is None else [self._adapted(theta, problem, piece, step) for piece in fresh.chunks(size)]
         with stage("direction"):
             direction, direction_stats, state = self.direction.direction(
-                total, chunks, self.meta_gradient, state, ranks
+                total, chunks, self.meta_gradient, state, ranks, others
             )
         losses = torch.cat([found.query_loss for found in estimates])
         joined = {name: torch.cat([found.stats[name] for found in estimates]) for name in estimates[0].stats}
         return MetaEstimate(direction, losses, joined | direction_stats, state)
+
+    @staged("fresh tasks")
+    def _adapted(self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, step: int | Tensor) -> AdaptedTasks:
+        """Tasks that are adapted and no more."""
+        bilevel = self.bilevel(theta, keeping(problem), tasks, step)
+        params = detached(bilevel.inner.complete(bilevel.solve().params))
+        return AdaptedTasks(bilevel, TaskGradients({}, params[next(iter(params))].new_zeros(len(tasks)), params, {}))
 
     def _in_a_loop(
         self, theta: MetaParameters, problem: Problem, tasks: TaskBatch, size: int, step: int | Tensor

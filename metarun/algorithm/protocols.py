@@ -179,7 +179,7 @@ class HasDiagnosis(Protocol):
 
 @dataclass(frozen=True)
 class AdaptedTasks:
-    """One chunk of a step's tasks after the estimate, for directions that ask the adapted models again."""
+    """One chunk of tasks after the estimate, for directions that ask the adapted models again."""
 
     bilevel: Bilevel
     gradients: TaskGradients
@@ -193,6 +193,7 @@ class Direction(Protocol):
         needs_jacobian: it asks the estimator for d phi / d theta.
         without_jacobian: the setting with which it does without, KEY=VALUE; None: there is none.
         needs_tasks: it asks for `chunks`.
+        num_fresh_tasks: how many other tasks than the step's it asks for, adapted.
         is_step: what it gives is a step, of which an optimizer should make no other: plain SGD of rate 1 takes it.
     """
 
@@ -206,6 +207,9 @@ class Direction(Protocol):
 
     needs_tasks: ClassVar[bool]
 
+    @property
+    def num_fresh_tasks(self) -> int: ...  # noqa: D102
+
     def start(self) -> dict[str, Any]:
         """The state before the first step."""
         ...
@@ -217,6 +221,7 @@ class Direction(Protocol):
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,
+        fresh: Sequence[AdaptedTasks] = (),
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The direction, statistics of it (scalars), and the next state.
 
@@ -226,6 +231,7 @@ class Direction(Protocol):
             meta_gradient: the estimator that made the gradient.
             state: what the last step returned.
             ranks: who else works on the step; the gradient is that of all.
+            fresh: this rank's part of `num_fresh_tasks` other tasks; what they have beside adapted parameters is empty.
         """
         ...
 

@@ -105,8 +105,9 @@ def _words(part: Mapping[str, Any]) -> str:
         for key in _TOLD
         if key in part and not isinstance(part[key], Mapping)
     ]
-    if isinstance(part.get("solver"), Mapping):
-        told.append(f"{part['solver']['_target_'].rpartition('.')[2]} {part['solver'].get('steps', '')}".strip())
+    for nested in ("solver", "metric"):
+        if isinstance(part.get(nested), Mapping):
+            told.append(f"{part[nested]['_target_'].rpartition('.')[2]} {part[nested].get('steps', '')}".strip())
     return ", ".join(told)
 
 

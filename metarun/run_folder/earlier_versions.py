@@ -18,6 +18,7 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     algorithm["inner"] = {key: value for key, value in algorithm["inner"].items() if key != "eval_steps"}
     if algorithm["inner"].get("_target_") == "metarun.algorithm.GradientDescent":
         algorithm["inner"].setdefault("eval_step_sizes", None)
+    algorithm["direction"] = _direction_of_today(algorithm.get("direction"))
     device = stored["device"]
     if isinstance(device, Mapping):  # else the part refuses it in words
         device = {"tf32": False, "program": "auto", **device}
@@ -69,9 +70,42 @@ def _algorithm_of_then(algorithm: Any, evaluation: Any) -> Any:
         if inner.get("eval_step_sizes") is None:  # a key that came later
             inner.pop("eval_step_sizes", None)
         then["inner"] = inner
+    then["direction"] = _direction_of_then(then.get("direction"))
     if isinstance(estimator := then.get("meta_gradient"), Mapping) and estimator.get("recompute") is False:
         then["meta_gradient"] = {key: value for key, value in estimator.items() if key != "recompute"}
     return then
+
+
+_PRODUCTS = ("point", "steps", "rtol", "preconditioner", "recompute")
+"""What a natural gradient had of its own before it was given a metric."""
+_NATURAL, _METRICS = (
+    "metarun.algorithm.NaturalGradient",
+    ("metarun.algorithm.StepTasks", "metarun.algorithm.TaskEmpirical"),
+)
+_DEFAULTS = {"point": "task_empirical", "steps": 2, "rtol": 1e-6, "preconditioner": 0.5, "recompute": False}
+
+
+def _direction_of_today(direction: Any) -> Any:
+    """A direction of before metrics with the metric that it had."""
+    if not isinstance(direction, Mapping) or direction.get("_target_") != _NATURAL or "metric" in direction:
+        return direction
+    now = {key: value for key, value in direction.items() if key not in _PRODUCTS}
+    products = {key: value for key, value in direction.items() if key in _PRODUCTS}
+    is_empirical = products.get("point") == "task_empirical"
+    metric = {"_target_": _METRICS[1]} if is_empirical else {"_target_": _METRICS[0], **products}
+    return now | {"tries": 0, "metric": metric}
+
+
+def _direction_of_then(direction: Any) -> Any:
+    """A direction as it was first written: a natural gradient with the settings of its metric among its own."""
+    if not isinstance(direction, Mapping) or direction.get("_target_") != _NATURAL or direction.get("tries") != 0:
+        return direction
+    metric = direction.get("metric")
+    if not isinstance(metric, Mapping) or metric.get("_target_") not in _METRICS:
+        return direction
+    then = {key: value for key, value in direction.items() if key not in ("metric", "tries")}
+    products = {key: value for key, value in metric.items() if key != "_target_"}
+    return then | (products or _DEFAULTS)
 
 
 def _with_targets(node: Any, names: Mapping[str, str]) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarun import rng
 from metarun.device.ranks import ALONE, Ranks
 from metarun.tasks.types import TaskBatch, TaskSource
 
@@ -20,6 +21,7 @@ class Drawing:
     Attributes:
         size: tasks of a step, over all ranks.
         shots, queries: examples of a task, per class where there are classes.
+        fresh_size: further tasks of a step, over all ranks, for the direction alone (`Algorithm.num_fresh_tasks`).
     """
 
     source: TaskSource
@@ -30,11 +32,19 @@ class Drawing:
     device: torch.device
     dtype: torch.dtype
     ranks: Ranks = ALONE
+    fresh_size: int = 0
 
     def of_step(self, step: int | Tensor) -> TaskBatch:
         """The tasks of one step, this rank's alone."""
         indices = step * self.size + torch.arange(self.size, device=self.device)
         return self.of(indices[self.ranks.share(self.size)])
+
+    def fresh_of_step(self, step: int | Tensor) -> TaskBatch | None:
+        """The further tasks of one step, of another sequence than the others; this rank's alone, None where there are none."""
+        if not self.fresh_size:
+            return None
+        indices = step * self.fresh_size + torch.arange(self.fresh_size, device=self.device)
+        return self._sampled(rng.key(self.seed, "fresh"), indices[self.ranks.share(self.fresh_size)])
 
     def from_step(self, step: int) -> Iterator[TaskBatch]:
         """The tasks of `step` and of each step after it, this rank's alone.
@@ -53,5 +63,8 @@ class Drawing:
 
     def of(self, indices: Tensor) -> TaskBatch:
         """Tasks of the training sequence by their indices."""
-        tasks = self.source.sample(self.seed, "train", indices, self.shots, self.queries)
+        return self._sampled(self.seed, indices)
+
+    def _sampled(self, seed: int, indices: Tensor) -> TaskBatch:
+        tasks = self.source.sample(seed, "train", indices, self.shots, self.queries)
         return tasks.to(self.device, self.dtype)

@@ -72,6 +72,7 @@ class OuterStep:
             theta=self.theta.updated(state.theta),
             problem=self.problem,
             tasks=tasks,
+            fresh=self.drawing.fresh_of_step(state.step),
             task_chunk=self.task_chunk,
             state=state.algorithm,
             step=state.step,

@@ -308,6 +308,7 @@ class Trainer:
             device=self.device,
             dtype=self.dtype,
             ranks=self.ranks,
+            fresh_size=self.algorithm.num_fresh_tasks,
         )
 
     def _estimated(self, state: TrainState, theta: MetaParameters, tasks: TaskBatch) -> MetaEstimate:
@@ -315,12 +316,14 @@ class Trainer:
 
         One of several ranks does not begin anew: it would go into sums that the others have left.
         """
+        fresh = self._drawing.fresh_of_step(state.step)
 
         def work(task_chunk: int) -> MetaEstimate:
             return self.algorithm.meta_step(
                 theta=theta,
                 problem=self.problem,
                 tasks=tasks,
+                fresh=fresh,
                 task_chunk=task_chunk,
                 state=state.algorithm,
                 step=state.step,

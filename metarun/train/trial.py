@@ -77,10 +77,9 @@ def try_model(algorithm: Algorithm, problem: Problem, model: Params, tasks: Task
                 "mixes tasks or is lifted wrongly by vmap. Write it in PyTorch's own functions of each example"
             )
     if algorithm.direction.needs_tasks:
-        _tried(
-            lambda: algorithm.meta_step(theta=theta, problem=problem, tasks=tasks, task_chunk=len(tasks) - 1),
-            learner.module,
-        )
+        step = {"theta": theta, "problem": problem, "tasks": tasks, "task_chunk": len(tasks) - 1}
+        fresh = tasks if algorithm.num_fresh_tasks else None  # any tasks will do
+        _tried(lambda: algorithm.meta_step(**step, fresh=fresh), learner.module)
     _tried(lambda: algorithm.adapt(theta, problem, tasks, steps), learner.module)
 
 

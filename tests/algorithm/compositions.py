@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarun import rng
 from metarun.algorithm import Algorithm
-from metarun.algorithm.direction.natural_gradient import POINTS
+from metarun.algorithm.direction.metric.products import POINTS
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.algorithm.proximal import LEARNED
 from metarun.configuration.config_folder import config_folder, groups
@@ -27,7 +27,7 @@ from metarun.models.mlp import MLP
 from metarun.problems.classification import Classification
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
-from tests.reference import curvature
+from tests.reference import curvature, kronecker
 from tests.train.small import configuration
 
 GROUPS = groups(config_folder())
@@ -38,12 +38,16 @@ META_GRADIENTS = tuple(
     for name in GROUPS["algorithm/meta_gradient"]
     for solver in (SOLVERS if name.startswith("implicit") else [""])
 )
+METRICS = {  # as conf has them, and the values of one key of theirs
+    "step_tasks": ("point", POINTS),
+    "fresh_tasks": ("point", ["phi"]),
+    "kfac": ("corrected", ["false", "true"]),
+    "task_empirical": ("", [""]),
+}
 DIRECTIONS = tuple(
-    f"{name} {point}".strip()
-    for name in GROUPS["algorithm/direction"]
-    if name != "clipped_steps"  # for data that are collected (tests/algorithm/test_repeated_steps.py)
-    for point in (POINTS if name == "natural_gradient" else [""])
-)
+    name for name in GROUPS["algorithm/direction"]
+    if name not in ("natural_gradient", "clipped_steps")  # that is for data that are collected (test_repeated_steps.py)
+) + tuple(f"natural_gradient {metric} {value}".strip() for metric, (_, values) in METRICS.items() for value in values)  # fmt: skip
 VALUES = {"0": 0.0, "2": 2.0, "by layer": {"*.3.*": 1.5, "*": 3.0}}
 WEIGHTS = tuple(f"{value}, {learned}" for value in VALUES for learned in LEARNED)
 _BODY, _HEAD = ["layers.1.weight", "layers.1.bias"], ["layers.3.weight", "layers.3.bias"]
@@ -59,7 +63,7 @@ RATES = ("learned_rates", "learned_rates_5")
 COMPUTED = ("prototypes", "ridge_head")
 IMPLICIT = tuple(name for name in META_GRADIENTS if name.startswith("implicit"))
 NATURAL = tuple(name for name in DIRECTIONS if name.startswith("natural_gradient") or name == "trust_region")
-PULLED_BACK = ("natural_gradient pullback", "trust_region")
+PULLED_BACK = ("natural_gradient step_tasks pullback", "trust_region")
 WITHOUT = tuple(weight for weight in WEIGHTS if weight.startswith("0"))
 TO_LEARN = tuple(weight for weight in WEIGHTS if not weight.endswith("never"))
 CONTRADICTORY = ("0, scalar", "0, layer", "0, parameter", "by layer, scalar")
@@ -133,8 +137,8 @@ SIZE = 15  # parameters of the larger net
 SCALE = ("dataset.adaptation.steps=3", "dataset.adaptation.step_size=0.2", "dataset.adaptation.proximal_step_size=0.2")
 EXACT = {"steps": 3 * SIZE, "rtol": 1e-14}
 CHANGES = MappingProxyType(
-    {"cg": EXACT, "cg_official": EXACT | {"atol": 0.0}, "minres": EXACT, "natural_gradient": EXACT}
-    | {"trust_region": EXACT | {"damping": 0.01}}
+    {"cg": EXACT, "cg_official": EXACT | {"atol": 0.0}, "minres": EXACT, "step_tasks": EXACT, "kfac": {"samples": None}}
+    | {"fresh_tasks": EXACT | {"num_fresh_tasks": 2}, "trust_region": EXACT | {"damping": 0.01}}
 )
 STEP = 500  # a quarter of the way of multi_step_loss's annealing
 
@@ -161,9 +165,16 @@ def meta_gradient_of(option: str):
 
 @functools.cache
 def direction_of(option: str):
-    name, _, point = option.partition(" ")
-    node = settings(f"algorithm/direction={name}")["direction"] | CHANGES.get(name, {})
-    return instantiate(node | ({"point": point} if point else {}), _convert_="all")
+    name, _, rest = option.partition(" ")
+    if not rest:
+        node = settings(f"algorithm/direction={name}")["direction"]
+        return instantiate(node | CHANGES.get(name, {}), _convert_="all")
+    metric, _, value = rest.partition(" ")
+    key, _ = METRICS[metric]
+    node = settings(f"algorithm/direction={name}", f"algorithm/direction/metric={metric}")["direction"]
+    turned = {key: {"false": False, "true": True}.get(value, value)} if key else {}
+    changes = {"damping": 0.01, "metric": node["metric"] | CHANGES.get(metric, {}) | turned}
+    return instantiate(node | changes, _convert_="all")
 
 
 def compose(composition: tuple[str, ...]) -> Algorithm:
@@ -213,6 +224,7 @@ class Setting:
     loss: Callable[[Tensor, Tensor], Tensor]
     fisher: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
     divergence: Callable[[Tensor, Tensor], Tensor]
+    metric: Callable[[Tensor], Tensor]
 
     def each(self) -> Iterator[tuple[Tensor, ...]]:
         support, query = self.tasks.support, self.tasks.query
@@ -234,14 +246,14 @@ def setting(kind: str) -> Setting:
     if kind == "classification":
         targets = torch.arange(3).expand(2, -1), torch.arange(3).repeat(2).expand(2, -1)
         problem, loss, fisher = Classification(learner), F.cross_entropy, curvature.fisher_of_softmax
-        divergence = softmax_divergence
+        divergence, metric = softmax_divergence, kronecker.metric_of_softmax
     else:
         targets = tuple(torch.randn(2, size, 1, generator=generator) for size in (4, 3))
         problem, loss, fisher = Regression(learner), F.mse_loss, curvature.fisher_of_gaussian
-        divergence = F.mse_loss
+        divergence, metric = F.mse_loss, kronecker.metric_of_gaussian
     tasks = TaskBatch(*(examples(generator, target, width) for target in targets), {})
     theta = {name: torch.randn(leaf.shape, generator=generator) for name, leaf in learner.init().items()}
-    return Setting(problem, theta, tasks, loss, fisher, divergence)
+    return Setting(problem, theta, tasks, loss, fisher, divergence, metric)
 
 
 def meta_parameters(algorithm: Algorithm, kind: str) -> MetaParameters:

@@ -5,10 +5,23 @@ import functools
 import torch
 from torch import Tensor
 
-from tests.reference import curvature, gradient_steps, implicit_function, natural_gradient, newton_cg, prototypes, ridge
+from metarun.algorithm.direction.metric.layer_gradients import _keys, _signs
+from metarun.maths.psd import root
+from tests.reference import (
+    curvature,
+    gradient_steps,
+    implicit_function,
+    kronecker,
+    natural_gradient,
+    newton_cg,
+    prototypes,
+    ridge,
+)
 from tests.reference.imaml import flat, named
 
 from .compositions import (
+    _BODY,
+    _HEAD,
     ADAPTED,
     NEWTON,
     STEP,
@@ -216,27 +229,90 @@ class NaiveTask:
             lambda p: self.outputs(params | named(p, learned), self.task[2]), flat(learned.values())
         )
 
+    def examples_of_layer(self, number):
+        """(a, d outputs / d y, metric) of each query example, for the layer's y = W a."""
+        params = {name: leaf.detach() for name, leaf in (self.model | self.phi).items()}
+        hidden = torch.tanh(self.task[2] @ params["layers.1.weight"].T + params["layers.1.bias"])
+        outputs, one = forward(params, self.task[2]), torch.ones(1)
+        for x, h, o in zip(self.task[2], hidden, outputs, strict=True):
+            first = (x, params["layers.3.weight"] * (1 - h**2)) if number == 0 else (h, torch.eye(len(o)))
+            yield torch.cat([first[0], one]), first[1], self.setting.metric(o)
+
+    def diagonal(self, number, like):
+        """Of the Fisher matrix in some leaves, from sums over examples with the signs that are drawn for this task and step."""
+        params = {name: leaf.detach() for name, leaf in (self.model | self.phi).items()}
+        at = flat(params[name] for name in like).requires_grad_()
+        outputs = self.outputs(params | named(at, like), self.task[2])
+        jacobian = curvature.rows(outputs, at, keep=False).unflatten(0, outputs.shape)
+        signs = _signs(_keys(STEP, number, 1, torch.device("cpu")), len(outputs), 1)[0]
+        roots = torch.stack([root(self.setting.metric(o.detach()) / len(outputs)) for o in outputs]) * signs[..., None]
+        return torch.einsum("sod,soc->cd", jacobian, roots).square().sum(0)
+
 
 def naive_direction(tasks: list[NaiveTask], meta_gradient: str, direction: str) -> dict[str, Tensor]:
     gradients = [task.gradient(meta_gradient) for task in tasks]
     mean = {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
-    part, point = direction_of(direction), direction.partition(" ")[2]
+    part, (_, metric, kind) = direction_of(direction), (*direction.split(" "), "", "")[:3]
     if direction == "plain":
         return mean
     if direction == "trust_region":
         return trusted(tasks, meta_gradient, part, mean)
-    if point == "task_empirical":
-        metric = natural_gradient.of_tasks([flat(gradient.values()) for gradient in gradients])
-    else:
+    if metric == "kfac":
+        return shortened(*by_layers(tasks, mean, part, corrected=kind == "true"), tasks, part, mean)
+    if metric == "task_empirical":
+        matrix = natural_gradient.of_tasks([flat(gradient.values()) for gradient in gradients])
+    else:  # fresh tasks are the step's own here
         jacobians = [
-            task.jacobian_of_all(meta_gradient) if point == "pullback" else torch.eye(len(flat(mean.values())))
+            task.jacobian_of_all(meta_gradient) if kind == "pullback" else torch.eye(len(flat(mean.values())))
             for task in tasks
         ]
-        metric = natural_gradient.pulled_back([task.fisher(point) for task in tasks], jacobians)
-    step = natural_gradient.natural_step(
-        flat(mean.values()), metric, damping=part.damping, step_size=part.step_size, max_divergence=part.max_divergence
+        matrix = natural_gradient.pulled_back([task.fisher(kind) for task in tasks], jacobians)
+    whole = natural_gradient.natural_step(flat(mean.values()), matrix, damping=part.damping, step_size=part.step_size)
+    return shortened(*whole, tasks, part, mean)
+
+
+def shortened(step, predicted, tasks: list[NaiveTask], part, mean: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As long as the adapted models diverge no further than they may."""
+    step = natural_gradient.within(
+        step,
+        predicted,
+        lambda step: consequences(step, tasks, mean)[1],
+        max_divergence=part.max_divergence,
+        tries=part.tries,
     )
     return named(step, mean)
+
+
+def consequences(step, tasks: list[NaiveTask], mean: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """By how much the query loss changes and how far the outputs diverge when every task is adapted anew from there."""
+    moved = named(step, mean)
+    changes, divergences = [], []
+    for task in tasks:
+        theta = {name: leaf.detach() - moved[name] for name, leaf in task.theta.items()}
+        there = task.at(theta)
+        before, now = (each.outputs(each.phi, each.task[2]).detach() for each in (task, there))
+        changes.append((there.query_loss(there.phi) - task.query_loss(task.phi)).detach())
+        divergences.append(task.setting.divergence(now, before))
+    return torch.stack(changes).mean(), torch.stack(divergences).mean()
+
+
+def by_layers(tasks: list[NaiveTask], mean: dict[str, Tensor], part, *, corrected: bool) -> tuple[Tensor, Tensor]:
+    """The step by Kronecker factors; a layer that is not learned as a whole has the diagonal of its part."""
+    found, squared, settings = {}, 0.0, {"damping": part.damping, "corrected": corrected}
+    for number, names in enumerate((_BODY, _HEAD)):
+        if all(name in mean for name in names):
+            examples = [example for task in tasks for example in task.examples_of_layer(number)]
+            matrix = torch.cat([mean[names[0]], mean[names[1]][:, None]], 1)
+            solution, product = kronecker.solved(matrix, examples, **settings)
+            found |= {names[0]: solution[:, :-1], names[1]: solution[:, -1]}
+            squared = squared + (solution * product).sum()
+    if rest := {name: leaf for name, leaf in mean.items() if name not in found}:
+        diagonal = torch.stack([task.diagonal(number, rest) for number, task in enumerate(tasks)]).mean(0)
+        solution = flat(rest.values()) / (diagonal + part.damping)
+        squared = squared + solution @ (diagonal * solution)
+        found |= named(solution, rest)
+    step, squared = part.step_size * flat(found[name] for name in mean), part.step_size**2 * squared
+    return step, squared / 2
 
 
 def trusted(tasks: list[NaiveTask], meta_gradient: str, part, mean: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -247,19 +323,12 @@ def trusted(tasks: list[NaiveTask], meta_gradient: str, part, mean: dict[str, Te
         flat(mean.values()), metric, damping=part.damping, max_divergence=part.max_divergence
     )
 
-    def consequences(step):
-        moved = named(step, mean)
-        changes, divergences = [], []
-        for task in tasks:
-            theta = {name: leaf.detach() - moved[name] for name, leaf in task.theta.items()}
-            there = task.at(theta)
-            before, now = (each.outputs(each.phi, each.task[2]).detach() for each in (task, there))
-            changes.append((there.query_loss(there.phi) - task.query_loss(task.phi)).detach())
-            divergences.append(task.setting.divergence(now, before))
-        return torch.stack(changes).mean(), torch.stack(divergences).mean()
-
     step = natural_gradient.accepted(
-        longest, consequences, max_divergence=part.max_divergence, shrink=part.shrink, tries=part.tries
+        longest,
+        lambda step: consequences(step, tasks, mean),
+        max_divergence=part.max_divergence,
+        shrink=part.shrink,
+        tries=part.tries,
     )
     return named(step, mean)
 

@@ -13,7 +13,7 @@ from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
 from tests.train.small import GLYPHS, QUICK, configuration
 
-SOLVER = "algorithm.meta_gradient.solver"
+SOLVER, METRIC = "algorithm.meta_gradient.solver", "algorithm.direction.metric"
 HESSIAN = ("algorithm=imaml", "algorithm.meta_gradient.curvature=hessian", "algorithm.proximal_weight=0.02")
 ALGORITHMS = {name: (f"algorithm={name}",) for name in groups(config_folder())["algorithm"]} | {
     "cavia": ("algorithm=cavia", "model=context_mlp"),
@@ -22,12 +22,24 @@ ALGORITHMS = {name: (f"algorithm={name}",) for name in groups(config_folder())["
     "imaml_hf, hessian": ("algorithm=imaml_hf", "algorithm.inner.curvature=hessian"),
     "imaml_hf, Martens": ("algorithm=imaml_hf", "algorithm/inner=newton_cg_martens", "algorithm.inner.cg_steps=60"),
     "imaml_ng, adapted damping": ("algorithm=imaml_ng", "algorithm.direction.adapt_damping=true"),
-    "imaml_ng, gradients of tasks": ("algorithm=imaml_ng", "algorithm.direction.point=task_empirical"),
-    "imaml_ng, pulled back": ("algorithm=imaml_ng", "algorithm.direction.point=pullback"),
+    "imaml_ng, gradients of tasks": ("algorithm=imaml_ng", "algorithm/direction/metric=task_empirical"),
+    "imaml_ng, by products": ("algorithm=imaml_ng", "algorithm/direction/metric=step_tasks"),
+    "imaml_ng, other tasks": (
+        "algorithm=imaml_ng",
+        "algorithm/direction/metric=fresh_tasks",
+        f"{METRIC}.num_fresh_tasks=3",
+    ),
+    "imaml_ng, factors alone": ("algorithm=imaml_ng", f"{METRIC}.corrected=false", f"{METRIC}.samples=null"),
+    "imaml_ng, pulled back": (
+        "algorithm=imaml_ng",
+        "algorithm/direction/metric=step_tasks",
+        f"{METRIC}.point=pullback",
+    ),
     **{
         f"pulled back, negative curvature: {policy}": (
             *(word.replace("=imaml", "=imaml_ng") for word in HESSIAN),
-            "algorithm.direction.point=pullback",
+            "algorithm/direction/metric=step_tasks",
+            f"{METRIC}.point=pullback",
             f"{SOLVER}.negative_curvature={policy}",
         )
         for policy in ("damp", "gauss_newton")
@@ -85,15 +97,17 @@ def taken(
     task_chunk: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """All that a step comes to."""
+    fresh = tasks if parts.algorithm.num_fresh_tasks else None
     estimate = parts.algorithm.meta_step(
-        theta=theta, problem=parts.problem, tasks=tasks, step=step, state=state, task_chunk=task_chunk
+        theta=theta, problem=parts.problem, tasks=tasks, fresh=fresh, step=step, state=state, task_chunk=task_chunk
     )
     return estimate.gradient | {"losses": estimate.query_loss} | estimate.stats | estimate.state
 
 
 def left_behind(parts: Parts, theta: MetaParameters, tasks: TaskBatch) -> dict[str, torch.Tensor]:
     """The state that a first step leaves to the next."""
-    return parts.algorithm.meta_step(theta=theta, problem=parts.problem, tasks=tasks).state
+    fresh = tasks if parts.algorithm.num_fresh_tasks else None
+    return parts.algorithm.meta_step(theta=theta, problem=parts.problem, tasks=tasks, fresh=fresh).state
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

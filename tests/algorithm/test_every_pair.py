@@ -25,6 +25,7 @@ from .compositions import (
     FORBIDDEN,
     GROUPS,
     LEGAL,
+    METRICS,
     PROBLEMS,
     STEP,
     compose,
@@ -54,9 +55,9 @@ def check(composition: tuple[str, ...]) -> None:
     inner, meta_gradient, direction, weight, adapted, kind = composition
     algorithm, here = compose(composition), setting(kind)
     theta = meta_parameters(algorithm, kind)
-    estimate = meta_step(
-        algorithm, theta, here.problem, here.tasks, {"classification": 1, "regression": 2}[kind], None, STEP
-    )
+    chunk = {"classification": 1, "regression": 2}[kind]
+    fresh = here.tasks if algorithm.num_fresh_tasks else None  # the same tasks again, so that the matrix is known
+    estimate = meta_step(algorithm, theta, here.problem, here.tasks, chunk, None, STEP, fresh=fresh)
     tasks = naive_tasks(inner, weight, adapted, kind)
     losses = torch.stack([task.query_loss(task.phi).detach() for task in tasks])
     rtol = NEWTON_RTOL if (inner, weight) == ("newton_cg", "0, never") else RTOL
@@ -176,7 +177,11 @@ def test_every_algorithm_is_in_the_walk(name):
     inner, meta_gradient = choices["algorithm/inner"], choices["algorithm/meta_gradient"]
     if meta_gradient.startswith("implicit"):
         meta_gradient += " " + choices["algorithm/meta_gradient/solver"]
-    direction = f"{choices['algorithm/direction']} {node['direction'].get('point', '')}".strip()
+    direction = choices["algorithm/direction"]
+    if direction == "natural_gradient":
+        metric = choices["algorithm/direction/metric"]
+        value = node["direction"]["metric"].get(METRICS[metric][0], "")
+        direction = f"{direction} {metric} {str(value).lower()}".strip()
     weight = f"{'2' if node['proximal_weight'] else '0'}, {node['learn_proximal_weight']}"
     problem = "regression" if inner == "none" else "classification"
     adapted = node["adapted"] if isinstance(node["adapted"], str) else "context"

@@ -1,13 +1,23 @@
 """The natural direction against matrices formed row by row, and what it promises: invariance, bounded divergence."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from metarun import rng
-from metarun.algorithm import Algorithm, FirstOrder, NaturalGradient, Plain, Unrolled
+from metarun.algorithm import (
+    Algorithm,
+    FirstOrder,
+    FreshTasks,
+    NaturalGradient,
+    Plain,
+    StepTasks,
+    TaskEmpirical,
+    Unrolled,
+)
 from metarun.maths.trees import Params
 from metarun.models.learner import Learner
 from metarun.models.mlp import MLP
@@ -20,18 +30,23 @@ from .closed_forms import Quadratic, Ridge, WithoutModel, composed, descent, imp
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def natural(**changes) -> NaturalGradient:
+def natural(point: str = "phi", num_fresh_tasks: int = 0, **changes) -> NaturalGradient:
+    products = {"point": point, "steps": 60, "rtol": 1e-14, "preconditioner": None, "recompute": False}
+    products |= {key: changes.pop(key) for key in list(changes) if key in products}
+    if point == "task_empirical":
+        metric = TaskEmpirical()
+    elif num_fresh_tasks:
+        metric = FreshTasks(num_fresh_tasks=num_fresh_tasks, **products)
+    else:
+        metric = StepTasks(**products)
     settings = {
-        "point": "phi",
+        "metric": metric,
         "step_size": 1.0,
         "damping": 0.0,
-        "steps": 60,
-        "rtol": 1e-14,
         "max_divergence": None,
+        "tries": 0,
         "adapt_damping": False,
         "momentum": 0.0,
-        "preconditioner": None,
-        "recompute": False,
     }
     return NaturalGradient(**settings | changes)
 
@@ -131,6 +146,101 @@ def test_levenberg_marquardt_asks_whether_the_promise_was_kept():
     # A step nine times too long overshoots: predicted as before, actual = -g 20 s + 400 s^2 / 18 > 0.
     long = gaussian(natural(damping=0.3, step_size=20.0, adapt_damping=True))
     assert meta_step(long, theta, Quadratic(), gaussian_tasks()).state["damping"] == pytest.approx(0.45, rel=1e-12)
+
+
+# ---- the real divergence ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Growing(WithoutModel):
+    """Outputs exp(phi) with unit variance, loss -exp(phi): at phi = 0 the gradient is -1 and F is 1."""
+
+    def outputs(self, params, inputs):
+        return params["phi"].exp()
+
+    def loss(self, outputs, targets):
+        return -outputs.sum()
+
+    def divergence(self, outputs, reference, targets):
+        return ((outputs - reference) ** 2).sum() / 2
+
+
+def grown(direction, state: dict | None = None):
+    """One outer step from theta = 0 without inner steps: the step, its statistics, the next state."""
+    chosen = composed(descent(0, 0.1), FirstOrder(), direction=direction)
+    tasks = quadratic(([1.0], [0.0]), ([1.0], [0.0]))
+    estimate = meta_step(chosen, {"phi": torch.zeros(1)}, Growing(), tasks, None, state)
+    return -estimate.gradient["phi"].item(), {n: v.item() for n, v in estimate.stats.items()}, estimate.state
+
+
+def really(length: float) -> float:
+    """(e^t - 1)^2 / 2, where t^2 / 2 is predicted."""
+    return math.expm1(length) ** 2 / 2
+
+
+def test_lengths_are_tried_until_the_real_divergence_is_within_the_bound():
+    """From sqrt(2 * bound) down, each time to 0.9 of where a quadratic through the last try would meet the bound."""
+    bound = 0.08
+    length, lengths = math.sqrt(2 * bound), []
+    while not lengths or really(lengths[-1]) > bound:
+        lengths.append(length)
+        length *= 0.9 * math.sqrt(bound / really(length))
+    assert len(lengths) == 2
+    step, stats, state = grown(natural(max_divergence=bound, tries=5))
+    assert step == pytest.approx(lengths[-1], rel=1e-13)
+    assert stats["direction/divergence"] == pytest.approx(really(step), rel=1e-12)
+    assert stats["direction/tries"] == 2
+    assert stats["direction/shortened"] == pytest.approx(step, rel=1e-13)  # of a step of 1
+    # The next step begins where the last one's excess over the prediction says.
+    excess = really(step) / (step**2 / 2)
+    assert state["excess"].item() == stats["direction/excess"] == pytest.approx(excess, rel=1e-12)
+    after, stats, _ = grown(natural(max_divergence=bound, tries=5), state)
+    assert after == pytest.approx(0.9 * math.sqrt(2 * bound / excess), rel=1e-12)
+    assert stats["direction/tries"] == 1
+    assert really(after) <= bound
+
+
+def test_where_no_length_is_within_the_bound_theta_stays():
+    step, stats, _ = grown(natural(max_divergence=0.08, tries=1))
+    assert step == stats["direction/divergence"] == stats["direction/shortened"] == 0.0
+    assert stats["direction/tries"] == 1
+
+
+def test_without_tries_the_prediction_alone_counts():
+    step, stats, _ = grown(natural(max_divergence=0.08))
+    assert step == pytest.approx(0.4, rel=1e-13)
+    assert stats["direction/divergence"] == pytest.approx(0.08, rel=1e-13)
+    assert really(step) > 0.12
+
+
+@dataclasses.dataclass(frozen=True)
+class Saturated(Growing):
+    """Softmax of logits (phi, 0), as sure as 1 - e^-phi."""
+
+    def outputs(self, params, inputs):
+        return torch.cat([params["phi"], torch.zeros_like(params["phi"])])
+
+    def loss(self, outputs, targets):
+        return -outputs.log_softmax(0)[1]
+
+    def divergence(self, outputs, reference, targets):
+        return (reference.softmax(0) * (reference.log_softmax(0) - outputs.log_softmax(0))).sum()
+
+
+@pytest.mark.parametrize("logit", [1.0, 6.0, 10.0, 14.0])
+def test_the_predicted_divergence_survives_cancellation(logit):
+    """F = p (1 - p) vanishes beside the damping: s'g - damping s's is rounding in float32, and a product is not.
+
+    What is left of the error is that of p - p^2 in float32, 6e-8 of 8e-7 at a logit of 14.
+    """
+    damping = 100.0
+    chosen = composed(descent(0, 0.1), FirstOrder(), direction=natural(damping=damping, steps=5))
+    tasks = quadratic(([1.0], [0.0]), ([1.0], [0.0]))
+    theta = {"phi": torch.tensor([logit], dtype=torch.float32)}
+    found = meta_step(chosen, theta, Saturated(), tasks).stats["direction/divergence"].item()
+    p = 1 / (1 + math.exp(-logit))
+    curvature = p / (1 + math.exp(logit))
+    assert found == pytest.approx(curvature * (p / (curvature + damping)) ** 2 / 2, rel=1e-2)
 
 
 # ---- a small softmax net: matrices row by row ------------------------------------------------------------------------
@@ -272,6 +382,23 @@ def differences(chosen: Algorithm, net: Net, task: int) -> Tensor:
             )
             columns.append((ahead - behind) / 2e-5)
     return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_fresh_tasks_are_the_dense_solve_with_other_tasks(chunk, net):
+    """The gradient is of the step's tasks, and F of 3 others, each adapted from theta."""
+    damping, settings = 0.05, {"weight": 2.0}
+    others = Net.make(num_tasks=5).tasks[2:]
+    plain = composed(descent(3, 0.2), implicit(6), **settings)
+    gradient = flat(meta_step(plain, net.theta, net.problem, net.tasks).gradient)
+    phi = adapt(plain, net.theta, net.problem, others)
+    matrix = sum(net.fisher({n: leaf[b] for n, leaf in phi.items()}, others.query.inputs[b]) / 3 for b in range(3))
+    expected = torch.linalg.solve(matrix + damping * torch.eye(net.size), gradient)
+    chosen = composed(descent(3, 0.2), implicit(6), direction=natural(num_fresh_tasks=3, damping=damping), **settings)
+    actual = flat(meta_step(chosen, net.theta, net.problem, net.tasks, chunk, fresh=others).gradient)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+    with pytest.raises(ValueError, match="fresh must be 3 tasks, got none"):
+        meta_step(chosen, net.theta, net.problem, net.tasks)
 
 
 def test_task_empirical_is_the_dense_solve(net):

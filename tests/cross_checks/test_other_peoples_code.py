@@ -17,7 +17,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun import rng
-from metarun.algorithm import Algorithm, ConjugateGradient, GradientDescent, Implicit, Plain, Unrolled
+from metarun.algorithm import (
+    Algorithm,
+    ConjugateGradient,
+    FirstOrder,
+    GradientDescent,
+    Implicit,
+    Kfac,
+    Plain,
+    Unrolled,
+)
+from metarun.algorithm.direction.metric.base import Asked
+from metarun.algorithm.protocols import AdaptedTasks
+from metarun.device.ranks import ALONE
 from metarun.maths.cg import conjugate_gradient
 from metarun.maths.minres import minres
 from metarun.maths.operators import LinearOperator, dense
@@ -29,7 +41,7 @@ from metarun.models.norm import TaskBatchNorm
 from metarun.problems.classification import Classification
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
-from tests.calls import inner_problem, meta_step
+from tests.calls import bilevel, inner_problem, meta_step, task_gradients
 
 pytestmark = [
     pytest.mark.crosscheck,
@@ -227,6 +239,40 @@ def test_curvature_products(net, kind, curvature, theirs, rtol):
         other = getattr(curvlinops, theirs)(here.module, here.loss(), list(theta.values()), [(inputs, targets)])
         expected = (other @ vectors).detach()
         assert (ours[b] - expected).norm() <= rtol * expected.norm()
+
+
+@pytest.mark.parametrize("corrected", [False, True], ids=["KFAC", "EKFAC"])
+@pytest.mark.parametrize(
+    ("net", "kind"), [("mlp", "classification"), ("mlp", "regression"), ("conv4, no norm", "classification")]
+)
+def test_kronecker_factors(net, kind, corrected):
+    """The matrix of curvlinops, of the exact Fisher matrix with a term for each place of a window, times vectors; task by task."""
+    curvlinops, here = library("curvlinops"), twin(net, torch.float64, kind)
+    theta = dict(here.module.named_parameters())
+    like = {name: leaf.detach()[None] for name, leaf in theta.items()}
+    algorithm = Algorithm(
+        inner=GradientDescent(steps=0, step_size=0.1),
+        meta_gradient=FirstOrder(),
+        direction=Plain(),
+        proximal_weight=0.0,
+    )
+    metric = Kfac(corrected=corrected, memory=0.0, num_tasks=None, num_fresh_tasks=0, samples=None)
+    generator = torch.Generator().manual_seed(1)
+    vector = torch.randn(1, ravel(like).shape[1], generator=generator, dtype=torch.float64)
+    for b, (_, _, inputs, targets) in enumerate(here.each()):
+        one = here.tasks[b : b + 1]
+        given = {name: leaf[0] for name, leaf in like.items()}
+        chunk = AdaptedTasks(
+            bilevel(algorithm, given, here.problem, one), task_gradients(algorithm, given, here.problem, one)
+        )
+        matrix, _ = metric.at(Asked(like, [chunk], [], FirstOrder(), ALONE), {})
+        kind_of_matrix = curvlinops.EKFACLinearOperator if corrected else curvlinops.KFACLinearOperator
+        other = kind_of_matrix(
+            here.module, here.loss(), list(theta.values()), [(inputs, targets)],
+            fisher_type="type-2", kfac_approx="expand", separate_weight_and_bias=False, check_deterministic=False,
+        )  # fmt: skip
+        expected = (other @ vector[0]).detach()
+        assert (matrix.apply(vector)[0] - expected).norm() <= 1e-8 * expected.norm()
 
 
 # ---- linear solvers --------------------------------------------------------------------------------------------------

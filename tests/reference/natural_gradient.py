@@ -10,13 +10,25 @@ Source: Amari 1998; Martens 2020; Schulman et al. 2015, appendix C, for the trus
 import torch
 
 
-def natural_step(gradient, fisher, *, damping, step_size, max_divergence):
-    """The step, a vector."""
+def natural_step(gradient, fisher, *, damping, step_size):
+    """The whole step, a vector, and the divergence that F predicts."""
     step = step_size * torch.linalg.solve(fisher + damping * torch.eye(len(gradient)).to(gradient), gradient)
-    divergence = step @ fisher @ step / 2
-    if max_divergence is not None and divergence > max_divergence:
-        step = step * (max_divergence / divergence) ** 0.5
-    return step
+    return step, step @ fisher @ step / 2
+
+
+def within(step, predicted, really, *, max_divergence, tries):
+    """The first length from the predicted one down at which the models diverge no further; with no tries the predicted one.
+
+    A length that went too far is followed by 0.9 of that at which a quadratic through it would be the bound, but by no less than a
+    tenth; where all of them went too far there is no step. really(step) is the divergence of a step that has been taken.
+    """
+    step = step * min(1.0, (max_divergence / predicted) ** 0.5)
+    for _ in range(tries):
+        divergence = really(step)
+        if divergence <= max_divergence * (1 + 1e-7):
+            return step
+        step = step * min(max(0.9 * (max_divergence / divergence) ** 0.5, 0.1), 0.9)
+    return torch.zeros_like(step) if tries else step
 
 
 def pulled_back(fishers, jacobians):

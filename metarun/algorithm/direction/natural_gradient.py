@@ -1,90 +1,93 @@
 """The meta-gradient in the geometry of the models' predictions (natural gradient)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metarun import checks
-from metarun.algorithm.direction.adapted_models import change_of_loss, fisher, num_tasks
+from metarun.algorithm.direction.adapted_models import change_and_divergence, change_of_loss
+from metarun.algorithm.direction.metric.base import Asked, Metric
+from metarun.algorithm.direction.metric.task_empirical import TaskEmpirical
 from metarun.algorithm.protocols import AdaptedTasks, MetaGradient
 from metarun.device.ranks import Ranks
-from metarun.maths.cg import conjugate_gradient
+from metarun.maths.loops import repeat
 from metarun.maths.trees import Params, ravel, unravel
 
-POINTS = ("phi", "pullback", "theta", "task_empirical")
-_MEMORY = 0.99  # of the preconditioner's mean squares
-_FLOOR = 1e-4  # what is added to them, in units of their mean over the parameters
+_SAFETY = 0.9
+"""Tried is this share of the length at which the divergence would be the bound, were it as the last one tells."""
+_SHORTEST = 0.1
+"""And at no less than this share of its length, as divergences are no quadratics far away."""
+
+
+@dataclass(frozen=True)
+class _Tries:
+    """The last length tried, as a share of the step; whether it was accepted, [1]; where it led; how many were tried."""
+
+    length: Tensor
+    accepted: Tensor
+    divergence: Tensor
+    number: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalGradient:
-    """Solve (F + damping I) s = meta-gradient by conjugate gradients and step along it no further than a divergence allows.
+    """Step along (F + damping I)^-1 meta-gradient, or towards it where the metric solves no further.
 
-    F is the mean over the step's tasks of a Fisher (Gauss-Newton) matrix on the query inputs. The optimizer must be plain
-    SGD: Adam would rescale the coordinates and destroy the invariance.
+    F is a Fisher (Gauss-Newton) matrix of the adapted models, as `metric` makes it. The optimizer must be plain SGD: Adam would
+    rescale the coordinates, and with them what F measures.
 
     Attributes:
-        point: "phi": at the adapted parameters, their Jacobian taken for the identity; "pullback": P' F P with that Jacobian
-            P = d phi / d theta, the Fisher matrix of the adapted predictor as a function of theta (exact, several times the
-            cost); "theta": at theta, before adaptation; "task_empirical": the mean of g g' over the tasks' meta-gradients,
-            which is no Fisher matrix, solved in the span of the g.
+        metric: where F comes from, and how well the system is solved (`direction/metric/`).
         step_size: eta > 0; the optimizer's learning rate multiplies the step once more (1 by default).
         damping: > 0 unless F is known to be regular; at the start, where it is adapted.
-        steps: CG steps.
-        rtol: CG stops at this residual, relative to the meta-gradient.
-        max_divergence: the step is shortened until its predicted divergence, s' F s / 2 in the loss's units, is no larger;
-            null: never.
+        max_divergence: of one step, in the loss's units; null: unbounded. The step is shortened until s' F s / 2, which is what F
+            predicts, is no larger, and then by `tries`.
+        tries: lengths at which the step's tasks are really adapted once more, until their predictions are no further from what
+            they were than `max_divergence` (mean over tasks and query examples); where the last one still is, theta stays. 0: the
+            prediction alone counts, and real steps may be longer: kinks make them so. How far prediction and truth are apart is
+            remembered, so that the next step's first try is rarely its last but one.
         adapt_damping: Levenberg and Marquardt: after each step the tasks are adapted once more, and the damping is raised by
             3/2 where a quarter of the predicted decrease came, lowered by 2/3 where three quarters did.
         momentum: g is replaced by momentum * (the last step's) + (1 - momentum) * g before the system is solved. A gradient of
             few tasks is mostly noise that their own F fits; an average over steps is not. The optimizer's momentum would
             average the solutions instead, and let the steps exceed `max_divergence`.
-        preconditioner: CG works in coordinates scaled by M^(1/2), M = (mean square of the tasks' meta-gradients)^preconditioner:
-            truncated after few steps it is drawn to M^-1 g and not to g; solved to the end it is the same. null: M = I. The
-            mean squares are averaged over steps (0.99) and floored at 1e-4 of their mean. 0.5 is Adam's metric, 0.75 Martens'.
-        recompute: make the matrices' graphs anew in each product, which is slower and bounds memory by `device.task_chunk`;
-            without it the graphs of all tasks of the step are held.
-    Source: Amari 1998; Martens 2020; the trust region as in Schulman et al. 2015, section 6 and appendix C; the
-        preconditioner as in Martens 2010, section 4.7. No published
+    Source: Amari 1998; Martens 2020; the trust region as in Schulman et al. 2015, section 6 and appendix C. No published
         algorithm is called I-MAML-NG; this is the definition used here.
     """
 
-    point: Literal["phi", "pullback", "theta", "task_empirical"]
+    metric: Metric
     step_size: float
     damping: float
-    steps: int
-    rtol: float
     max_divergence: float | None
+    tries: int
     adapt_damping: bool
     momentum: float
-    preconditioner: float | None
-    recompute: bool
     transforms_gradient: ClassVar[bool] = True
-    without_jacobian: ClassVar[str | None] = "algorithm.direction.point=phi"
+    without_jacobian: ClassVar[str | None] = "algorithm.direction.metric.point=phi"
     is_step: ClassVar[bool] = True
     needs_tasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.one_of("point", self.point, POINTS)
         checks.number("step_size", self.step_size, minimum=0, exclusive=True)
-        checks.number("damping", self.damping, minimum=0, exclusive=self.point == "task_empirical")
-        checks.integer("steps", self.steps, minimum=1)
-        checks.number("rtol", self.rtol, minimum=0, below=1)
+        checks.number("damping", self.damping, minimum=0, exclusive=isinstance(self.metric, TaskEmpirical))
         if self.max_divergence is not None:
             checks.number("max_divergence", self.max_divergence, minimum=0, exclusive=True)
+        checks.integer("tries", self.tries, minimum=0)
         checks.number("momentum", self.momentum, minimum=0, below=1)
-        if self.preconditioner is not None:
-            checks.number("preconditioner", self.preconditioner, minimum=0, exclusive=True)
-        for name in ("adapt_damping", "recompute"):
-            checks.boolean(name, getattr(self, name))
+        checks.boolean("adapt_damping", self.adapt_damping)
 
     @property
     def needs_jacobian(self) -> bool:
-        """For the pull-back, that of the adaptation."""
-        return self.point == "pullback"
+        """Where the metric does."""
+        return self.metric.needs_jacobian
+
+    @property
+    def num_fresh_tasks(self) -> int:
+        """As many as the metric asks for."""
+        return self.metric.num_fresh_tasks
 
     def start(self) -> dict[str, Any]:
         """The damping, where it is adapted; the averages begin with the first step."""
@@ -97,72 +100,85 @@ class NaturalGradient:
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,
+        fresh: Sequence[AdaptedTasks] = (),
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
-        """The natural direction; `direction/divergence` is that predicted for the step, `direction/shortened` its cut.
+        """The natural direction; `direction/divergence` is that of the step: predicted, or with `tries` the real one.
 
-        `direction/cg_residual` is that of CG's recurrence, true to rounding in so few steps: another product would cost as
-        much as one of them. A system that is not finite gives a direction of NaN.
+        `direction/shortened` is the share of the step that was taken, `direction/tries` how many lengths were tried. A system that
+        is not finite gives a direction of NaN.
         """
         damping = state.get("damping", self.damping)
         row = {name: leaf[None] for name, leaf in gradient.items()}
         now = ravel(row)
         rhs = torch.lerp(state["mean"].to(now), now, 1 - self.momentum) if "mean" in state else now
-        if self.momentum:
-            state = state | {"mean": rhs}
-        if self.point == "task_empirical":
-            # In theta's order: an estimator may name frozen leaves last.
-            own = [ravel({name: chunk.gradients.gradient[name] for name in row}) for chunk in chunks]
-            gradients = ranks.rows(torch.cat(own))
-            solution, stats = _by_woodbury(gradients, rhs, damping), {}
-            squared = (solution @ gradients.T).square().sum() / len(gradients)
-        else:
-            scale, state = self._scale(row, chunks, state, ranks)
-            system = fisher(chunks, meta_gradient, ranks, point=self.point, recompute=self.recompute).shifted(damping)
-            result = conjugate_gradient(system, rhs, max_steps=self.steps, rtol=self.rtol, preconditioner=scale)
-            solution = result.solution
-            stats = {"direction/cg_steps": result.steps[0], "direction/cg_residual": result.residual_norm[0]}
-            # s'Fs without one more product: CG's residual is orthogonal to its solution. No step at all means that the
-            # right-hand side itself has no curvature.
-            curved = (solution * rhs).sum() - damping * (solution * solution).sum()
-            squared = torch.where(result.steps[0] > 0, curved.clamp(min=0), 0)
-        step = self.step_size * solution
-        squared = self.step_size**2 * squared
-        divergence, cut = squared / 2, torch.ones_like(squared)
-        if self.max_divergence is not None:
-            allowed = torch.full_like(divergence, self.max_divergence)
-            cut = torch.where(divergence > allowed, (allowed / divergence).sqrt(), cut)
-        step = cut * step
-        stats |= {"direction/divergence": cut**2 * divergence, "direction/shortened": cut}
+        matrix, after = self.metric.at(Asked(row, chunks, fresh, meta_gradient, ranks), state)
+        after = after | ({"mean": rhs} if self.momentum else {})
+        solved = matrix.solve(rhs, damping)
+        stats = dict(solved.stats)
+        step, squared = self.step_size * solved.solution, self.step_size**2 * solved.squared
+        cut, divergence = torch.ones_like(squared), squared / 2
+        if self.max_divergence is not None and self.tries:
+            found, after["excess"] = self._tried(step, divergence, row, chunks, state, ranks)
+            cut, divergence = found.length, found.divergence
+            stats |= {"direction/tries": found.number, "direction/excess": after["excess"]}
+        elif self.max_divergence is not None:
+            cut = _cut(divergence, self.max_divergence)
+            divergence = cut**2 * divergence
+        # A step of no length is none; one that is no number stays what it is.
+        step = torch.where(torch.isfinite(step).all() & (cut == 0), 0, cut * step)
         direction = {name: leaf[0] for name, leaf in unravel(step, row).items()}
+        stats |= {"direction/divergence": divergence, "direction/shortened": cut}
         if not self.adapt_damping:
-            return direction, stats, state
+            return direction, stats, after
         predicted = -(now * step).sum() + 0.5 * (cut**2 * squared + damping * (step * step).sum())
         stats |= {"direction/damping": _scalar(damping, rhs)}
         adapted = {"damping": _adapted(damping, change_of_loss(direction, chunks, ranks) / predicted)}
-        return direction, stats, state | adapted
+        return direction, stats, after | adapted
 
-    def _scale(
-        self, row: Params, chunks: Sequence[AdaptedTasks], state: dict[str, Any], ranks: Ranks
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """The square root of the preconditioner's inverse, and the state with the mean squares it is made of."""
-        if self.preconditioner is None:
-            return None, state
-        squares = torch.zeros_like(ravel(row))
-        for chunk in chunks:
-            gradients = ravel({name: chunk.gradients.gradient[name] for name in row})
-            squares = squares + gradients.square().sum(0, keepdim=True)
-        squares = ranks.sum(squares) / num_tasks(chunks, ranks)
-        if "squares" in state:
-            squares = torch.lerp(state["squares"].to(squares), squares, 1 - _MEMORY)
-        floor = (_FLOOR * squares.mean()).clamp(min=torch.finfo(squares.dtype).tiny)
-        return (squares + floor) ** (-self.preconditioner / 2), state | {"squares": squares}
+    def _tried(
+        self,
+        step: Tensor,
+        predicted: Tensor,
+        row: Params,
+        chunks: Sequence[AdaptedTasks],
+        state: dict[str, Any],
+        ranks: Ranks,
+    ) -> tuple[_Tries, Tensor]:
+        """The first length, from the one that should be right down, at which the adapted models diverge no further than they may.
+
+        Returns:
+            That length, 0 where there is none, and what it led to; and by what factor more than predicted, for the next step.
+        """
+        assert self.max_divergence is not None
+        bound, like = self.max_divergence, torch.ones_like(predicted)
+        excess = state["excess"].to(predicted) if "excess" in state else like
+        # Rounding alone must not refuse a step whose divergence is the bound itself.
+        allowed = bound * (1 + 10 * torch.finfo(step.dtype).eps ** 0.5)
+
+        def tried(tries: _Tries, number: int | Tensor) -> _Tries:
+            shorter = (_SAFETY * (bound / tries.divergence).sqrt()).nan_to_num(0.0).clamp(_SHORTEST, _SAFETY)
+            length = tries.length * torch.where((tries.number == 0) | tries.accepted[0], like, shorter)
+            there = {name: leaf[0] for name, leaf in unravel(length * step, row).items()}
+            _, found = change_and_divergence(there, chunks, ranks)
+            divergence = torch.where(tries.accepted[0], tries.divergence, found)
+            more = (~tries.accepted[0]).to(tries.number)
+            return _Tries(length, (divergence <= allowed).expand(1), divergence, tries.number + more)
+
+        longest = _cut(predicted * excess, bound) * (_SAFETY if "excess" in state else 1.0)
+        begin = _Tries(longest, torch.zeros(1, dtype=torch.bool, device=step.device), 0 * like, 0 * like)
+        end = repeat(tried, begin, self.tries, ended=lambda tries: tries.accepted, is_dear=True)
+        factor = end.divergence / (end.length**2 * predicted)
+        excess = torch.where(factor.isfinite(), factor.clamp(min=1), excess)
+        is_there = end.accepted[0]
+        return replace(
+            end, length=torch.where(is_there, end.length, 0), divergence=torch.where(is_there, end.divergence, 0)
+        ), excess
 
 
-def _by_woodbury(gradients: Tensor, rhs: Tensor, damping: float | Tensor) -> Tensor:
-    """(damping I + U U')^-1 rhs with U' = gradients / sqrt(B), by a B x B system."""
-    rows = gradients / len(gradients) ** 0.5
-    inner = damping * torch.eye(len(rows), dtype=rows.dtype, device=rows.device) + rows @ rows.T
-    return (rhs - torch.linalg.solve_ex(inner, rows @ rhs.T).result.T @ rows) / damping
+def _cut(divergence: Tensor, bound: float) -> Tensor:
+    """The share of a step, at most 1, at which a quadratic divergence is the bound."""
+    allowed = torch.full_like(divergence, bound)
+    return torch.where(divergence > allowed, (allowed / divergence).sqrt(), torch.ones_like(divergence))
 
 
 def _adapted(damping: float | Tensor, ratio: Tensor) -> Tensor:

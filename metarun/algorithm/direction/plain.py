@@ -18,6 +18,7 @@ class Plain:
     transforms_gradient: ClassVar[bool] = False
     without_jacobian: ClassVar[str | None] = None
     is_step: ClassVar[bool] = False
+    num_fresh_tasks: ClassVar[int] = 0
     needs_tasks: ClassVar[bool] = False
 
     @property
@@ -36,6 +37,7 @@ class Plain:
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,
+        fresh: Sequence[AdaptedTasks] = (),
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The gradient, unchanged."""
         return gradient, {}, state

@@ -37,6 +37,7 @@ class RepeatedSteps:
     needs_jacobian: ClassVar[bool] = False
     without_jacobian: ClassVar[str | None] = None
     is_step: ClassVar[bool] = True
+    num_fresh_tasks: ClassVar[int] = 0
     needs_tasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class RepeatedSteps:
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,
+        fresh: Sequence[AdaptedTasks] = (),
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """By how much theta shall be less; `direction/change` is what the steps but the last did to the query loss."""
         row = {name: leaf[None] for name, leaf in gradient.items()}

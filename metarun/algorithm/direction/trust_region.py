@@ -58,6 +58,7 @@ class TrustRegion:
     needs_jacobian: ClassVar[bool] = True
     without_jacobian: ClassVar[str | None] = None
     is_step: ClassVar[bool] = True
+    num_fresh_tasks: ClassVar[int] = 0
     needs_tasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class TrustRegion:
         meta_gradient: MetaGradient,
         state: dict[str, Any],
         ranks: Ranks,
+        fresh: Sequence[AdaptedTasks] = (),
     ) -> tuple[Params, dict[str, Tensor], dict[str, Any]]:
         """The accepted step, or zeros; `direction/divergence` and `direction/change` (of the loss) are what it really led to.
 

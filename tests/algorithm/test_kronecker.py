@@ -126,6 +126,24 @@ def test_what_is_no_layer_has_the_diagonal():
     torch.testing.assert_close(matrix.solve(rhs, 0.2).solution[0], expected, rtol=1e-11, atol=0)
 
 
+def test_a_layer_that_is_not_called_is_no_layer():
+    """Its weights are used past it: the diagonal is theirs, and the other layer's factors are as ever."""
+
+    class Past(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unseen, self.seen = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, inputs):
+            return self.seen(nn.functional.linear(inputs, self.unseen.weight, self.unseen.bias))
+
+    case = Case(Past(), tasks_of((3,), 2, classes=False, count=1, size=1))
+    _, state = kfac().at(case.asked(), {})
+    torch.testing.assert_close(state["other"][0], case.fisher().diagonal()[:12], rtol=1e-11, atol=1e-14)
+    assert state["inputs_0"].shape == (4, 4)
+    assert "inputs_1" not in state
+
+
 @pytest.mark.parametrize("corrected", [False, True])
 def test_chunks_change_nothing(corrected):
     """Signs are a task's own, whichever chunk it is in: a batch norm mixes examples, so that they count."""

@@ -47,15 +47,13 @@ class LayerGradients:
         """
         bilevel = chunk.bilevel
         problem = bilevel.inner.problem
-        whole = detached(chunk.gradients.params)
-        data = problem.query(bilevel.inner.tasks, whole, bilevel.steps)
+        params = detached(chunk.gradients.params)
+        data = problem.query(bilevel.inner.tasks, params, bilevel.steps)
         if count < len(bilevel):
-            data, whole = mapped(data, lambda tensor: tensor[:count]), mapped(whole, lambda tensor: tensor[:count])
-        params = whole
-        layers = layers_of(problem.learner.module, like)
+            data, params = mapped(data, lambda tensor: tensor[:count]), mapped(params, lambda tensor: tensor[:count])
+        layers, shifts = _called(problem, layers_of(problem.learner.module, like), params, data)
         own = {name for layer in layers for name in layer.names}
         other = {name: params[name].requires_grad_() for name in like if name not in own}
-        shifts = _shifts(problem, layers, params, data)
 
         def outputs_and_inputs(params: Params, shifts: Params, inputs: Tensor, *norms: Tensor) -> tuple[Tensor, Params]:
             with recording(layers, shifts) as given:
@@ -103,13 +101,19 @@ def _number(call: str) -> int:
     return int(call.split(":")[0])
 
 
-def _shifts(problem: Problem, layers: list[Layer], params: Params, data: Data) -> Params:
-    """Zeros [B, ...] of the shape of the layers' outputs, one for each call, as variables."""
+def _called(problem: Problem, layers: list[Layer], params: Params, data: Data) -> tuple[list[Layer], Params]:
+    """Those layers that the model calls, and zeros [B, ...] of the shape of their outputs, one for each call, as variables.
+
+    A layer whose weights are used without a call of it (attention's output layer) is none.
+    """
     one = {name: leaf[0] for name, leaf in params.items()}
     with recording(layers) as outputs, torch.no_grad():
         problem.outputs(one, data.inputs[0], *(each[0] for each in data.norms))
+    called = {_number(name) for name in outputs}
+    if len(called) < len(layers):
+        return _called(problem, [layers[number] for number in sorted(called)], params, data)
     tasks = len(data.inputs)
-    return {name: each.new_zeros((tasks, *each.shape)).requires_grad_() for name, each in outputs.items()}
+    return layers, {name: each.new_zeros((tasks, *each.shape)).requires_grad_() for name, each in outputs.items()}
 
 
 def _columns(problem: Problem, outputs: Tensor, data: Data, keys: Tensor, samples: int | None) -> list[Tensor]:

@@ -64,6 +64,8 @@ def companions(choice: str) -> tuple[str, ...]:
     group, _, option = choice.partition("=")
     if group == "algorithm/meta_gradient/solver":
         return ("algorithm=imaml",)
+    if group == "algorithm/direction/metric":
+        return ("algorithm=imaml_ng",)
     if group == "algorithm/meta_gradient" and option.startswith("implicit"):
         return ("algorithm.proximal_weight=1",)
     if group == "algorithm/inner" and option.startswith("newton_cg"):

@@ -20,6 +20,7 @@ PARTS = [
     *[(key, (f"{key}={option}",)) for key in ("optimizer", "lr_schedule", "tracker") for option in GROUPS[key]],
     *[("algorithm", (f"algorithm={option}",)) for option in GROUPS["algorithm"]],
     *[("algorithm", ("algorithm=imaml", f"algorithm/meta_gradient/solver={o}")) for o in ("minres", "fixed_point")],
+    *[("algorithm", ("algorithm=imaml_ng", f"algorithm/direction/metric={o}")) for o in ("step_tasks", "fresh_tasks")],
     *[("dataset.source", (f"dataset={option}",)) for option in ("sinusoid", "harmonic", "sinusoid_and_line")],
     *[("dataset.source", (f"dataset={option}",)) for option in ("navigation2d", "tabular_mdp", "bandit", "gymnasium")],
     *[("dataset.source", (f"dataset={option}",)) for option in ("halfcheetah_velocity", "ant_direction")],
@@ -36,6 +37,8 @@ NAMES = {"project", "entity", "group"}
 OPTIONAL = {"entity", "group", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
 OPTIONAL |= {
     "preconditioner",
+    "num_tasks",
+    "samples",
     "test_ways",
     "val_ways",
     "output_size",

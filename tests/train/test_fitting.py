@@ -50,7 +50,7 @@ def test_the_line_through_few_tasks_is_what_many_take(name, data):
     fitting = fitting_of(*ALGORITHMS[name], *data)
     fitting.peak(2)  # what is made once
     two, four = fitting.peak(2), fitting.peak(4)
-    assert two + (four - two) * 11 == pytest.approx(fitting.peak(24), rel=0.03)
+    assert two + (four - two) * 11 == pytest.approx(fitting.peak(24), rel=0.05)
 
 
 @pytest.mark.parametrize("share", [1.2, 0.7, 0.3])

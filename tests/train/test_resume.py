@@ -36,11 +36,15 @@ IMAML = (
 NATURAL = (
     *IMAML,
     "algorithm/direction=natural_gradient",
-    "algorithm.direction.steps=2",
     "algorithm.direction.momentum=0.9",
-    "algorithm.direction.preconditioner=0.5",
     "optimizer=sgd_unit",
     "optimizer.lr=1.0",
+)
+FRESH_TASKS = (
+    *NATURAL,
+    "algorithm/direction/metric=fresh_tasks",
+    "algorithm.direction.metric.num_fresh_tasks=3",
+    "algorithm.direction.metric.steps=2",
 )
 
 # Episodes, of which a run counts the steps; one direction carries nothing from step to step, the other one Adam's averages.
@@ -138,8 +142,15 @@ def test_kill_and_the_same_command_again_equals_an_undisturbed_run(settings, tmp
 
 @pytest.mark.parametrize(
     "settings",
-    [IMAML, NATURAL, PLATEAU, TRUST_REGION, CLIPPED],
-    ids=["imaml", "natural gradient", "plateau", "policies by a trust region", "policies by clipped steps"],
+    [IMAML, NATURAL, FRESH_TASKS, PLATEAU, TRUST_REGION, CLIPPED],
+    ids=[
+        "imaml",
+        "natural gradient",
+        "natural gradient of other tasks",
+        "plateau",
+        "policies by a trust region",
+        "policies by clipped steps",
+    ],
 )
 def test_what_is_carried_from_step_to_step_resumes_to_the_same_bits(settings, tmp_path, in_step):
     """In this process; the kill of another one is above."""

@@ -36,8 +36,15 @@ RUNS = {
         "algorithm.inner.steps=3",
         "algorithm.direction.adapt_damping=true",
         "algorithm.direction.momentum=0.9",
-        "algorithm.direction.preconditioner=0.5",
-        "algorithm.direction.steps=3",
+        "algorithm.direction.metric.num_tasks=2",  # of five, all of them the first rank's
+        *IMAGES,
+    ),
+    "imaml_ng_fresh": (
+        "algorithm=imaml_ng",
+        "algorithm.inner.steps=3",
+        "algorithm/direction/metric=fresh_tasks",
+        "algorithm.direction.metric.num_fresh_tasks=3",
+        "algorithm.direction.metric.steps=3",
         *IMAGES,
     ),
     "imaml_hf": ("algorithm=imaml_hf", "algorithm.inner.steps=2", *IMAGES),

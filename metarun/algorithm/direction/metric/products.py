@@ -60,13 +60,11 @@ class _Products:
         """For the pull-back, that of the adaptation."""
         return self.point == "pullback"
 
-    def _tasks(self, asked: Asked) -> Sequence[AdaptedTasks]:
-        raise NotImplementedError
-
-    def at(self, asked: Asked, state: dict[str, Any]) -> tuple["ByProducts", dict[str, Any]]:
-        """The mean of the tasks' matrices, and the state with the mean squares that the preconditioner is made of."""
+    def _of(
+        self, tasks: Sequence[AdaptedTasks], asked: Asked, state: dict[str, Any]
+    ) -> tuple["ByProducts", dict[str, Any]]:
+        """The mean of these tasks' matrices, and the state with the mean squares that the preconditioner is made of."""
         scale, state = self._scale(asked, state)
-        tasks = self._tasks(asked)
         product = fisher(tasks, asked.meta_gradient, asked.ranks, point=self.point, recompute=self.recompute)
         return ByProducts(product, self.steps, self.rtol, scale), state
 
@@ -91,8 +89,9 @@ class StepTasks(_Products):
 
     num_fresh_tasks: ClassVar[int] = 0
 
-    def _tasks(self, asked: Asked) -> Sequence[AdaptedTasks]:
-        return asked.step
+    def at(self, asked: Asked, state: dict[str, Any]) -> tuple["ByProducts", dict[str, Any]]:
+        """The matrix of the step's tasks."""
+        return self._of(asked.step, asked, state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +108,9 @@ class FreshTasks(_Products):
         super().__post_init__()
         checks.integer("num_fresh_tasks", self.num_fresh_tasks, minimum=1)
 
-    def _tasks(self, asked: Asked) -> Sequence[AdaptedTasks]:
-        return asked.fresh
+    def at(self, asked: Asked, state: dict[str, Any]) -> tuple["ByProducts", dict[str, Any]]:
+        """The matrix of the fresh tasks."""
+        return self._of(asked.fresh, asked, state)
 
 
 @dataclass(frozen=True)

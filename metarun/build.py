@@ -22,14 +22,14 @@ from metarun.models.learner import Learner
 from metarun.problems.base import Problem
 from metarun.tasks.types import Split, TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
-from metarun.train import trial
-from metarun.train.evaluate import Evaluation, Evaluator
-from metarun.train.fitting import Fitting
-from metarun.train.footprint import Footprint
-from metarun.train.observer import Observer
-from metarun.train.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
-from metarun.train.program_steps import no_program_for
-from metarun.train.trainer import Schedule, Trainer
+from metarun.training import trial
+from metarun.training.evaluate import Evaluation, Evaluator
+from metarun.training.fitting import Fitting
+from metarun.training.footprint import Footprint
+from metarun.training.observer import Observer
+from metarun.training.optimizer import MakeSchedule, check_ranges, tried_optimizer, try_schedule, watches_score
+from metarun.training.program_steps import no_program_for
+from metarun.training.trainer import Schedule, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

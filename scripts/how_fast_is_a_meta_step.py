@@ -26,7 +26,7 @@ from metarun.models.mlp import MLP
 from metarun.problems.classification import Classification
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
-from metarun.train.program import compiled
+from metarun.training.program import compiled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from metarun.report import figures
-from tests.train.small import DATA
+from tests.training.small import DATA
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -30,7 +30,7 @@ ROOMS = (
     "algorithm",
     "run_folder",
     "tracking",
-    "train",
+    "training",
     "build",
     "console",
     "report",

@@ -93,7 +93,7 @@ def test_what_stands_in_for_the_compiler_is_called_as_it_is():
 
 
 def test_what_makes_a_program_is_there():
-    """`metarun.train.program`, `metarun.maths.loops` and `metarun.train.optimizer_rule` use these of PyTorch."""
+    """`metarun.training.program`, `metarun.maths.loops` and `metarun.training.optimizer_rule` use these of PyTorch."""
     import torch
     from torch._higher_order_ops.while_loop import while_loop_op
     from torch._inductor import config

@@ -30,7 +30,7 @@ from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.importing import look_in_current_folder
 from metarun.device.compiler_on_demand import import_compiler_on_demand
 from metarun.errors import ConfigurationError, SweepError, TrainingError
-from metarun.train.stopping import StoppedOutsideTraining, answering_signals
+from metarun.training.stopping import StoppedOutsideTraining, answering_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:

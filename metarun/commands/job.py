@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.run_folder.status import PREEMPTED, RunStatus, mark_failed, read_status, slurm_job
 from metarun.sweep.parent import end_with_parent
-from metarun.train.stopping import STOP_SIGNALS, stop_at_once
+from metarun.training.stopping import STOP_SIGNALS, stop_at_once
 
 if TYPE_CHECKING:
     from metarun.run_folder.folder import RunFolder

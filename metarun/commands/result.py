@@ -18,7 +18,7 @@ from metarun.maths.stats import count_words, has_score
 from metarun.report.published import compared
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.types import Split
-from metarun.train.evaluate import Measurement
+from metarun.training.evaluate import Measurement
 
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "wandb", "torchmeta")
 

@@ -47,12 +47,12 @@ from metarun.run_folder.stored_result import stored_result
 from metarun.tasks.episodes import Episodes
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
 from metarun.tracking.jsonl import MetricsFile, Reach
-from metarun.train.observer import NoObserver
-from metarun.train.profile import profiled
-from metarun.train.program import use_cache
-from metarun.train.stop_requests import Stopped
-from metarun.train.stopping import StoppedOutsideTraining
-from metarun.train.trainer import Trainer
+from metarun.training.observer import NoObserver
+from metarun.training.profile import profiled
+from metarun.training.program import use_cache
+from metarun.training.stop_requests import Stopped
+from metarun.training.stopping import StoppedOutsideTraining
+from metarun.training.trainer import Trainer
 
 _logger = logging.getLogger("metarun")
 

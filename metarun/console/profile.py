@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarun.console.terminal import say
-from metarun.train.profile import Profile
+from metarun.training.profile import Profile
 
 
 def show_profile(console: Console, profile: Profile, trace: Path) -> None:

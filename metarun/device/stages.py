@@ -1,4 +1,4 @@
-"""Names for the stages of a step, which cost nothing until somebody listens (`metarun.train.profile`)."""
+"""Names for the stages of a step, which cost nothing until somebody listens (`metarun.training.profile`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -6,6 +6,8 @@ from typing import Any
 _RENAMED = {
     "metarun.train.device.Device": "metarun.device.settings.Device",
     "metarun.tracking.base.NoMirror": "metarun.tracking.base.NoTracker",
+    "metarun.train.trainer.Schedule": "metarun.training.trainer.Schedule",
+    "metarun.train.evaluate.Evaluation": "metarun.training.evaluate.Evaluation",
     "metarun.gradients.measure.Grid": "metarun.gradients.measure.GradientSettings",
 }
 """Classes of metarun that stood in configurations under another name -> their names now."""

@@ -16,7 +16,7 @@ from metarun.sweep.manifest import Job
 from metarun.sweep.parent import PARENT
 from metarun.sweep.state import DONE, LOST, JobState, exit_words, job_state, last_line
 from metarun.sweep.view import SweepView, jobs_words
-from metarun.train.stopping import STOP_SIGNALS, stop_at_once
+from metarun.training.stopping import STOP_SIGNALS, stop_at_once
 
 _POLL_S = 0.1
 _LOOK_S = 0.5  # how often the files of running jobs are read

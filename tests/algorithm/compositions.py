@@ -28,7 +28,7 @@ from metarun.problems.classification import Classification
 from metarun.problems.regression import Regression
 from metarun.tasks.types import Examples, TaskBatch
 from tests.reference import curvature, kronecker
-from tests.train.small import configuration
+from tests.training.small import configuration
 
 GROUPS = groups(config_folder())
 SOLVERS = GROUPS["algorithm/meta_gradient/solver"]

@@ -11,7 +11,7 @@ from metarun.device.course import Course, course
 from metarun.maths.structures import tensors_of, with_tensors
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
-from tests.train.small import GLYPHS, QUICK, configuration
+from tests.training.small import GLYPHS, QUICK, configuration
 
 SOLVER, METRIC = "algorithm.meta_gradient.solver", "algorithm.direction.metric"
 HESSIAN = ("algorithm=imaml", "algorithm.meta_gradient.curvature=hessian", "algorithm.proximal_weight=0.02")

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 
 from tests.calls import meta_step
 from tests.reference import prototypes
-from tests.train.small import configuration
+from tests.training.small import configuration
 
 from .compositions import (
     ALL,

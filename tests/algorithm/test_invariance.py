@@ -26,7 +26,7 @@ from metarun.models.mlp import MLP
 from metarun.problems.regression import Regression
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.types import Examples, TaskBatch
-from metarun.train.evaluate import Evaluation, Evaluator
+from metarun.training.evaluate import Evaluation, Evaluator
 from tests.calls import adapt, bilevel, meta_step, sorted_theta
 
 from .held import peak_bytes

@@ -18,7 +18,7 @@ from metarun.maths.operators import LinearOperator, dense
 from metarun.maths.trees import Params, ravel
 from metarun.problems.collected import keeping
 from tests.calls import bilevel
-from tests.train.small import NAVIGATION, QUICK, configuration
+from tests.training.small import NAVIGATION, QUICK, configuration
 
 from .closed_forms import Quadratic, composed, descent, quadratic, stacked
 from .compositions import setting

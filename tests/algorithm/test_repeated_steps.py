@@ -6,7 +6,7 @@ import torch
 from metarun.algorithm import FirstOrder, Plain, RepeatedSteps, Unrolled
 from metarun.tasks.types import TaskBatch
 from tests.calls import meta_step
-from tests.train.small import configuration
+from tests.training.small import configuration
 
 from .closed_forms import Quadratic, composed, descent, quadratic, stacked
 from .test_collected_data import ALPHA, GOALS, STEPS, THETA, B, Pursuit, samples, tasks

@@ -6,7 +6,7 @@ import pytest
 
 from metarun.algorithm import Algorithm
 
-from ..train.small import QUICK, run_here
+from ..training.small import QUICK, run_here
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..train.small import QUICK, python, run_here
+from ..training.small import QUICK, python, run_here
 
 # 12, 5 and 6 classes of 18 drawings; what is wrong with it is found before training, so it is not made any smaller.
 GLYPHS = (

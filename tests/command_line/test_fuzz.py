@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.run_folder.folder import flatten
 
-from ..train.small import GLYPHS, QUICK, configuration, run_here
+from ..training.small import GLYPHS, QUICK, configuration, run_here
 
 SMALL = (
     *QUICK,

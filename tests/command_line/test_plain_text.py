@@ -11,7 +11,7 @@ from metarun.command_line.plain_text import write_every_character
 from metarun.console.progress import RunConsole, waiting
 from metarun.maths.stats import Summary
 
-from ..train.small import QUICK, run_here
+from ..training.small import QUICK, run_here
 
 
 def stdout_of(encoding, monkeypatch) -> Callable[[], str]:

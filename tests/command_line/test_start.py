@@ -29,7 +29,7 @@ def test_training_begins_without_what_it_does_not_use(algorithm, tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("imported:")]
     modules = line.split()
-    assert "metarun.train.trainer" in modules
+    assert "metarun.training.trainer" in modules
     found = [name for name in modules if f"{name}.".startswith(tuple(f"{each}." for each in NOT_NEEDED))]
     # The name of torch's compiler is taken by what imports it on demand.
     assert [name for name in found if name != "torch._dynamo"] == []

@@ -17,7 +17,7 @@ from metarun.tasks.sources.catalogue import CATALOGUE
 
 from ..tasks import small_archives
 from ..tasks.test_folder import write_classes
-from ..train.small import python, run_here
+from ..training.small import python, run_here
 
 
 @pytest.fixture(autouse=True)

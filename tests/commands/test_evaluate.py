@@ -10,7 +10,7 @@ import pytest
 from metarun.maths.stats import summarize
 from metarun.run_folder.folder import fingerprint
 
-from ..train.small import GLYPHS, SIX_STEPS, only_folder, run_here, times_and_bytes
+from ..training.small import GLYPHS, SIX_STEPS, only_folder, run_here, times_and_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from metarun.report.gradient_tables import answer, number
 from metarun.run_folder.folder import fingerprint
 from metarun.run_folder.state import load
 
-from ..train.small import NAVIGATION, QUICK, configuration, only_folder, run_here
+from ..training.small import NAVIGATION, QUICK, configuration, only_folder, run_here
 
 SMALL = (
     *QUICK,

@@ -11,7 +11,7 @@ from metarun.commands import job
 from metarun.errors import TrainingError
 from metarun.run_folder.status import RunStatus, read_status
 from metarun.sweep.manifest import Job, Manifest
-from metarun.train.stopping import STOP_SIGNALS
+from metarun.training.stopping import STOP_SIGNALS
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from metarun.command_line.main import main
 
 from ..report.made import sweep, write_run
-from ..train.small import QUICK, ROOT, run_here
+from ..training.small import QUICK, ROOT, run_here
 
 SCORES = {0: [0.1, 0.2, 0.3, 0.4], 5: [0.5, 0.6, 0.7, 0.8]}
 

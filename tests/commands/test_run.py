@@ -14,7 +14,7 @@ from metarun.build import make_parts
 from metarun.maths.stats import has_score, summarize
 from metarun.problems.regression import Regression
 
-from ..train.small import (
+from ..training.small import (
     GLYPHS,
     QUICK,
     SIX_STEPS,

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from metarun.configuration.command_text import command_line, other_algorithm
 from metarun.configuration.config_folder import config_folder
 
-from ..train.small import QUICK, configuration, run_here
+from ..training.small import QUICK, configuration, run_here
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from metarun.configuration.instantiate import make
 from metarun.errors import ConfigurationError
 from metarun.run_folder.folder import RunFolder, differences, fingerprint, flatten, moved, name, settings
 from metarun.tasks.sources.catalogue import CATALOGUE
-from metarun.train.trainer import Schedule
+from metarun.training.trainer import Schedule
 from tests.calls import meta_step
 
 from ..tasks.test_folder import write_classes
-from ..train.small import GLYPHS, QUICK, configuration
+from ..training.small import GLYPHS, QUICK, configuration
 
 GROUPS = groups(config_folder())
 OPTIONS = [f"{group}={option}" for group, options in GROUPS.items() for option in options]

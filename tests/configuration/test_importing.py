@@ -8,7 +8,7 @@ import pytest
 from metarun.configuration.importing import class_of, look_in_current_folder
 from metarun.errors import ConfigurationError
 
-from ..train.small import python
+from ..training.small import python
 
 
 @pytest.fixture

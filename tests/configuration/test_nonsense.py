@@ -9,9 +9,9 @@ import pytest
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.instantiate import make
 from metarun.errors import ConfigurationError
-from metarun.train.optimizer import check_ranges
+from metarun.training.optimizer import check_ranges
 
-from ..train.small import GLYPHS, QUICK, configuration
+from ..training.small import GLYPHS, QUICK, configuration
 
 GROUPS = groups(config_folder())
 PARTS = [

@@ -12,7 +12,7 @@ import pytest
 from metarun.configuration.trusted import named_in, require_trusted, untrusted_classes
 from metarun.errors import ConfigurationError
 
-from ..train.small import SIX_STEPS, configuration, only_folder, run_here
+from ..training.small import SIX_STEPS, configuration, only_folder, run_here
 
 
 @pytest.fixture(scope="module")

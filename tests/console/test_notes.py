@@ -11,7 +11,7 @@ from rich.console import Console
 from metarun.console.notes import shown
 
 from ..tasks.test_folder import write_classes
-from ..train.small import QUICK, python, run_here
+from ..training.small import QUICK, python, run_here
 
 LOGGER = logging.getLogger("metarun.tasks.anything")
 

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from metarun.console.terminal import say, terminal
 
-from ..train.small import SIX_STEPS, run_here
+from ..training.small import SIX_STEPS, run_here
 
 
 def test_neither_markup_nor_emoji_is_read_in_what_is_printed(capsys):

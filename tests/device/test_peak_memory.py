@@ -9,7 +9,7 @@ import torch
 from metarun.device import peak_memory as memory
 from metarun.device.peak_memory import AddedMemory, peak_mib
 
-from ..train.small import python
+from ..training.small import python
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -6,7 +6,7 @@ import torch
 from metarun.device.memory import saved_bytes
 from metarun.device.settings import Device
 
-from ..train.small import GLYPHS, QUICK, configuration, trainer_of
+from ..training.small import GLYPHS, QUICK, configuration, trainer_of
 
 
 def device(**changes) -> Device:

@@ -18,7 +18,7 @@ from metarun.models.functions import RightFunctions
 from metarun.models.learner import Learner
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
-from metarun.train.program import compiled
+from metarun.training.program import compiled
 from tests.calls import meta_step, sorted_theta
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -18,7 +18,7 @@ from metarun.algorithm import Algorithm
 from metarun.models.learner import Learner
 from metarun.problems.classification import Classification
 from metarun.tasks.types import Examples, TaskBatch
-from metarun.train import trial
+from metarun.training import trial
 from tests.calls import adapt, meta_step
 from tests.reference import imaml
 from tests.reference.prototypes import logits_by_distance

@@ -10,7 +10,7 @@ import pytest
 from metarun.report.runs import read_runs
 
 from ..sweep.small_sweeps import SHORT, only_sweep
-from ..train.small import run_here
+from ..training.small import run_here
 from .made import configuration, write_run
 
 SCORES = {0: [0.1, 0.2, 0.3, 0.4], 5: [0.5, 0.6, 0.7, 0.8]}

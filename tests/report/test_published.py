@@ -4,7 +4,7 @@ import pytest
 
 from metarun.report.published import compared
 from metarun.run_folder.folder import flatten
-from tests.train.small import configuration
+from tests.training.small import configuration
 
 OMNIGLOT, SINUSOID = "experiment=maml_omniglot", "experiment=maml_sinusoid"
 

@@ -11,7 +11,7 @@ from metarun.errors import ConfigurationError
 from metarun.run_folder.checkpoints import newest, take_up
 from metarun.tracking.jsonl import Reach, read_metrics
 
-from ..train.small import QUICK, assert_same_runs, metrics_of, only_folder, run_and_kill, run_here
+from ..training.small import QUICK, assert_same_runs, metrics_of, only_folder, run_and_kill, run_here
 
 COMMAND = (
     *QUICK,

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from ..report.made import configuration
-from ..train.small import QUICK, metrics_of, only_folder, run_and_kill, run_here
+from ..training.small import QUICK, metrics_of, only_folder, run_and_kill, run_here
 
 COMMAND = (
     *QUICK,

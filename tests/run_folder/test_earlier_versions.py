@@ -5,7 +5,7 @@ import pytest
 from metarun.run_folder.earlier_versions import of_today
 from metarun.run_folder.folder import fingerprint, name
 
-from ..train.small import configuration
+from ..training.small import configuration
 
 NATURAL_OF_THEN = tuple(
     f"algorithm.direction.{each}" for each in ("damping=0.01", "max_divergence=2e-4", "tries=0", "momentum=0.9")

@@ -10,7 +10,7 @@ import pytest
 from metarun.run_folder.folder import RunFolder
 from metarun.run_folder.source_record import changed_sources, record_sources, sources_of
 
-from ..train.small import QUICK, only_folder, run_here
+from ..training.small import QUICK, only_folder, run_here
 
 NET = """
 import torch

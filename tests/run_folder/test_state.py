@@ -14,7 +14,7 @@ from metarun.errors import ConfigurationError
 from metarun.files import write_atomically
 from metarun.run_folder.state import TrainState, load, load_state, save, save_state
 
-from ..train.small import ROOT, assert_equal_bits
+from ..training.small import ROOT, assert_equal_bits
 
 
 def state(step: int) -> TrainState:

@@ -11,7 +11,7 @@ import pytest
 from metarun.sweep import local
 from metarun.sweep.local import Slot, slots
 
-from ..train.small import assert_same_runs, python, run_here
+from ..training.small import assert_same_runs, python, run_here
 from .small_sweeps import SHORT, attempts, only_sweep, runs_by_size, status_of, stubborn
 
 

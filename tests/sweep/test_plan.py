@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ..train.small import run_here
+from ..training.small import run_here
 from .small_sweeps import SHORT, only_sweep
 
 

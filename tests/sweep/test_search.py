@@ -13,7 +13,7 @@ from metarun.sweep.plan import direction
 from metarun.sweep.search import to_distribution
 from metarun.sweep.state import DONE, JobState
 
-from ..train.small import run_here
+from ..training.small import run_here
 from .small_sweeps import SHORT, attempts, only_sweep
 
 needs_optuna = pytest.mark.skipif(

@@ -12,7 +12,7 @@ import torch
 
 from metarun.run_folder.state import load_state
 
-from ..train.small import ROOT, assert_same_runs, run_here
+from ..training.small import ROOT, assert_same_runs, run_here
 from . import cluster
 from .small_sweeps import SHORT, only_sweep, runs_by_size, status_of, stubborn
 

@@ -12,7 +12,7 @@ import pytest
 
 from metarun.sweep import slurm
 
-from ..train.small import run_here
+from ..training.small import run_here
 from .small_sweeps import SHORT
 
 

@@ -15,7 +15,7 @@ from metarun.sweep.state import SILENT_S, exit_words, job_state, last_line
 from metarun.sweep.view import counts
 
 from ..report.made import write_run
-from ..train.small import python, run_here
+from ..training.small import python, run_here
 from .small_sweeps import SHORT
 
 

@@ -10,7 +10,7 @@ from metarun.run_folder.folder import flatten
 
 from ..tracking.wandb_private import create_sweep_command, create_sweep_command_args
 from ..tracking.wandb_reader import read_offline_run
-from ..train.small import ROOT, configuration
+from ..training.small import ROOT, configuration
 from .small_sweeps import SHORT
 
 

@@ -17,7 +17,7 @@ from metarun.tasks.sources.catalogue import CATALOGUE
 from metarun.tasks.sources.glyphs import glyphs
 from metarun.tasks.sources.named import named_set
 from metarun.tasks.types import SPLITS, Examples, TaskBatch
-from tests.train.small import DATA
+from tests.training.small import DATA
 
 from .test_episodes import digest
 

@@ -9,7 +9,7 @@ import pytest
 
 from metarun.tasks.sources.catalogue import CATALOGUE
 
-from ..train.small import QUICK, only_folder, run_here
+from ..training.small import QUICK, only_folder, run_here
 from . import small_archives
 from .test_folder import write_classes
 

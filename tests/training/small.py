@@ -19,8 +19,8 @@ from metarun.build import Parts, make_parts, make_trainer
 from metarun.command_line.main import main
 from metarun.configuration.config_folder import config_folder
 from metarun.tracking.jsonl import MetricsFile
-from metarun.train.observer import NoObserver
-from metarun.train.trainer import Trainer
+from metarun.training.observer import NoObserver
+from metarun.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("METARUN_DATA", ROOT.parent / "shared" / "data"))

@@ -1,4 +1,4 @@
-"""metarun.train.optimizer_rule: a step as a function of tensors is the step of PyTorch's own class, or is refused."""
+"""metarun.training.optimizer_rule: a step as a function of tensors is the step of PyTorch's own class, or is refused."""
 
 from functools import partial
 from typing import Any
@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 
 from metarun.maths.structures import tensors_of, with_tensors
-from metarun.train.optimizer import MakeOptimizer
-from metarun.train.optimizer_rule import Memory, OptimizerRule, changing_settings, memory_of, remember
-from metarun.train.program import NoProgram, compiled
+from metarun.training.optimizer import MakeOptimizer
+from metarun.training.optimizer_rule import Memory, OptimizerRule, changing_settings, memory_of, remember
+from metarun.training.program import NoProgram, compiled
 
 pytestmark = pytest.mark.usefixtures("float64")
 

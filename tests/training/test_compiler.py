@@ -1,4 +1,4 @@
-"""metarun.train.program with PyTorch's compiler itself: right, taken up to the bit, and kept apart in its cache."""
+"""metarun.training.program with PyTorch's compiler itself: right, taken up to the bit, and kept apart in its cache."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 
 from metarun.maths.loops import repeat
 from metarun.run_folder.state import load_state
-from metarun.train.program import compiled
+from metarun.training.program import compiled
 
 from .small import QUICK, assert_same_runs, only_folder, python
 
@@ -32,7 +32,7 @@ KILLED = """
 import os, signal, sys
 last = int(sys.argv.pop(1))
 from metarun.command_line.main import main
-from metarun.train.trainer import Trainer
+from metarun.training.trainer import Trainer
 log = Trainer._log
 def logged(trainer, state, rate):
     found = log(trainer, state, rate)

@@ -25,17 +25,17 @@ from metarun.run_folder.checkpoints import save_best, save_last
 from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch, TaskSource
 from metarun.tracking.base import Tracker
-from metarun.train.drawing import Drawing
-from metarun.train.evaluate import Evaluator
-from metarun.train.failures import STANDS, not_finite, out_of_memory, require_finite
-from metarun.train.halving import halving
-from metarun.train.observer import Observer
-from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
-from metarun.train.optimizer_rule import OptimizerRule
-from metarun.train.outer_step import OuterStep, numbers_of
-from metarun.train.program import FIRST_STEPS, EagerSteps, NoProgram, captured, choose, compiled
-from metarun.train.program_steps import ProgramSteps, no_program_for
-from metarun.train.stop_requests import Interrupted, Stopped, StopRequests, stop_requests
+from metarun.training.drawing import Drawing
+from metarun.training.evaluate import Evaluator
+from metarun.training.failures import STANDS, not_finite, out_of_memory, require_finite
+from metarun.training.halving import halving
+from metarun.training.observer import Observer
+from metarun.training.optimizer import MakeOptimizer, MakeSchedule, watches_score
+from metarun.training.optimizer_rule import OptimizerRule
+from metarun.training.outer_step import OuterStep, numbers_of
+from metarun.training.program import FIRST_STEPS, EagerSteps, NoProgram, captured, choose, compiled
+from metarun.training.program_steps import ProgramSteps, no_program_for
+from metarun.training.stop_requests import Interrupted, Stopped, StopRequests, stop_requests
 
 _logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from metarun.device.stages import FIRST, listening
 from metarun.run_folder.state import TrainState
 from metarun.tracking.base import NullTracker
-from metarun.train.observer import NoObserver
-from metarun.train.stop_requests import Stopped
-from metarun.train.trainer import Trainer
+from metarun.training.observer import NoObserver
+from metarun.training.stop_requests import Stopped
+from metarun.training.trainer import Trainer
 
 _WARM_UP, _TIMED, _TRACED = 5, 20, 3
 """Steps: the first ones make what later ones reuse; operations are counted in the last, as counting them takes time."""

@@ -13,11 +13,11 @@ from metarun.maths.structures import tensors_of, with_tensors
 from metarun.problems.base import Problem
 from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch
-from metarun.train.drawing import Drawing
-from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
-from metarun.train.optimizer_rule import changing_settings, memory_of, remember
-from metarun.train.outer_step import NO_STEP, OuterStep, StepState, without_sums
-from metarun.train.program import NoProgram, Program
+from metarun.training.drawing import Drawing
+from metarun.training.optimizer import MakeOptimizer, MakeSchedule, watches_score
+from metarun.training.optimizer_rule import changing_settings, memory_of, remember
+from metarun.training.outer_step import NO_STEP, OuterStep, StepState, without_sums
+from metarun.training.program import NoProgram, Program
 
 _LOOK_S = 0.2
 """Steps are taken without looking for about as long: a person sees the bar move, and a signal is answered."""

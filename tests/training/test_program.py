@@ -1,4 +1,4 @@
-"""metarun.train.program: a run by a program is the run by single operations; here the program's operations run one by one."""
+"""metarun.training.program: a run by a program is the run by single operations; here the program's operations run one by one."""
 
 import functools
 import math
@@ -16,11 +16,11 @@ from metarun.device.ranks import Ranks
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.run_folder.state import TrainState, load_state
 from metarun.tracking.base import NullTracker
-from metarun.train import trainer as trainer_module
-from metarun.train.observer import NoObserver
-from metarun.train.program import EagerSteps, choose, compiled
-from metarun.train.stop_requests import Stopped
-from metarun.train.trainer import Trainer
+from metarun.training import trainer as trainer_module
+from metarun.training.observer import NoObserver
+from metarun.training.program import EagerSteps, choose, compiled
+from metarun.training.stop_requests import Stopped
+from metarun.training.trainer import Trainer
 
 from .small import QUICK, assert_equal_bits, assert_same_checkpoints, configuration, metrics_of, run_here, trainer_of
 

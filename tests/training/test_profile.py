@@ -10,7 +10,7 @@ from metarun.commands import run
 from metarun.device.ranks import Ranks
 from metarun.device.stages import listening, stage, staged
 from metarun.run_folder.folder import fingerprint
-from metarun.train.profile import OTHER, made_of, own_seconds, profiled
+from metarun.training.profile import OTHER, made_of, own_seconds, profiled
 
 from .small import (
     GLYPHS,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from metarun.train.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
+from metarun.training.stopping import STOP_SIGNALS, leave_terminal, stop_at_once
 
 
 class Stopped(Exception):

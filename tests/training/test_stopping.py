@@ -12,7 +12,7 @@ import pytest
 from metarun.commands import run
 from metarun.console.notes import LogFile, shown
 from metarun.console.terminal import terminal
-from metarun.train.stopping import STOP_SIGNALS, answering_signals, leave_terminal
+from metarun.training.stopping import STOP_SIGNALS, answering_signals, leave_terminal
 
 from .small import SIX_STEPS, metrics_of, only_folder, run_here
 

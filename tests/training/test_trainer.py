@@ -1,4 +1,4 @@
-"""metarun.train.trainer: one loop whose every step is a function of (settings, seed, step)."""
+"""metarun.training.trainer: one loop whose every step is a function of (settings, seed, step)."""
 
 import itertools
 import json
@@ -15,11 +15,11 @@ from metarun.maths.stats import diverged
 from metarun.run_folder.state import TrainState, load, load_state
 from metarun.tasks.types import TaskBatch
 from metarun.tracking.jsonl import MetricsFile
-from metarun.train.evaluate import Evaluator, Measurement
-from metarun.train.failures import not_finite
-from metarun.train.observer import NoObserver
-from metarun.train.stop_requests import stop_requests
-from metarun.train.trainer import Schedule, Trainer
+from metarun.training.evaluate import Evaluator, Measurement
+from metarun.training.failures import not_finite
+from metarun.training.observer import NoObserver
+from metarun.training.stop_requests import stop_requests
+from metarun.training.trainer import Schedule, Trainer
 from tests.calls import meta_step
 
 from .small import (

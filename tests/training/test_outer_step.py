@@ -1,4 +1,4 @@
-"""metarun.train.outer_step and drawing: a whole step as a function of tensors is the step that the trainer takes."""
+"""metarun.training.outer_step and drawing: a whole step as a function of tensors is the step that the trainer takes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from metarun.maths.structures import tensors_of, with_tensors
 from metarun.run_folder.state import TrainState
 from metarun.tasks.types import TaskBatch
 from metarun.tracking.base import NullTracker
-from metarun.train.drawing import Drawing
-from metarun.train.optimizer_rule import OptimizerRule, memory_of
-from metarun.train.outer_step import NO_STEP, OuterStep, StepState, numbers_of, without_sums
-from metarun.train.program import compiled
-from metarun.train.program_steps import is_drawn_in_a_program
-from metarun.train.trainer import Trainer
+from metarun.training.drawing import Drawing
+from metarun.training.optimizer_rule import OptimizerRule, memory_of
+from metarun.training.outer_step import NO_STEP, OuterStep, StepState, numbers_of, without_sums
+from metarun.training.program import compiled
+from metarun.training.program_steps import is_drawn_in_a_program
+from metarun.training.trainer import Trainer
 
 from .small import GLYPHS, QUICK, configuration, trainer_of
 

@@ -1,4 +1,4 @@
-"""metarun.train.evaluate: a measurement is a function of parameters and protocol, and touches nothing."""
+"""metarun.training.evaluate: a measurement is a function of parameters and protocol, and touches nothing."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from metarun.train.evaluate import Evaluation
+from metarun.training.evaluate import Evaluation
 
 from .small import GLYPHS, QUICK, configuration, trainer_of
 

@@ -13,8 +13,8 @@ from metarun.maths.structures import mapped, tensors_of, with_tensors
 from metarun.maths.trees import Params, norm
 from metarun.problems.base import Problem
 from metarun.tasks.types import TaskBatch
-from metarun.train.drawing import Drawing
-from metarun.train.optimizer_rule import Memory, OptimizerRule
+from metarun.training.drawing import Drawing
+from metarun.training.optimizer_rule import Memory, OptimizerRule
 
 NO_STEP = -1
 

@@ -1,4 +1,4 @@
-"""metarun.train.halving: fewer tasks at once where memory is full, and the same numbers as with that many from the start."""
+"""metarun.training.halving: fewer tasks at once where memory is full, and the same numbers as with that many from the start."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import torch
 from metarun.algorithm import Algorithm
 from metarun.errors import TrainingError
 from metarun.run_folder.state import load_state
-from metarun.train.halving import halving
+from metarun.training.halving import halving
 
 from .small import QUICK, assert_equal_bits, configuration, only_folder, run_here, trainer_of
 

@@ -1,4 +1,4 @@
-"""metarun.train.footprint: what tasks take is worked out from small ones, and is what they take."""
+"""metarun.training.footprint: what tasks take is worked out from small ones, and is what they take."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from metarun.device import memory
 from metarun.device.memory import peak_live_bytes, saved_bytes
 from metarun.problems.base import losses_of
 from metarun.tasks.types import TaskBatch
-from metarun.train import footprint as module
-from metarun.train.footprint import Footprint
+from metarun.training import footprint as module
+from metarun.training.footprint import Footprint
 from tests.calls import task_gradients
 
 from .small import GLYPHS, QUICK, configuration

@@ -1,4 +1,4 @@
-"""metarun.train.fitting: a device's chunk, from few tasks, is what its memory holds; and how a run is told of it."""
+"""metarun.training.fitting: a device's chunk, from few tasks, is what its memory holds; and how a run is told of it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from metarun.device.ranks import Ranks
 from metarun.device.settings import Device
 from metarun.run_folder.folder import RunFolder
 from metarun.run_folder.state import TrainState, load_state
-from metarun.train import fitting as module
-from metarun.train.fitting import Fitting
+from metarun.training import fitting as module
+from metarun.training.fitting import Fitting
 
 from .small import GLYPHS, QUICK, assert_same_checkpoints, configuration, only_folder, run_and_kill, run_here
 

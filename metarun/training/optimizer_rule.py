@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.train.optimizer import MakeOptimizer, MakeSchedule, watches_score
+from metarun.training.optimizer import MakeOptimizer, MakeSchedule, watches_score
 
 Memory = list[dict[str, Tensor]]
 """What an optimizer remembers of each parameter, by PyTorch's names."""

@@ -1,10 +1,10 @@
-"""metarun.train.optimizer: what is refused, by name and by trial."""
+"""metarun.training.optimizer: what is refused, by name and by trial."""
 
 import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from metarun.train.optimizer import check_ranges, tried_optimizer, try_schedule, watches_score
+from metarun.training.optimizer import check_ranges, tried_optimizer, try_schedule, watches_score
 
 
 def theta() -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """From a resolved configuration to the objects of a run, checked against each other."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,40 @@ def _require_room(config: Mapping[str, Any], dtype: torch.dtype) -> None:
             require_bytes(4 * count * dtype.itemsize, what, "Take a smaller one.")
 
 
-def _example_inputs(source: TaskSource, tasks: TaskBatch) -> torch.Tensor:
-    """Inputs [S, *input_shape] of one task; where none are stored, any numbers in [0, 1)."""
+def example_inputs(source: TaskSource, shots: int) -> torch.Tensor:
+    """Inputs [S, *input_shape] of one training task; where none are stored, any numbers in [0, 1)."""
+    tasks = source.sample(0, "train", torch.arange(1), min(shots, trial.SHOTS), trial.QUERIES)
     if tasks.support is not None:
         return tasks.to("cpu", torch.float32).support_set.inputs[0]
-    return rng.uniform(rng.key(0, "example"), torch.arange(trial.SHOTS), *source.input_shape).float()
+    return numbers_like_inputs(source.input_shape)
+
+
+def numbers_like_inputs(shape: Sequence[int]) -> torch.Tensor:
+    """Any numbers in [0, 1), [S, *shape], to try a model on."""
+    return rng.uniform(rng.key(0, "example"), torch.arange(trial.SHOTS), *shape).float()
+
+
+def make_learner(
+    config: Mapping[str, Any], dtype: torch.dtype, example: Callable[[], torch.Tensor], output_size: int
+) -> Learner:
+    """The model, run once on a few inputs.
+
+    Args:
+        example: gives inputs [S, *input_shape]; asked once the model is made.
+    Raises:
+        ConfigurationError: it is no model, does not fit in memory, or does not fit its data.
+    """
+    with rng.seeded_construction(config["seed"], "init"):
+        _require_room(config, dtype)
+        module = make(config, "model")
+    if not isinstance(module, torch.nn.Module):
+        raise ConfigurationError(
+            f"model._target_ must name a torch.nn.Module, and {config['model']['_target_']} gave {module!r}"
+        )
+    with named("model", config):
+        learner = Learner(module, config["batch_norm"], config["head"])
+        learner.check(example(), output_size)
+    return learner
 
 
 def make_parts(config: Mapping[str, Any]) -> Parts:
@@ -116,20 +145,11 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         # The test first: validation is like it unless it is set apart, and then one key mends both.
         source.check("test", *evaluation.examples("test"))
         source.check("val", *evaluation.examples("val"))
-    with rng.seeded_construction(config["seed"], "init"):
-        _require_room(config, dtype)
-        module = make(config, "model")
-    if not isinstance(module, torch.nn.Module):
-        raise ConfigurationError(
-            f"model._target_ must name a torch.nn.Module, and {config['model']['_target_']} gave {module!r}"
-        )
 
     def few(tasks: int) -> TaskBatch:
         return source.sample(0, "train", torch.arange(tasks), min(schedule.shots, trial.SHOTS), trial.QUERIES)
 
-    with named("model", config):
-        learner = Learner(module, config["batch_norm"], config["head"])
-        learner.check(_example_inputs(source, few(1)), source.output_size)
+    learner = make_learner(config, dtype, lambda: example_inputs(source, schedule.shots), source.output_size)
     problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))
     model = learner.init(dtype=dtype)
     with named("algorithm", config):
@@ -266,14 +286,18 @@ def make_trainer(
     )
 
 
-def fitted(theta: Params, parts: Parts) -> MetaParameters:
-    """Stored parameters on the device, if they fit the model."""
-    shapes = {name: tuple(leaf.shape) for name, leaf in theta.items()}
-    expected = {name: tuple(leaf.shape) for name, leaf in parts.theta.items()}
+def fitted(stored: Params, theta: MetaParameters, device: torch.device, dtype: torch.dtype) -> MetaParameters:
+    """`theta` with the values of stored parameters, on the device.
+
+    Raises:
+        ConfigurationError: they do not fit the model.
+    """
+    shapes = {name: tuple(leaf.shape) for name, leaf in stored.items()}
+    expected = {name: tuple(leaf.shape) for name, leaf in theta.items()}
     if shapes != expected:
         differing = sorted(k for k in {*shapes, *expected} if shapes.get(k) != expected.get(k))
         raise ConfigurationError(
             f"the model must be the one that was trained, and {differing[0]} has shape {expected.get(differing[0])} "
             f"here and {shapes.get(differing[0])} in the checkpoint. Leave model and dataset.ways as they were."
         )
-    return parts.theta.updated(theta).map(lambda leaf: leaf.to(parts.device, parts.dtype))
+    return theta.updated(stored).map(lambda leaf: leaf.to(device, dtype))

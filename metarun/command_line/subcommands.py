@@ -52,6 +52,64 @@ def evaluate(arguments: list[str]) -> None:
     evaluate_run(parsed.run_dir, parsed.overrides, parsed.allow)
 
 
+def predict(arguments: list[str]) -> None:
+    """`metarun predict RUN_DIR --support FOLDER --query FOLDER|FILE ...`.
+
+    Raises:
+        ConfigurationError: no such run, or files that make no task for it.
+    """
+    parser = _parser("predict")
+    _add_task_of_ones_own(parser)
+    parser.add_argument(
+        "--query", metavar="PATH", type=Path, nargs="+", required=True, help="images, folders of images, or a CSV"
+    )
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="of what is printed")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    parsed = parser.parse_args(arguments)
+    from metarun.trained.predict import predict as run
+
+    run(
+        parsed.run_dir,
+        parsed.support,
+        parsed.query,
+        steps=parsed.steps,
+        form=parsed.format,
+        device=parsed.device,
+        allowed=parsed.allow,
+    )
+
+
+def export(arguments: list[str]) -> None:
+    """`metarun export RUN_DIR --support FOLDER --to FILE`.
+
+    Raises:
+        ConfigurationError: no such run, files that make no task for it, or a file of another ending.
+    """
+    parser = _parser("export")
+    _add_task_of_ones_own(parser)
+    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help="model.pt2 or model.onnx")
+    parsed = parser.parse_args(arguments)
+    from metarun.trained.export import export_run
+
+    export_run(parsed.run_dir, parsed.support, parsed.to, steps=parsed.steps, allowed=parsed.allow)
+
+
+def _add_task_of_ones_own(parser: argparse.ArgumentParser) -> None:
+    """What `predict` and `export` have in common: a run, and what it is adapted to."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder of a trained run")
+    parser.add_argument(
+        "--support", metavar="FOLDER", type=Path, required=True, help="a folder of images for each class, or a CSV"
+    )
+    parser.add_argument("--steps", metavar="N", type=int, help="inner steps; by default those of the run's result")
+    parser.add_argument(
+        "--allow",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="a class of yours that RUN_DIR may name; repeatable",
+    )
+
+
 def submit(arguments: list[str]) -> None:
     """`metarun submit [--dry-run] [KEY=VALUE ...]`: a sweep whose launcher is Slurm, and does not wait.
 
@@ -184,6 +242,12 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
         "test a trained run again, on other tasks if you like",
         evaluate,
     ),
+    "predict": (
+        "RUN_DIR --support FOLDER --query PATH ...",
+        "adapt a trained model to images or numbers of your own",
+        predict,
+    ),
+    "export": ("RUN_DIR --support FOLDER --to FILE", "the adapted model as model.pt2 or model.onnx", export),
     "submit": ("[--dry-run] [KEY=VALUE ...]", "put a sweep into Slurm's queue and return", submit),
     "status": ("DIR", "how a sweep stands, from its files alone", status),
     "report": (

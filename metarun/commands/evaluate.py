@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from metarun.build import fitted, make_parts
 from metarun.commands.result import measure_test, require_score
@@ -36,7 +37,9 @@ _logger = logging.getLogger("metarun")
 _OF_VALIDATION = {"dataset.val_ways", "evaluation.val_shots", "evaluation.val_queries"}
 
 
-def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str] = ()) -> None:
+def evaluate_run(
+    run_dir: Path, overrides: Sequence[str], allowed: Sequence[str] = (), console: Console | None = None
+) -> dict[str, Any]:
     """Test a run's selected parameters again, under other settings.
 
     The result is printed and stored in the run's folder under evaluations/; the run's own result stays as it is.
@@ -45,12 +48,15 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
         run_dir: a run's folder.
         overrides: KEY=VALUE; keys of the stored configuration, or groups such as device=cpu.
         allowed: classes beside metarun's and torch's that the stored configuration may name.
+        console: where to print; standard output by default.
+    Returns:
+        What was stored.
     Raises:
         ConfigurationError: no such run, a class that nobody allowed, an unknown key, a model that the stored parameters do
             not fit, or images that have changed although the overrides name no others.
         TrainingError: the test gave no score; it is stored and printed even so.
     """
-    console = terminal()
+    console = console or terminal()
     folder = RunFolder(run_dir)
     stored = folder.read_config()
     if stored is None:
@@ -81,7 +87,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
     images = own_images(config)
     if isinstance(parts.source, Episodes) and images and images == own_images(stored):
         check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
-    theta = fitted(checkpoint["theta"], parts)
+    theta = fitted(checkpoint["theta"], parts.theta, parts.device, parts.dtype)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
         result = measure_test(config, parts, theta, checkpoint["step"])
     changed = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:8]
@@ -93,6 +99,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], allowed: Sequence[str]
     results(console, result)
     console.print(f"stored in {path}", soft_wrap=True)
     require_score(result)
+    return result
 
 
 def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

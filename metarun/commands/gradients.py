@@ -173,7 +173,7 @@ def _theta(settings: GradientSettings, parts: Parts) -> tuple[MetaParameters, di
         raise ConfigurationError(
             f"gradients.run: {folder.checkpoints / 'best.pt'} is missing; let the run validate once."
         )
-    theta = fitted(checkpoint["theta"], parts)
+    theta = fitted(checkpoint["theta"], parts.theta, parts.device, parts.dtype)
     trained = {group: stored["choices"].get(group) for group in ("algorithm", "dataset", "model")}
     return theta, {"run": str(folder.path), "step": checkpoint["step"]} | trained
 

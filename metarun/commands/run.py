@@ -71,7 +71,11 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def run_resolved(
-    config: dict[str, Any], overrides: Sequence[str], sweep: str | None = None, config_dirs: Sequence[str] = ()
+    config: dict[str, Any],
+    overrides: Sequence[str],
+    sweep: str | None = None,
+    config_dirs: Sequence[str] = (),
+    console: Console | None = None,
 ) -> float | None:
     """`run`, from a configuration that `resolved` gave, here or in another process.
 
@@ -79,8 +83,9 @@ def run_resolved(
         overrides: the command line that led to it, for the record.
         sweep: the name of the sweep that the run belongs to.
         config_dirs: folders of configuration beside ours, for the record.
+        console: where to print; standard output by default.
     """
-    console = terminal()
+    console = console or terminal()
     folder = folder_of(config)
     with shown(console), waiting(console, "looking for a result"):
         result = stored_result(folder, config)
@@ -302,7 +307,7 @@ def _finish(
     best = {"step": state.best_step, "theta": state.best_theta}
     if state.best_theta is None:  # taken up from a checkpoint of format 1
         best = load(folder.checkpoints / BEST)
-    theta = fitted(best["theta"], parts)
+    theta = fitted(best["theta"], parts.theta, parts.device, parts.dtype)
     with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
         test = measure_test(config, parts, theta, best["step"])
     result = test | {

@@ -1,8 +1,9 @@
 """The named data sets as facts: what they hold, which files they come from, where those may lie. Imports nothing heavy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,15 @@ class DataSet:
     def has_images(self) -> bool:
         """Else vectors."""
         return len(self.shape) == 3
+
+
+def is_inverted(store: Mapping[str, Any]) -> bool:
+    """Whether a set's images are drawings, black on white in a file, whose ink is white here.
+
+    Args:
+        store: its resolved configuration, `dataset.source.store`.
+    """
+    return store.get("name") == "omniglot" or str(store["_target_"]).endswith(".glyphs.glyphs")
 
 
 def folders(entry: DataSet, root: Path) -> tuple[Path, Path]:

@@ -87,6 +87,12 @@ def find_images(root: Path) -> Found:
     return found
 
 
+def images_below(folder: Path) -> list[Path]:
+    """Every image in a folder at any depth, in order of name, whatever its folders stand for."""
+    found = Found(root=folder)
+    return [folder / file for file in sorted(_images(os.fspath(folder), (os.path.realpath(folder),), found))]
+
+
 def as_text(path: str | Path) -> str:
     r"""A path as text that can be written anywhere: bytes that are not UTF-8 become escapes, as in `K\xe4se`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,135 @@
+"""`metarun predict RUN_DIR --support FOLDER --query FOLDER`: a trained model on a task of one's own."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from metarun.console.terminal import say, terminal
+from metarun.errors import ConfigurationError
+from metarun.json_text import json_text
+from metarun.trained.adapted import AdaptedModel
+from metarun.trained.files import FileTask, read_task
+from metarun.trained.run import TrainedRun, load
+
+FORMATS = ("table", "csv", "json")
+
+
+def predict(
+    run_dir: Path,
+    support: Path,
+    query: Sequence[Path],
+    *,
+    steps: int | None,
+    form: str,
+    device: str,
+    allowed: Sequence[str],
+) -> None:
+    """Adapt a run's model to a support set, predict a query set, and print what was found.
+
+    Predictions go to standard output; what there is to know beside them to standard error.
+
+    Args:
+        support: a folder of images for each class, or a table.
+        query: images, folders of images, or a table.
+        steps: inner steps; None: those of the run's result.
+        form: one of `FORMATS`.
+        allowed: classes beside metarun's and torch's that the run may name.
+    Raises:
+        ConfigurationError: no such run, or files that make no task for it.
+        TrainingError: what was adapted or predicted is not finite.
+    """
+    run = load(run_dir, device=device, allow=allowed)
+    task = read_task(run, support, query)
+    adapted = adapted_to(run, task, steps)
+    rows = _rows(adapted, task)
+    labels = [label for label in task.labels if label is not None]
+    right = sum(row["label"] == label for row, label in zip(rows, task.labels, strict=True) if label is not None)
+    accuracy = {"correct": right, "of": len(labels)} if labels else None
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        sys.stdout.write(text.getvalue())
+    elif form == "json":
+        about = {"run": str(run.path), "trained_step": run.step, "inner_steps": adapted.steps}
+        about |= {"classes": adapted.classes, "batch_norm": run.learner.batch_norm, "predictions": rows}
+        print(json_text(about | {"known_labels": accuracy, "unreadable": task.unreadable}, indent=2))
+    else:
+        console = terminal()
+        console.print(_as_table(rows, task, adapted))
+        if accuracy:
+            share = f"{100 * right / len(labels):.1f} %"
+            say(console, (share, "bold"), f" right of {len(labels)} whose folder is named after a class")
+    tell(adapted, task)
+
+
+def adapted_to(run: TrainedRun, task: FileTask, steps: int | None) -> AdaptedModel:
+    """The run's model, adapted to the support set that was read.
+
+    Raises:
+        ConfigurationError: it does not fit the model.
+    """
+    try:
+        return run.adapt(task.support, task.targets, steps, prepared=True)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def tell(adapted: AdaptedModel, task: FileTask) -> None:
+    """Say on standard error what was adapted to, what could not be read, and what predictions depend on."""
+    console = terminal(stderr=True)
+    for reason in task.unreadable.values():
+        say(console, ("warning:", "yellow"), f" {reason}")
+    classes = f" of {len(adapted.classes)} classes" if adapted.classes is not None else ""
+    images = "images" if adapted.classes is not None and len(adapted.support.shape) == 4 else "examples"
+    say(console, f"adapted to {len(task.support)} {images}{classes} in {adapted.steps} inner steps")
+    if adapted.depends_on_others and len(task.query) == 1:
+        alone = "batch norm is transductive, and one example alone is not normalised as those of training were"
+        say(console, ("warning:", "yellow"), f" {alone}: give several in one call, or train with batch_norm=support")
+    elif adapted.depends_on_others and len(task.query):
+        together = f"the {len(task.query)} {images} were normalised together"
+        say(console, f"batch norm is transductive, as in training: {together}")
+
+
+def _rows(adapted: AdaptedModel, task: FileTask) -> list[dict[str, Any]]:
+    names = [dict(zip(task.columns[0], name, strict=True)) for name in task.names]
+    outputs = adapted.outputs(task.query, prepared=True)
+    if adapted.classes is None:
+        return [
+            name | dict(zip(task.columns[1], row, strict=True))
+            for name, row in zip(names, outputs.tolist(), strict=True)
+        ]
+    values, places = outputs.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    rows = []
+    for name, value, place in zip(names, values.tolist(), places.tolist(), strict=True):
+        first, second = (adapted.classes[at] for at in place[:2])
+        found = {"label": first, "probability": value[0], "runner_up": second, "runner_up_probability": value[1]}
+        rows.append(name | found)
+    return rows
+
+
+def _as_table(rows: Sequence[dict[str, Any]], task: FileTask, adapted: AdaptedModel) -> Table:
+    table = Table(box=None, pad_edge=False)
+    if adapted.classes is None:
+        for name in (*task.columns[0], *task.columns[1]):
+            table.add_column(name, justify="right", overflow="fold")
+        for row in rows:
+            table.add_row(*(f"{value:.6g}" if isinstance(value, float) else value for value in row.values()))
+        return table
+    for name in task.columns[0]:
+        table.add_column(name, overflow="fold")
+    table.add_column("label", style="bold", overflow="fold")
+    table.add_column("%", justify="right", no_wrap=True)
+    table.add_column("runner-up", style="dim", overflow="fold")
+    table.add_column("%", justify="right", style="dim", no_wrap=True)
+    for row in rows:
+        names = [row[name] for name in task.columns[0]]
+        label, first, second, other = list(row.values())[len(names) :]
+        table.add_row(*names, str(label), f"{100 * first:.1f}", str(second), f"{100 * other:.1f}")
+    return table

@@ -25,7 +25,7 @@ _OPERATION_S = 1e-5  # what PyTorch, vmap and autograd spend on an operation bes
 _COMPILER_S, _COMPILED_OPERATION_S, _MOST_S = 15.0, 0.02, 90.0
 _ARITHMETIC_SHARE, _LARGE = 0.75, 3.0  # a step with more arithmetic has larger kernels, which take the compiler longer
 _OVERHEAD_LEFT, _ARITHMETIC_LEFT = 0.2, 0.85
-"""What compiling costs, and what it leaves of a step: from measurements on two cores (README, "Speed")."""
+"""What compiling costs, and what it leaves of a step: from measurements on two cores (docs/speed.md)."""
 
 Function = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-/*! iframe-worker 1.0.4, https://www.npmjs.com/package/iframe-worker: Material's search in pages that are opened from the disk.
+/*! iframe-worker 1.0.4, github.com/squidfunk/iframe-worker: Material's search in pages that are opened from the disk.
 
 Copyright (c) 2020-2022 Martin Donath <martin.donath@squidfunk.com>
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -74,6 +75,27 @@ def users_folder(tmp_path, monkeypatch, request) -> Iterator[Path]:
         sys.modules.pop(Path(name).stem, None)
 
 
+def write_data(words: list[str]) -> None:
+    """The file that a command names as its data: twelve classes (or tasks) of twenty examples of four numbers."""
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    path, kind_of_data = given.get("dataset.path", ""), given.get("dataset", "")
+    numbers = np.random.default_rng(0).normal(size=(240, 4))
+    groups = np.repeat(np.arange(12), 20)
+    is_regression = kind_of_data.endswith("_regression")
+    if kind_of_data.startswith("arrays"):
+        np.savez(
+            path, X=numbers, y=numbers[:, 0] if is_regression else groups, **({"task": groups} if is_regression else {})
+        )
+    elif kind_of_data.startswith("table"):
+        target, task = given["dataset.target"], given.get("dataset.task", "task")
+        lines = [f"a,b,c,d,{target}" + (f",{task}" if is_regression else "")]
+        for row, group in zip(numbers, groups, strict=True):
+            lines.append(
+                ",".join([*map(str, row), *([str(row.sum()), f"t{group}"] if is_regression else [f"k{group}"])])
+            )
+        Path(path).write_text("\n".join(lines), encoding="utf-8")
+
+
 def single_runs(overrides: list[str]) -> Iterator[list[str]]:
     """The first run of a sweep, and for each further value of a key the run that differs in it alone."""
     values = []
@@ -124,6 +146,7 @@ def test_a_command_that_trains(command, page, users_folder, monkeypatch):
     begin(words)
     parsed = parse(*given)
     check(parsed, config_folder())
+    write_data(parsed.overrides)
     for overrides in single_runs(parsed.overrides):
         make_of(overrides, parsed.config_dir)
 

@@ -199,5 +199,5 @@ def test_the_commands_are_found():
     assert kinds.count("answers") > 3
     assert COMMANDS["metarun --config-dir my_conf dataset=omniglot model=mine"].name == "README.md"
     assert "metarun algorithm=imaml dataset=omniglot" in COMMANDS  # after torchrun's -m, too
-    assert "metarun -sc install=bash" in COMMANDS  # in $(...)
+    assert "metarun completion bash" in COMMANDS  # in $(...)
     assert "metarun report outputs --format latex" in COMMANDS  # before a redirection

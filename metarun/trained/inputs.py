@@ -21,7 +21,10 @@ PER_WHITE = 1 / 255
 class Inputs(Protocol):
     """What makes a model's inputs of what a person gives."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        ...
 
     def whites(self, given: Any) -> Mapping[int, int]:
         """How greys of more than 8 bits in these files are to be read (`Survey`); empty where there are none."""
@@ -81,7 +84,7 @@ class ImageInputs:
         """Of one image: uint8 [channels, size, size]; `ValueError` where it is none."""
         if isinstance(image, str | os.PathLike):
             settings = {"channels": self.channels, "size": self.size, "is_upright": True, "whites": whites}
-            return decoded(Path(image).read_bytes(), image, **settings)
+            return decoded(Path(image).read_bytes(), os.fspath(image), **settings)
         if isinstance(image, Image.Image):
             return resized(as_mode(ImageOps.exif_transpose(image), self.channels, where), self.size)
         array = _bytes(_channels_last(image, where), where)

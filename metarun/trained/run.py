@@ -1,7 +1,7 @@
 """A trained run, taken up from its folder to adapt its model to a new task."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor
 from metarun.algorithm import Algorithm
 from metarun.algorithm.meta_parameters import MetaParameters
 from metarun.build import example_inputs, fitted, make_learner, numbers_like_inputs
+from metarun.commands.evaluate import evaluate_run
 from metarun.configuration.instantiate import make, named
-from metarun.configuration.trusted import require_resolved, require_trusted
+from metarun.configuration.trusted import require_resolved, require_trusted, untrusted_classes
+from metarun.console.terminal import terminal
 from metarun.device.settings import Device
 from metarun.errors import ConfigurationError, TrainingError
 from metarun.models.head import parameters_of
@@ -27,6 +29,7 @@ from metarun.tasks.types import Examples, TaskBatch
 from metarun.trained.adapted import AdaptedModel
 from metarun.trained.inputs import Inputs, inputs_of
 from metarun.trained.labels import classes_of
+from metarun.trained.module import AdaptedModule
 from metarun.training.evaluate import Evaluation
 
 _EPISODES = "metarun.tasks.episodes.Episodes"
@@ -109,8 +112,6 @@ class TrainedRun:
 
     def module(self) -> torch.nn.Module:
         """The model at theta, before any adaptation: a plain module with parameters of its own, for prepared inputs."""
-        from metarun.trained.module import AdaptedModule
-
         return AdaptedModule(self.learner, self.theta.start | self.theta.shared, None, None)
 
     def evaluate(self, *overrides: str) -> dict[str, Any]:
@@ -124,16 +125,8 @@ class TrainedRun:
             ConfigurationError: an override that cannot be, or data that are not here.
             TrainingError: the test gave no score.
         """
-        from metarun.commands.evaluate import evaluate_run
-        from metarun.console.terminal import terminal
-
-        return evaluate_run(self.path, overrides, self._allowed, terminal(quiet=True))
-
-    @property
-    def _allowed(self) -> Collection[str]:
-        from metarun.configuration.trusted import untrusted_classes
-
-        return untrusted_classes(self.config)  # `load` has made them already
+        made = untrusted_classes(self.config)  # `load` was allowed to make them
+        return evaluate_run(self.path, overrides, made, terminal(quiet=True))
 
     def model_inputs(self, inputs: Any, is_prepared: bool = False, whites: Mapping[int, int] | None = None) -> Tensor:
         """What a person gives as the model's inputs, [S, *input_shape], on the device.

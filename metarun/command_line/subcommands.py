@@ -157,12 +157,25 @@ def report(arguments: list[str]) -> None:
     )
     parser.add_argument("--cols", **keys, help="what a column is; inner_steps makes one for each measured number")
     parser.add_argument("--where", metavar="KEY=VALUE", action="append", default=[], help="only these runs; repeatable")
-    parser.add_argument("--baseline", metavar="ROW", help="the row to take paired differences to; by default the first")
+    parser.add_argument("--baseline", metavar="ROW", help="the row to take paired differences to; none without")
+    parser.add_argument(
+        "--sort",
+        metavar="NAME",
+        help="order of the rows: score, a key of the rows, a column or train_s; with :asc or :desc",
+    )
+    parser.add_argument(
+        "--evaluations", action="store_true", help="beside each run, what metarun evaluate has stored in its folder"
+    )
+    parser.add_argument(
+        "--interval",
+        choices=command.INTERVALS,
+        help="which one stands in LaTeX's cells; seeds where there are two or more",
+    )
     parser.add_argument(
         "--steps", metavar="N", type=int, help="score after N inner steps, instead of each run's own number"
     )
     parser.add_argument("--format", choices=command.FORMATS, default="terminal", help="of what is printed")
-    parser.add_argument("--figures", metavar="DIR", type=Path, help="draw PNG files into this folder")
+    parser.add_argument("--figures", metavar="DIR", type=Path, help="draw into this folder, as PNG, PDF and SVG files")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained page")
     parsed = parser.parse_args(arguments)
     command.report(
@@ -171,6 +184,9 @@ def report(arguments: list[str]) -> None:
         columns=[key for keys in parsed.cols for key in keys.split(",") if key],
         where=parsed.where,
         baseline=parsed.baseline,
+        sort=parsed.sort,
+        evaluations=parsed.evaluations,
+        interval=parsed.interval,
         inner_steps=parsed.steps,
         form=parsed.format,
         html=parsed.html,

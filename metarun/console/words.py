@@ -35,4 +35,12 @@ def amount(value: float | None, is_percent: bool, sign: str = "") -> str:
     """`93.4` or `0.352`; very large ones by their first digits, `1.67e+10`."""
     if value is None or not math.isfinite(value):
         return "not finite"
-    return f"{100 * value:{sign}.1f}" if is_percent else f"{value:{sign}{'.3f' if abs(value) < 1e6 else '.3g'}}"
+    if is_percent:
+        return fixed(100 * value, 1, sign)
+    return fixed(value, 3, sign) if abs(value) < 1e6 else f"{value:{sign}.3g}"
+
+
+def fixed(value: float, places: int, sign: str = "") -> str:
+    """With so many decimals; what rounds to zero has no sign, for nobody measured one."""
+    text = f"{value:{sign}.{places}f}"
+    return text if float(text) else text.lstrip("+-")

@@ -66,6 +66,11 @@ class Cell:
         return found if any(each.tasks for each in found.values()) else {}
 
     @property
+    def is_of_evaluations(self) -> bool:
+        """Whether its runs are evaluations of other runs: they were not trained for it."""
+        return all(run.evaluation for run in (*self.finished, *self.others)) and bool(self.finished)
+
+    @property
     def is_decided_by_few(self) -> bool:
         """Whether the mean is of losses, and of tasks that diverged among them: then it says nothing of the others."""
         return bool(self.diverged) and self.finished[0].higher_is_better is False
@@ -79,6 +84,11 @@ class Cell:
     def planned(self) -> int:
         """The seeds that a whole cell would have."""
         return len({*map(seed_of, (*self.finished, *self.others)), *map(word, self.missing)})
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every planned seed is finished."""
+        return len(self.finished) == self.planned
 
     @cached_property
     def estimate(self) -> Estimate | None:
@@ -174,18 +184,22 @@ class ResultGrid:
         """Whether scores are shown in percent."""
         return self.score == "accuracy"
 
-    def best(self, column: Label) -> Cell | None:
-        """The cell with the best mean in a column of two or more; None where nobody knows which way is better.
+    def best(self, column: Label) -> list[Cell]:
+        """Of a column's cells on the same test tasks, two or more, the one with the best mean; one for each set of tasks.
 
-        None, too, where diverged tasks decide a mean: the others would be best by its accident.
+        None where nobody knows which way is better, nor where diverged tasks decide a mean: the others would be best by its
+        accident.
         """
-        there = [cell for cell in self.cells if cell.column == column and cell.estimate is not None]
-        if any(cell.is_decided_by_few for cell in there):
-            return None
-        there = [cell for cell in there if math.isfinite(_mean(cell))]
-        if len(there) < 2 or self.higher_is_better is None:
-            return None
-        return (max if self.higher_is_better else min)(there, key=_mean)
+        on_same_tasks: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.column == column and cell.estimate is not None:
+                on_same_tasks.setdefault(protocol.tasks_of(cell.finished[0]), []).append(cell)
+        found = []
+        for cells in on_same_tasks.values():
+            there = [cell for cell in cells if math.isfinite(_mean(cell))]
+            if len(there) > 1 and self.higher_is_better is not None and not any(c.is_decided_by_few for c in cells):
+                found.append((max if self.higher_is_better else min)(there, key=_mean))
+        return found
 
     @cached_property
     def differences(self) -> list[Difference]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from metarun.errors import ConfigurationError
 from metarun.report import protocol
 from metarun.report.cells import INNER_STEPS, Cell, Label, ResultGrid, natural, seed_of
-from metarun.report.runs import ABSENT, NOT_STARTED, Run, check_keys, word
+from metarun.report.row_order import ordered
+from metarun.report.runs import ABSENT, NOT_STARTED, STARTS_FROM, TESTED_ON, TRAINED_ON, Run, check_keys, word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +28,21 @@ def compare(
     columns: Sequence[str] = (),
     baseline: str | None = None,
     inner_steps: int | None = None,
+    sort: str | None = None,
 ) -> Comparison:
-    """Sort runs into grids.
+    """Put runs into grids.
+
+    Where any run starts from another, or was tested on another data set than it was trained on, rows say so.
 
     Args:
         rows: keys of the rows; none for whatever tells the runs apart, seeds aside.
         baseline: the row to take differences to, as its label (`maml`, or `algorithm=maml,optimizer.lr=0.1`); None for
-            the first row.
+            no differences: which row the others are held against is a choice that nobody else can make.
         inner_steps: what to measure after; None for the number that counts in each run.
+        sort: the order of the rows, see `ordered`; None for that of their labels.
     Raises:
         ConfigurationError: a key that no run has, rows and columns that leave a cell with runs of different settings, a
-            baseline that is no row, or inner steps that no run measured.
+            baseline that is no row, inner steps that no run measured, or an order that no grid has.
     """
     readable = [run for run in runs if run.config]
     left_out = [run for run in runs if not run.config]
@@ -47,14 +52,15 @@ def compare(
     doubled = {*rows} & {*columns}
     if doubled:
         raise ConfigurationError(f"{doubled.pop()} cannot be both in --rows and in --cols.")
-    check_keys([*rows, *columns], readable, besides=[INNER_STEPS])
+    check_keys([*rows, *columns], readable, besides=[INNER_STEPS, TRAINED_ON, TESTED_ON, STARTS_FROM])
     if "seed" in rows or "seed" in columns:
         notes.append("seed is a row or a column: nothing is averaged over seeds")
     if inner_steps is not None and INNER_STEPS in (*rows, *columns):
         raise ConfigurationError("--steps chooses one number of inner steps, and inner_steps is a row or a column.")
     readable = _each_once(readable, notes)
-    parts, parted_by = protocol.split(readable, [*rows, *columns])
-    grids = [_grid(part, rows, columns, baseline, inner_steps) for part in parts]
+    told = [key for key in _to_be_told(readable) if key not in (*rows, *columns)]
+    parts, parted_by = protocol.split(readable, [*rows, *told, *columns])
+    grids = ordered([_grid(part, rows, told, columns, baseline, inner_steps) for part in parts], sort)
     if inner_steps is not None and not any(cell.finished for grid in grids for cell in grid.cells):
         measured = sorted({steps for run in readable if run.result for steps in run.scores()})
         raise ConfigurationError(
@@ -66,16 +72,30 @@ def compare(
     return Comparison(
         grids=tuple(grids),
         parted_by=tuple(parted_by),
-        notes=tuple(notes + _environments([run for run in readable if run.result])),
+        notes=tuple(notes + _environments([run for run in readable if run.result and run.evaluation is None])),
         runs=tuple(readable),
         left_out=tuple(left_out),
     )
 
 
+def _to_be_told(runs: Sequence[Run]) -> list[str]:
+    """What a row must say of runs, whatever rows were asked for."""
+    keys = []
+    if any(run.value(TRAINED_ON) != run.value(TESTED_ON) for run in runs):
+        keys += [TRAINED_ON, TESTED_ON]
+    return [*keys, STARTS_FROM] if any(run.starts_from for run in runs) else keys
+
+
 def _grid(
-    runs: list[Run], rows: Sequence[str], columns: Sequence[str], baseline: str | None, inner_steps: int | None
+    runs: list[Run],
+    rows: Sequence[str],
+    told: Sequence[str],
+    columns: Sequence[str],
+    baseline: str | None,
+    inner_steps: int | None,
 ) -> ResultGrid:
-    keys = tuple(rows) or tuple(_telling_apart(runs, [key for key in columns if key != INNER_STEPS]))
+    known = [*told, *(key for key in columns if key != INNER_STEPS)]
+    keys = (*(rows or _telling_apart(runs, known)), *told)
     every = sorted({steps for run in runs if run.result for steps in run.scores()})
     places: dict[tuple[Label, Label], list[tuple[Run, int | None]]] = {}
     for run in runs:
@@ -217,12 +237,14 @@ def _check_alike(runs: Sequence[Run], rows: Sequence[str], columns: Sequence[str
 def _each_once(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """Of runs with the same settings and seed the finished one, or the newest: a copy is no second seed."""
     kept: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.result is None, run.state == NOT_STARTED, -run.changed)):
+    for run in sorted(
+        runs, key=lambda run: (run.result is None, run.state == NOT_STARTED, bool(run.evaluation), -run.changed)
+    ):
         key = _identity(run)
         if key in kept and run.state == NOT_STARTED:
             continue  # another folder holds it
         if key in kept:
-            notes.append(f"{run.path} is left out: {kept[key].path} is the same run (same settings, same seed)")
+            notes.append(f"{run.place} is left out: {kept[key].place} is the same run (same settings, same seed)")
         else:
             kept[key] = run
     chosen = {id(run) for run in kept.values()}
@@ -235,12 +257,13 @@ def _identity(run: Run) -> str:
 
 
 def _baseline(wanted: str | None, keys: Sequence[str], labels: Sequence[Label]) -> Label | None:
-    """The row that `wanted` names, the first where it is None; None if no row, or more than one, is meant."""
-    if len(labels) < 2 and wanted is None:
-        return None
+    """The row that `wanted` names; None if no row, or more than one, is meant."""
     if wanted is None:
-        return labels[0]
-    for split in ([wanted], [part.strip() for part in wanted.split(",")]):
+        return None
+    whole, parts = [wanted], [part.strip() for part in wanted.split(",")]
+    if tuple(parts) in labels:
+        return tuple(parts)
+    for split in (whole, parts):
         named = [
             label
             for label in labels

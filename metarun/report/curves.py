@@ -46,7 +46,8 @@ def figures(grid: ResultGrid) -> list[Figure]:
         if not cell.finished:
             continue
         name = grid.run_name(cell)
-        records = [record for run in cell.finished if (record := _validations(run, grid.score, cell.problems))]
+        trained = [run for run in cell.finished if run.evaluation is None]
+        records = [record for run in trained if (record := _validations(run, grid.score, cell.problems))]
         if records:
             steps = sorted(set.intersection(*map(set, records)))
             scores = [[record[step].score for step in steps] for record in records]

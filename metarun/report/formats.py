@@ -1,49 +1,16 @@
-"""Tables for a terminal, for Markdown, for LaTeX and as CSV."""
+"""Tables for Markdown and as CSV."""
 
 import csv
 import io
 import re
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from metarun.report.cells import Estimate
 from metarun.report.comparison import Comparison
 from metarun.report.protocol import protocol
 from metarun.report.protocol import words as protocol_words
 from metarun.report.runs import word
-from metarun.report.tables import Entry, Section, Table, gap, notes, sections, title
-
-_STYLES = {
-    "label": "bold cyan", "best": "bold green", "clear": "bold", "missing": "yellow", "failed": "bold red",
-    "running": "blue",
-}  # fmt: skip
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "{''}", "±": r"$\pm$", "–": "--", "−": "$-$", "‖": r"$\|$",
-    "`": "{`}", "*": "{*}", "[": "{[}", "]": "{]}", "\n": " ", "\t": " ",
-}  # fmt: skip
-
-
-def terminal(console: Console, comparison: Comparison) -> None:
-    """Print for a person; a pipe gets the same without colours."""
-    for section in sections(comparison):
-        console.print(
-            Text(section.title, "bold reverse" if console.is_terminal else ""), soft_wrap=not console.is_terminal
-        )
-        for table in section.tables:
-            console.print()
-            console.print(Text(table.title, "bold"), soft_wrap=not console.is_terminal)
-            console.print(_rich(table, is_narrow=console.is_terminal))
-            for note in table.notes:
-                _print_note(console, note)
-        console.print()
-    for note in notes(comparison):
-        _print_note(console, note, "yellow")
+from metarun.report.tables import Entry, gap, notes, sections, title
 
 
 def markdown(comparison: Comparison) -> str:
@@ -61,17 +28,6 @@ def markdown(comparison: Comparison) -> str:
     said = notes(comparison)
     lines += ["## Notes", "", *(f"- {_markdown(note)}" for note in said), ""] if said else []
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def latex(comparison: Comparison) -> str:
-    r"""Floating tables for `\input{...}`: any document class, no package needed."""
-    lines = ["% Made by metarun report. \\input it; it needs no package."]
-    for section in sections(comparison):
-        for table in section.tables:
-            lines += ["", *_latex_table(section, table)]
-    for note in notes(comparison):
-        lines += ["", f"\\par\\noindent{{\\footnotesize {escaped(note)}}}"]
-    return "\n".join(lines) + "\n"
 
 
 def comma_separated(comparison: Comparison) -> str:
@@ -108,45 +64,6 @@ def comma_separated(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def escaped(text: str) -> str:
-    """Text for LaTeX: its special characters spelled out, and what pdfLaTeX has no letter for as its code point."""
-    found = []
-    for letter in text:
-        if letter in _LATEX:
-            found.append(_LATEX[letter])
-        elif letter == "-" and found and found[-1].endswith("-"):
-            found.append("{}-")  # two of them would be set as a dash
-        elif letter.isascii() or "\u00c0" <= letter <= "\u017f":  # accented Latin letters
-            found.append(letter if letter.isprintable() else " ")
-        else:
-            found.append(f"{{[}}U+{ord(letter):04X}{{]}}")
-    return "".join(found)
-
-
-def _rich(table: Table, *, is_narrow: bool) -> RichTable:
-    rich = RichTable(box=box.ROUNDED)
-    for number, name in enumerate(table.columns):
-        head = Text(name.replace(".", ".\n") if is_narrow else name)
-        rich.add_column(head, justify="left" if number < table.labels else "right", overflow="fold")
-    for row in table.rows:
-        rich.add_row(*(_rich_entry(entry) for entry in row))
-    return rich
-
-
-def _rich_entry(entry: Entry) -> Text:
-    text = Text(entry.text, _STYLES.get(entry.kind, ""))
-    return text.append(f"\n{entry.note}", "dim") if entry.note else text
-
-
-def _print_note(console: Console, note: str, style: str = "dim") -> None:
-    """Wrapped with a hanging indent on a terminal, whole elsewhere."""
-    import textwrap
-
-    lines = textwrap.wrap(note, console.width - 2, break_on_hyphens=False) if console.is_terminal else [note]
-    console.print(Text("\n".join(f"{'- ' if number == 0 else '  '}{line}" for number, line in enumerate(lines)), style),
-                  soft_wrap=True)  # fmt: skip
-
-
 def _markdown(text: str) -> str:
     return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text).replace("\n", " ")
 
@@ -155,33 +72,6 @@ def _markdown_entry(entry: Entry) -> str:
     text = _markdown(entry.text)
     text = f"**{text}**" if entry.kind in ("best", "clear", "missing", "failed", "running") else text
     return f"{text} ({_markdown(entry.note)})" if entry.note else text
-
-
-def _latex_table(section: Section, table: Table) -> list[str]:
-    alignment = "l" * table.labels + "r" * (len(table.columns) - table.labels)
-    caption = f"{table.title}. {section.title}. " + "; ".join(table.notes)
-    return [
-        r"\begin{table}[htbp]",
-        r"\centering",
-        rf"\caption{{{escaped(caption.rstrip('. '))}.}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\hline",
-        " & ".join(map(escaped, table.columns)) + r" \\",
-        r"\hline",
-        *(" & ".join(map(_latex_entry, row)) + r" \\" for row in table.rows),
-        r"\hline",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-
-
-def _latex_entry(entry: Entry) -> str:
-    text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped(entry.text)) if entry.kind != "label" else escaped(entry.text)
-    if entry.kind in ("best", "clear"):
-        text = rf"\textbf{{{text}}}"
-    elif entry.kind in ("missing", "failed", "running"):
-        text = rf"\textit{{{text}}}"
-    return rf"{text} {{\scriptsize ({escaped(entry.note)})}}" if entry.note else text
 
 
 def _csv_estimate(estimate: Estimate | None) -> list[object]:

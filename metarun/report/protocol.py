@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metarun.report.runs import ABSENT, Run, word
+from metarun.report.runs import ABSENT, TESTED_ON, Run, word
 
 # What result.json calls it -> the key of the configuration that decides it.
 _KEYS = {
@@ -65,8 +65,13 @@ def protocol(run: Run) -> dict[str, Any]:
 
 def same_tasks(one: Run, other: Run) -> bool:
     """Whether task k is the same task for both, so that their scores may be compared task by task."""
-    a, b = protocol(one), protocol(other)
-    return all(a.get(key) == b.get(key) for key in {*a, *b} - _SAME_TASKS)
+    return tasks_of(one) == tasks_of(other)
+
+
+def tasks_of(run: Run) -> str:
+    """What decides each test task of a run, and the score, as one text: the same for runs that may be compared."""
+    stated = protocol(run).items()
+    return _frozen({key: value for key, value in stated if key not in _SAME_TASKS and value is not None})
 
 
 def split(runs: Sequence[Run], axes: Sequence[str]) -> tuple[list[list[Run]], list[str]]:
@@ -125,8 +130,8 @@ def _decides(axis: str, key: str) -> bool:
     if key == "score":
         return False
     if key.startswith("data."):
-        return axis == "dataset" or axis.startswith("dataset.")
-    if axis == "dataset":
+        return axis in ("dataset", TESTED_ON) or axis.startswith("dataset.")
+    if axis in ("dataset", TESTED_ON):
         return key not in ("evaluation.tasks", "evaluation.seed", "split", "interval")
     names = {name.rpartition(".")[2] for name in (key, _OF_VALIDATION.get(key, key))}
     return axis.rpartition(".")[2].removeprefix("test_") in names or (axis == "model" and key == "batch_norm")

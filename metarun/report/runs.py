@@ -22,8 +22,17 @@ from metarun.run_folder.shapes import DATA, result_mismatch
 ABSENT = "(absent)"
 """The value of a key that a run's configuration does not have."""
 
+NOWHERE = "–"
+"""What a run starts from that begins with its own parameters."""
+
 NOT_STARTED = "not started"
 """The state of a job that a sweep has planned and nobody has written."""
+
+TRAINED_ON, TESTED_ON, STARTS_FROM = "trained_on", "tested_on", "starts_from"
+"""May stand among rows and columns: the data sets of training and of the test, and what the parameters were taken from."""
+
+_TRAINED = "trained."
+"""Before the key of a setting that an evaluation has replaced: what the run was trained by."""
 
 _OF_A_RUN = {"overrides.json", "result.json", "metrics.jsonl", "checkpoints"}
 _WITHOUT_INFLUENCE = ("seed", "run.", "tracker.", "data.", "reference", "choices.", "device.")
@@ -59,6 +68,8 @@ class Run:
         provenance: of the examples, from data.json; empty where there is none.
         command: the line that made it; "" if not recorded.
         changed: seconds since 1970 of the last sign of life.
+        evaluation: the file of an evaluation, whose configuration and result these are; None of the run itself.
+        trained: the run that was evaluated.
     """
 
     path: Path
@@ -70,6 +81,13 @@ class Run:
     command: str
     overrides: tuple[str, ...]
     changed: float
+    evaluation: Path | None = None
+    trained: "Run | None" = None
+
+    @property
+    def place(self) -> Path:
+        """What to call it: its folder, or the evaluation's file."""
+        return self.evaluation or self.path
 
     @property
     def seed(self) -> Any:
@@ -84,8 +102,13 @@ class Run:
 
     @cached_property
     def flat(self) -> dict[str, Any]:
-        """The configuration, keys joined by dots, choices left out."""
-        return flatten({key: value for key, value in self.config.items() if key != "choices"})
+        """The configuration, keys joined by dots, choices left out; of an evaluation, also what it replaced."""
+        flat = flatten({key: value for key, value in self.config.items() if key != "choices"})
+        if self.trained is None:
+            return flat
+        own = self.trained.settings
+        replaced = {key for key in own if not key.startswith("evaluation.") and flat.get(key, ABSENT) != own[key]}
+        return flat | {f"{_TRAINED}{key}": own[key] for key in own if key in replaced}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -100,11 +123,32 @@ class Run:
             # the data set's source has the data folders resolved inside it
             and not (key.rpartition(".")[2] in ("root", "cache") and str(value) in places)
         }
-        return kept | {key: self.flat[key] for key in ("device.dtype",) if key in self.flat}
+        decisive = ("device.dtype", "run.init_from")  # of what has no influence otherwise
+        kept |= {key: self.flat[key] for key in decisive if self.flat.get(key) is not None}
+        return kept | ({TRAINED_ON: self.value(TRAINED_ON)} if self.trained else {})
 
     def value(self, key: str) -> Any:
         """The option chosen for a group (`algorithm`, `algorithm/inner`), or the value of a key (`dataset.shots`)."""
-        return self.choices[key] if key in self.choices else self.flat.get(key, ABSENT)
+        if key in self.choices:
+            return self.choices[key]
+        if key == TESTED_ON:
+            return self.choices.get("dataset", ABSENT)
+        if key == TRAINED_ON:
+            return (self.trained or self).choices.get("dataset", ABSENT)
+        if key == STARTS_FROM:
+            return self.starts_from or NOWHERE
+        if key not in self.flat and key.startswith(_TRAINED) and self.trained is None:
+            return self.flat.get(key.removeprefix(_TRAINED), ABSENT)
+        return self.flat.get(key, ABSENT)
+
+    @property
+    def starts_from(self) -> str:
+        """The run or file whose parameters this one began with; "" where it began with its own."""
+        if self.trained is not None:
+            return self.trained.starts_from
+        recorded = (self.result or {}).get("init_from")
+        path = recorded.get("path") if isinstance(recorded, Mapping) else self.flat.get("run.init_from")
+        return str(path) if path else ""
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -139,26 +183,27 @@ class Run:
         return Diverged(tasks=tasks, num_tasks=int(summary["num_tasks"]), median=median)
 
     def task_scores(self, inner_steps: int) -> list[float]:
-        """The score of each test task after so many inner steps, from tasks.csv.
+        """The score of each test task after so many inner steps, from tasks.csv, or from the file beside an evaluation.
 
         Raises:
             ValueError: the file is missing, half written, or does not give the mean that result.json states.
         """
         assert self.result is not None
         summary = self.scores()[inner_steps]
+        tasks = self.path / "tasks.csv" if self.evaluation is None else self.evaluation.with_suffix(".csv")
         try:
-            with open(self.path / "tasks.csv", newline="") as file:
+            with open(tasks, newline="") as file:
                 head, *rows = csv.reader(file)
             steps, score = head.index("inner_steps"), head.index(self.result["score"])
             values = [float(row[score]) for row in rows if row[steps] == str(inner_steps)]
         except (OSError, ValueError, IndexError) as error:
-            raise ValueError(f"tasks.csv cannot be read ({error})") from error
+            raise ValueError(f"{tasks.name} cannot be read ({error})") from error
         mean = sum(values) / len(values) if values else None
         if len(values) != summary["num_tasks"]:
-            raise ValueError(f"tasks.csv has {len(values)} of {summary['num_tasks']} tasks")
+            raise ValueError(f"{tasks.name} has {len(values)} of {summary['num_tasks']} tasks")
         known, limit = summary["mean"], 1e-6 * max(abs(mean or 0), abs(summary["mean"]))
         if mean is not None and math.isfinite(mean) and not abs(mean - known) <= limit:
-            raise ValueError(f"tasks.csv has mean {mean:g}, result.json {summary['mean']:g}")
+            raise ValueError(f"{tasks.name} has mean {mean:g}, result.json {summary['mean']:g}")
         return values
 
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from metarun.console.words import fixed
 from metarun.report import protocol
 from metarun.report.cells import INNER_STEPS, Cell, Estimate, ResultGrid
 from metarun.report.comparison import Comparison
-from metarun.report.runs import word
+from metarun.report.runs import STARTS_FROM, TESTED_ON, TRAINED_ON, word
 
 NONE = "–"
 _MAX_GAPS = 30
@@ -45,10 +46,11 @@ class Section:
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Results, paired differences and costs of each grid."""
+    """Results, paired differences where a baseline is named, and costs of each grid."""
     found = []
     for grid in comparison.grids:
-        tables = [results(grid), *([differences(grid)] if grid.differences else []), costs(grid)]
+        spent = costs(grid)
+        tables = [results(grid), *([differences(grid)] if grid.differences else []), *([spent] if spent.rows else [])]
         found.append(Section(title=title(grid), tables=tuple(tables)))
     return found
 
@@ -68,29 +70,31 @@ def notes(comparison: Comparison) -> list[str]:
         )
         said[-1] += " differ in " + "; ".join(comparison.parted_by)
     said += comparison.notes
-    said += [f"{run.path} is left out: {run.detail}" for run in comparison.left_out]
+    said += [f"{run.place} is left out: {run.detail}" for run in comparison.left_out]
     cells = [cell for grid in comparison.grids for cell in grid.cells]
     return list(dict.fromkeys([*said, *(problem for cell in cells for problem in cell.problems)]))
 
 
 def results(grid: ResultGrid) -> Table:
     """The scores: in a row for each cell, or, with columns, in the grid that the user asked for."""
-    best = {id(cell) for column in grid.column_labels if (cell := grid.best(column))}
+    best = {id(cell) for column in grid.column_labels for cell in grid.best(column)}
     places = decimals(grid)
     unit = f"{grid.score} (%)" if grid.is_percent else grid.score
     if not grid.columns:
-        heads: list[str] = [*grid.rows, "seeds", "inner steps", unit, "± over seeds", "± over tasks"]
-        has_published = any(_published(cell) is not None for cell in grid.cells)
+        heads: list[str] = [*map(head, grid.rows), "seeds", "inner steps", unit, "± over seeds", "± over tasks"]
+        has_published = any(published_value(cell) is not None for cell in grid.cells)
         rows = []
         for cell in grid.cells:
-            row = [*_labels(cell.row), Entry(_count(cell), kind="" if _is_whole(cell) else "missing")]
+            row = [*_labels(cell.row), Entry(seeds_words(cell), kind="" if cell.is_whole else "missing")]
             if cell.estimate is None:
-                row += [Entry(NONE), _absent(cell), Entry(NONE), Entry(NONE)]
+                row += [Entry(NONE), absent_entry(cell), Entry(NONE), Entry(NONE)]
             else:
-                estimate = _estimate(cell.estimate, grid, places, id(cell) in best, note=_median(cell, grid, places))
+                estimate = _estimate(
+                    cell.estimate, grid, places, id(cell) in best, note=median_words(cell, grid, places)
+                )
                 row += [Entry(str(cell.inner_steps)), *estimate]
             if has_published:
-                published = _published(cell)
+                published = published_value(cell)
                 row.append(Entry(NONE if published is None else number(published, grid, places)))
             rows.append(tuple(row))
         heads += ["published"] if has_published else []
@@ -102,12 +106,12 @@ def results(grid: ResultGrid) -> Table:
         cells = [cell for cell in grid.cells if cell.row == label]
         rows.append((*_labels(label), *(_whole(cell, grid, places, id(cell) in best) for cell in cells)))
     names = [
-        ", ".join(f"{key} {value}" for key, value in zip(grid.columns, label, strict=True))
+        ", ".join(f"{head(key)} {value}" for key, value in zip(grid.columns, label, strict=True))
         for label in grid.column_labels
     ]
-    first = f"{unit}: mean ± over seeds ± over tasks"
+    first = f"{unit}: mean ± over seeds ± over tasks{_seeds_each(grid)}"
     return Table(
-        title=f"Results, {first}", columns=(*grid.rows, *names), labels=len(grid.rows), rows=tuple(rows),
+        title=f"Results, {first}", columns=(*map(head, grid.rows), *names), labels=len(grid.rows), rows=tuple(rows),
         notes=_results_notes(grid),
     )  # fmt: skip
 
@@ -127,12 +131,13 @@ def differences(grid: ResultGrid) -> Table:
             row += _estimate(estimate, grid, places, False, sign=True, kind="clear" if difference.is_clear else "")
         rows.append((*row, Entry(difference.words)))
     name = ", ".join(grid.baseline)
+    marked = "; marked: both intervals leave zero out" if any(each.is_clear for each in grid.differences) else ""
     return Table(
         title=f"Differences to {name}",
-        columns=(*grid.rows, *grid.columns, unit, "± over seeds", "± over tasks", "paired on"),
+        columns=(*map(head, (*grid.rows, *grid.columns)), unit, "± over seeds", "± over tasks", "paired on"),
         labels=len(grid.rows) + len(grid.columns),
         rows=tuple(rows),
-        notes=(f"same test tasks, same seeds, less those of {name}; marked: both intervals leave zero out",),
+        notes=(f"same test tasks, same seeds, less those of {name}{marked}",),
     )
 
 
@@ -141,6 +146,8 @@ def costs(grid: ResultGrid) -> Table:
     keys = [key for key in (*grid.rows, *grid.columns) if key != INNER_STEPS]
     rows = []
     for cell in grid.run_cells:
+        if cell.is_of_evaluations:
+            continue  # the run itself has cost what it has
         runs = [run.result for run in cell.finished if run.result]
         labels = dict(zip((*grid.rows, *grid.columns), (*cell.row, *cell.column), strict=True))
         row = _labels(labels[key] for key in keys)
@@ -152,11 +159,11 @@ def costs(grid: ResultGrid) -> Table:
                 Entry(" / ".join(dict.fromkeys(f"{run.get('num_parameters', 0):,}" for run in runs))),
             ]
         else:
-            row += [_absent(cell), *[Entry(NONE)] * 3]
+            row += [absent_entry(cell), *[Entry(NONE)] * 3]
         rows.append(tuple(row))
     return Table(
         title="Cost of a run",
-        columns=(*keys, "training", "ms a step", "memory added (MiB)", "parameters"),
+        columns=(*map(head, keys), "training", "ms a step", "memory added (MiB)", "parameters"),
         labels=len(keys),
         rows=tuple(rows),
     )
@@ -174,6 +181,11 @@ def settings(grid: ResultGrid) -> Table:
             rows.append((Entry(key, kind="label"), *map(Entry, values)))
     names = [grid.run_name(cell) for cell in cells]
     return Table(title="Configuration differences", columns=("key", *names), labels=1, rows=tuple(rows))
+
+
+def head(key: str) -> str:
+    """A column's heading: a configuration's key as it is typed, words for what is none."""
+    return key.replace("_", " ") if key in (INNER_STEPS, TRAINED_ON, TESTED_ON, STARTS_FROM) else key
 
 
 def decimals(grid: ResultGrid) -> int:
@@ -196,7 +208,8 @@ def number(value: float | None, grid: ResultGrid, places: int, *, sign: bool = F
     if not math.isfinite(value):
         return "not finite"
     value *= 100 if grid.is_percent else 1
-    return f"{value:{'+' if sign else ''}{f'.{places}f' if not abs(value) >= 1e6 else '.3g'}}"
+    plus = "+" if sign else ""
+    return fixed(value, places, plus) if abs(value) < 1e6 else f"{value:{plus}.3g}"
 
 
 def clock(seconds: float | None) -> str:
@@ -233,20 +246,24 @@ def gap(cell: Cell) -> str:
 def _whole(cell: Cell, grid: ResultGrid, places: int, is_best: bool) -> Entry:
     """A cell of the user's grid in one entry."""
     if cell.estimate is None:
-        return _absent(cell)
+        return absent_entry(cell)
     parts = [cell.estimate.mean, cell.estimate.over_seeds, cell.estimate.over_tasks]
     steps = (
-        f", after {cell.inner_steps}" if _steps_differ(grid) and INNER_STEPS not in (*grid.rows, *grid.columns) else ""
+        f"after {cell.inner_steps}" if _steps_differ(grid) and INNER_STEPS not in (*grid.rows, *grid.columns) else ""
     )
-    median = _median(cell, grid, places)
-    return Entry(
-        " ± ".join(number(part, grid, places) for part in parts),
-        f"n {_count(cell)}{steps}{f', {median}' if median else ''}",
-        "best" if is_best else "",
-    )
+    count = "" if _seeds_each(grid) else f"n {seeds_words(cell)}"
+    beside = ", ".join(filter(None, (count, steps, median_words(cell, grid, places))))
+    return Entry(" ± ".join(number(part, grid, places) for part in parts), beside, "best" if is_best else "")
 
 
-def _median(cell: Cell, grid: ResultGrid, places: int) -> str:
+def _seeds_each(grid: ResultGrid) -> str:
+    """How many seeds each cell has, where all have as many."""
+    counts = {(len(cell.finished), cell.is_whole) for cell in grid.cells}
+    ((count, is_whole),) = counts if len(counts) == 1 else {(0, False)}
+    return f", {count} seed{'s' if count > 1 else ''} each" if is_whole and count else ""
+
+
+def median_words(cell: Cell, grid: ResultGrid, places: int) -> str:
     """What stands beside a mean that diverged tasks have moved; "" elsewhere."""
     return f"median {number(cell.median, grid, places)}" if cell.diverged else ""
 
@@ -268,7 +285,8 @@ def _estimate(
     ]
 
 
-def _absent(cell: Cell) -> Entry:
+def absent_entry(cell: Cell) -> Entry:
+    """What stands in place of a score that there is not: the states of the cell's runs."""
     states = dict.fromkeys("not measured" if run.result else run.state for run in cell.others)
     if not states:
         return Entry("missing", kind="missing")
@@ -276,12 +294,9 @@ def _absent(cell: Cell) -> Entry:
     return Entry(", ".join(states), kind=kind)
 
 
-def _count(cell: Cell) -> str:
-    return str(len(cell.finished)) if _is_whole(cell) else f"{len(cell.finished)} of {cell.planned}"
-
-
-def _is_whole(cell: Cell) -> bool:
-    return len(cell.finished) == cell.planned
+def seeds_words(cell: Cell) -> str:
+    """`3`, or `2 of 3` where some are missing."""
+    return str(len(cell.finished)) if cell.is_whole else f"{len(cell.finished)} of {cell.planned}"
 
 
 def _labels(label: Iterable[str]) -> list[Entry]:
@@ -341,7 +356,7 @@ def _varies(grid: ResultGrid, key: str) -> bool:
     return any(value != found[0] for value in found)
 
 
-def _published(cell: Cell) -> float | None:
+def published_value(cell: Cell) -> float | None:
     """The figure printed in the literature for what this cell's runs set out to reproduce."""
     references = [(run.result or {}).get("reference") or {} for run in cell.finished]
     values = [reference.get("values", {}).get(str(cell.inner_steps)) for reference in references]

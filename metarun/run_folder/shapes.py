@@ -49,6 +49,13 @@ RESULT = {
     "test_s": float,
     "peak_memory_mib": float,
 }
+EVALUATION = {
+    "score": str,
+    "results": [{"inner_steps": int}],
+    "protocol": RESULT["protocol"],
+    "overrides": [str],
+    "config": {"choices": {"dataset": str}, "dataset": dict},
+}
 _LATER = {"training_memory_mib": NUMBER, "record": {"lines": int, "bytes": int, "sha256": str}, "lost": [str]}
 """Of a result, what earlier versions did not write."""
 CHECKSUM = "checksum"
@@ -70,6 +77,15 @@ def result_mismatch(content: Any) -> str:
         return reason
     if CHECKSUM in content and content[CHECKSUM] != checksum(content):
         return "its checksum is wrong"
+    return _scores_mismatch(content) or _reference_mismatch(content["reference"])
+
+
+def evaluation_mismatch(content: Any) -> str:
+    """What keeps a JSON value from being what `metarun evaluate` stores, in words; "" if nothing does."""
+    return mismatch(content, EVALUATION) or _scores_mismatch(content)
+
+
+def _scores_mismatch(content: Mapping[str, Any]) -> str:
     score, rows = content["score"], content["results"]
     scored = [mismatch(row, {score: _SUMMARY}, f"results[{i}]") for i, row in enumerate(rows)]
     scored += [
@@ -77,11 +93,17 @@ def result_mismatch(content: Any) -> str:
         for i, row in enumerate(rows)
         if "diverged" in row  # not of earlier versions
     ]
-    published = content["reference"]
-    reason = next(filter(None, scored), "") or (mismatch(published, _REFERENCE, "reference") if published else "")
-    if not reason and isinstance(published, Mapping):
-        values = published["values"].items()
-        reason = next(filter(None, (mismatch(value, float, f"reference.values.{key}") for key, value in values)), "")
+    reason = next(filter(None, scored), "")
     if not reason and content["protocol"]["headline_inner_steps"] not in {row["inner_steps"] for row in rows}:
         reason = "it states no score after the inner steps that count"
     return reason
+
+
+def _reference_mismatch(published: Mapping[str, Any] | None) -> str:
+    if not published:
+        return ""
+    reason = mismatch(published, _REFERENCE, "reference")
+    if reason:
+        return reason
+    values = published["values"].items()
+    return next(filter(None, (mismatch(value, float, f"reference.values.{key}") for key, value in values)), "")

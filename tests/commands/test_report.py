@@ -45,7 +45,8 @@ def out_of(capsys, *arguments, status=0) -> str:
 
 
 def test_a_real_sweep_with_a_missing_run(trained, tmp_path, capsys):
-    out = out_of(capsys, "report", trained, "--html", tmp_path / "new" / "page.html", "--figures", tmp_path / "figures")
+    written = ("--html", tmp_path / "new" / "page.html", "--figures", tmp_path / "figures")
+    out = out_of(capsys, "report", trained, "--baseline", "fomaml", *written)
     rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in out.splitlines() if line.startswith("│")]
     assert rows[0] == ["algorithm", "seeds", "inner steps", "mse", "± over seeds", "± over tasks"]
     assert [row[:3] for row in rows[1:3]] == [["fomaml", "2 of 3", "10"], ["maml", "3", "10"]]

@@ -13,7 +13,8 @@ from metarun.report.runs import read_runs
 
 TASKS = 4
 SCORES = {5: [0.5, 0.6, 0.7, 0.8]}
-ALGORITHMS = {
+NASTY = r"""a_b & 50% #1 {x} ~y^2 \z $5 <t> "q" |p| [c] *s* -- `g` é λ"""
+ALGORITHMS: dict[str, dict[str, Any]] = {
     "maml": {"inner": {"_target_": "GD", "steps": 1}, "meta_gradient": {"_target_": "Unrolled"}, "proximal_weight": 0.0},
     "fomaml": {"inner": {"_target_": "GD", "steps": 1}, "meta_gradient": {"_target_": "First"}, "proximal_weight": 0.0},
     "imaml": {"inner": {"_target_": "GD", "steps": 16}, "meta_gradient": {"_target_": "CG"}, "proximal_weight": 2.0},
@@ -151,6 +152,12 @@ def only_grid(root: Path, **options: Any) -> ResultGrid:
     """The comparison's one table."""
     (grid,) = comparison(root, **options).grids
     return grid
+
+
+def paired(root: Path, **options: Any) -> ResultGrid:
+    """The comparison's one table, with differences to its first row."""
+    first = only_grid(root, **options).row_labels[0]
+    return only_grid(root, **options, baseline=", ".join(first))
 
 
 def labels(grid: ResultGrid) -> tuple[Any, Any]:

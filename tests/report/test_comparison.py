@@ -9,7 +9,7 @@ import pytest
 from metarun.errors import ConfigurationError
 from metarun.report.tables import results
 
-from .made import SCORES, comparison, labels, only_grid, sweep, write_run
+from .made import SCORES, comparison, labels, only_grid, paired, sweep, write_run
 
 T2 = 0.95 / math.sqrt((1 - 0.95**2) / 2)  # Student's quantile for 3 seeds, in closed form
 T1 = math.tan(math.pi * 0.95 / 2)  # and for 2
@@ -19,7 +19,7 @@ STD4 = math.sqrt(5 / 3)  # of 0, 1, 2, 3
 @pytest.fixture
 def grid(tmp_path):
     sweep(tmp_path)
-    return only_grid(tmp_path)
+    return paired(tmp_path)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_differences_are_paired_by_task_and_by_seed(grid):
     assert difference.estimate.over_seeds == pytest.approx(0.0, abs=1e-12)
     assert difference.estimate.over_tasks == pytest.approx(1.96 * 0.01 * STD4 / 2, rel=1e-9)
     assert difference.estimate.is_clear
-    assert grid.best(()).row == ("maml",)
+    assert [cell.row for cell in grid.best(())] == [("maml",)]
 
 
 def test_the_baseline_is_chosen_by_its_label(tmp_path):
@@ -71,6 +71,12 @@ def test_the_baseline_is_chosen_by_its_label(tmp_path):
         assert grid.differences[0].estimate.mean == pytest.approx(-0.115, rel=1e-9)
     with pytest.raises(ConfigurationError, match=r"'imaml' does not; rows: fomaml; maml\."):
         comparison(tmp_path, baseline="imaml")
+
+
+def test_without_a_baseline_nothing_is_held_against_another(tmp_path):
+    sweep(tmp_path)
+    grid = only_grid(tmp_path)
+    assert (grid.row_labels, grid.baseline, grid.differences) == ([("fomaml",), ("maml",)], None, [])
 
 
 def test_a_baseline_with_two_keys(tmp_path):
@@ -96,7 +102,7 @@ def test_one_seed_has_no_interval_over_seeds(tmp_path):
 def test_no_seed_in_common_leaves_the_tasks_paired(tmp_path):
     write_run(tmp_path, SCORES, algorithm="fomaml", seed=0)
     write_run(tmp_path, {5: [0.6, 0.7, 0.8, 0.9]}, algorithm="maml", seed=1)
-    (difference,) = only_grid(tmp_path).differences
+    (difference,) = paired(tmp_path).differences
     assert (difference.words, difference.estimate.over_seeds) == ("4 tasks, no seed in common", None)
     assert difference.estimate.mean == pytest.approx(0.1, rel=1e-12)
     assert difference.estimate.over_tasks == pytest.approx(0.0, abs=1e-12)
@@ -105,7 +111,7 @@ def test_no_seed_in_common_leaves_the_tasks_paired(tmp_path):
 def test_without_its_tasks_a_run_still_counts_and_the_reader_is_told(tmp_path):
     sweep(tmp_path)
     (tmp_path / "fomaml-seed1" / "tasks.csv").unlink()
-    grid = only_grid(tmp_path)
+    grid = paired(tmp_path)
     fomaml = grid.cells[0]
     assert fomaml.estimate.mean == pytest.approx(0.515, rel=1e-12)
     assert fomaml.estimate.over_tasks is None
@@ -116,18 +122,17 @@ def test_without_its_tasks_a_run_still_counts_and_the_reader_is_told(tmp_path):
 def test_the_lower_error_is_the_better(tmp_path):
     write_run(tmp_path, {5: [1.0, 2.0]}, algorithm="fomaml", score="mse", **{"evaluation.tasks": 2})
     write_run(tmp_path, {5: [1.0, 1.5]}, algorithm="maml", score="mse", **{"evaluation.tasks": 2})
-    assert only_grid(tmp_path).best(()).row == ("maml",)
+    assert [cell.row for cell in only_grid(tmp_path).best(())] == [("maml",)]
 
 
-@pytest.mark.parametrize(("is_higher", "best"), [(True, ("fomaml",)), (False, ("maml",)), (None, None)])
+@pytest.mark.parametrize(("is_higher", "best"), [(True, [("fomaml",)]), (False, [("maml",)]), (None, [])])
 def test_a_result_says_which_way_its_score_is_better(is_higher, best, tmp_path):
     for algorithm, second in (("fomaml", 2.0), ("maml", 1.5)):
         write_run(
             tmp_path, {5: [1.0, second]}, algorithm=algorithm, score="own", higher_is_better=is_higher,
             **{"evaluation.tasks": 2},
         )  # fmt: skip
-    found = only_grid(tmp_path).best(())
-    assert (found and found.row) == best
+    assert [cell.row for cell in only_grid(tmp_path).best(())] == best
 
 
 def test_a_diverged_run_is_not_dropped(tmp_path):
@@ -135,10 +140,10 @@ def test_a_diverged_run_is_not_dropped(tmp_path):
     write_run(tmp_path, {5: [1.0, 2.0]}, seed=1, score="mse", **{"evaluation.tasks": 2})
     for seed in (0, 1):
         write_run(tmp_path, {5: [1.0, 2.0]}, seed=seed, algorithm="fomaml", score="mse", **{"evaluation.tasks": 2})
-    grid = only_grid(tmp_path)
+    grid = paired(tmp_path)
     assert math.isnan(grid.cells[1].estimate.mean) and math.isnan(grid.cells[1].estimate.over_seeds)
     assert math.isnan(grid.differences[0].estimate.mean) and not grid.differences[0].estimate.is_clear
-    assert grid.best(()) is None  # one row with a mean is nothing to be the best of
+    assert grid.best(()) == []  # one row with a mean is nothing to be the best of
 
 
 @pytest.mark.parametrize("version", ["now", "before diverged tasks were counted"])
@@ -152,11 +157,11 @@ def test_one_diverged_task_makes_nothing_the_best(version, tmp_path):
             for row in result["results"]:
                 del row["diverged"], row["mse"]["median"], row["mse"]["num_diverged"]
             (folder / "result.json").write_text(json.dumps(result))
-    grid = only_grid(tmp_path)
+    grid = paired(tmp_path)
     fomaml, maml = grid.cells
     assert (maml.median, fomaml.median, fomaml.diverged) == (0.35, None, {})
     assert maml.estimate.mean == pytest.approx(1e13 / 600, rel=1e-9)
-    assert grid.best(()) is None
+    assert grid.best(()) == []
     (difference,) = grid.differences
     assert (difference.words, difference.is_clear) == ("600 tasks, seed 0; tasks diverged", False)
     table = results(grid)
@@ -213,7 +218,7 @@ def test_one_kind_of_run_makes_one_row(tmp_path):
 def test_columns_and_an_empty_cell(tmp_path):
     for algorithm, lr in (("maml", 1.0), ("maml", 10.0), ("maml", 2.0), ("fomaml", 2.0)):
         write_run(tmp_path, SCORES, algorithm=algorithm, **{"optimizer.lr": lr})
-    grid = only_grid(tmp_path, rows=["algorithm"], columns=["optimizer.lr"])
+    grid = paired(tmp_path, rows=["algorithm"], columns=["optimizer.lr"])
     assert labels(grid) == ([("fomaml",), ("maml",)], [("1",), ("2",), ("10",)])  # by size, not by alphabet
     assert [len(cell.finished) for cell in grid.cells] == [0, 1, 0, 1, 1, 1]
     empty = grid.cells[0]

@@ -89,7 +89,7 @@ def test_the_page_links_to_the_run_folders_from_where_it_lies(tmp_path):
 def test_the_page_tells_the_whole_comparison(tmp_path):
     sweep(tmp_path)
     (write_run(tmp_path, {}, seed=5) / "log.txt").write_text("x ERROR the run ended by OSError: full\n")
-    words = " ".join(Reader(written(tmp_path, tmp_path / "page.html")).words)
+    words = " ".join(Reader(written(tmp_path, tmp_path / "page.html", baseline="fomaml")).words)
     for said in ("51.5", "24.8", "2 of 4", "seed 5 failed (OSError: full)", "4 tasks, seeds 0 2", "+11.5", "± over seeds",
                  "± over tasks", "Cost of a run", "Configuration differences (1 key)", "algorithm.meta_gradient._target_",
                  "metarun algorithm=maml seed=2", "metarun report runs"):  # fmt: skip

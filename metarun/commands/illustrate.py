@@ -42,8 +42,8 @@ def check_video(config: Mapping[str, Any], parts: Parts) -> None:
         )
 
 
-def draw(folder: RunFolder, config: Mapping[str, Any], parts: Parts, theta: MetaParameters) -> None:
-    """The learning curve, and what adaptation does to a few test tasks where that can be seen."""
+def draw(folder: RunFolder, config: Mapping[str, Any], parts: Parts, theta: MetaParameters, selected_step: int) -> None:
+    """The learning curve with the step that was selected, and what adaptation does to a few test tasks where it can be seen."""
     choices = config["choices"]
     title = f"{choices['algorithm']} on {choices['dataset']}"
     problem = parts.problem
@@ -54,6 +54,7 @@ def draw(folder: RunFolder, config: Mapping[str, Any], parts: Parts, theta: Meta
         title,
         watched=problem.watched,
         counted=problem.counted,
+        selected=selected_step,
     )
     if isinstance(parts.source, Sinusoid):
         _draw_curves(folder.figures / "adaptation.png", parts, parts.source, theta)

@@ -326,7 +326,7 @@ def _finish(
         "record": state.record,
         "lost": state.lost,
     }
-    draw(folder, config, parts, theta)
+    draw(folder, config, parts, theta, best["step"])
     write_atomically(folder.path / "tasks.csv", tasks_csv(result.pop("per_task")).encode())
     try:
         require_score(result)

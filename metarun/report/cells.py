@@ -121,7 +121,7 @@ class Cell:
                 found[id(run)] = run.task_scores(self.inner_steps or 0)
             except ValueError as error:
                 found[id(run)] = None
-                self.problems.append(f"{run.path}: {error}; no intervals over tasks where it is needed")
+                self.problems.append(f"{run.place}: {error}; no intervals over tasks where it is needed")
         return found
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from metarun.report.cells import ResultGrid
 from metarun.report.runs import Run
+from metarun.report.scales import is_logarithmic
 from metarun.tracking.jsonl import Reach, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Mean `y` over `seeds` runs at each `x`, between the lowest and the highest of them; scores in their own unit."""
+    """Mean `y` over `seeds` runs at each `x`, between the lowest and the highest of them; scores in their own unit.
+
+    `selected` are those of `x` whose parameters some run was tested with.
+    """
 
     name: str
     seeds: int
@@ -20,21 +24,52 @@ class Curve:
     y: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    selected: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure of any kind: what it is called, its axes, its curves."""
+    """A figure of any kind: what it is called, its axes, its curves.
+
+    An axis is logarithmic where what lies on it spans decades: `y` by its scores, `x` by how far its curves reach.
+    """
 
     file: str
     title: str
     x_label: str
     y_label: str
     curves: tuple[Curve, ...]
+    is_percent: bool
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether any curve is of several seeds, so that a band says how far they lie apart."""
+        return any(curve.seeds > 1 for curve in self.curves)
+
+    @property
+    def has_selected(self) -> bool:
+        """Whether any curve has a selected step to be marked."""
+        return any(curve.selected for curve in self.curves)
+
+    @property
+    def x_is_log(self) -> bool:
+        """Not where it begins at zero, as inner steps do."""
+        ends = [curve.x[-1] for curve in self.curves if curve.x]
+        return is_logarithmic(ends) and all(x > 0 for curve in self.curves for x in curve.x)
+
+    @property
+    def y_is_log(self) -> bool:
+        """Not of a percentage: it has a scale of its own, and its upper end is what matters."""
+        return not self.is_percent and is_logarithmic(
+            y for curve in self.curves for side in (curve.y, curve.low, curve.high) for y in side
+        )
 
 
 def figures(grid: ResultGrid) -> list[Figure]:
-    """Learning curves, the score against inner steps, and the score against wall time; those that have any curve."""
+    """Learning curves, the score against inner steps, and the score against wall time; those that have any curve.
+
+    One point is no curve: the tables have its number.
+    """
     by_step: list[Curve] = []
     by_second: list[Curve] = []
     by_inner_step: list[Curve] = []
@@ -51,13 +86,15 @@ def figures(grid: ResultGrid) -> list[Figure]:
         if records:
             steps = sorted(set.intersection(*map(set, records)))
             scores = [[record[step].score for step in steps] for record in records]
-            by_step.append(_curve(name, steps, scores))
+            chosen = {(run.result or {})["protocol"]["selected_step"] for run in trained}
+            are_selected = [step in chosen for step in steps]
+            by_step.append(_curve(name, steps, scores, are_selected))
             seconds = [math.fsum(record[step].seconds for record in records) / len(records) for step in steps]
-            by_second.append(_curve(name, seconds, scores))
+            by_second.append(_curve(name, seconds, scores, are_selected))
             counts = [[record[step].counted for step in steps] for record in records]
             if len(counted) == 1 and all(count is not None for each in counts for count in each):
                 means = [math.fsum(filter(None, each)) / len(records) for each in zip(*counts, strict=True)]
-                by_count.append(_curve(name, means, scores))
+                by_count.append(_curve(name, means, scores, are_selected))
         measured = [run.scores() for run in cell.finished]
         inner = sorted(set.intersection(*map(set, measured)))
         by_inner_step.append(_curve(name, inner, [[scores[n]["mean"] for n in inner] for scores in measured]))
@@ -70,6 +107,7 @@ def figures(grid: ResultGrid) -> list[Figure]:
             x_label="outer step",
             y_label=f"validation {score}",
             curves=tuple(by_step),
+            is_percent=grid.is_percent,
         ),
         Figure(
             file="inner_steps",
@@ -77,6 +115,7 @@ def figures(grid: ResultGrid) -> list[Figure]:
             x_label="inner steps at test",
             y_label=f"test {score}",
             curves=tuple(by_inner_step),
+            is_percent=grid.is_percent,
         ),
         Figure(
             file="wall_time",
@@ -84,6 +123,7 @@ def figures(grid: ResultGrid) -> list[Figure]:
             x_label="seconds spent in training steps",
             y_label=f"validation {score}",
             curves=tuple(by_second),
+            is_percent=grid.is_percent,
         ),
         Figure(
             file="counted",
@@ -91,12 +131,15 @@ def figures(grid: ResultGrid) -> list[Figure]:
             x_label=_words(counted),
             y_label=f"validation {score}",
             curves=tuple(by_count),
+            is_percent=grid.is_percent,
         ),
     ]
-    return [figure for figure in found if any(curve.x for curve in figure.curves)]
+    return [figure for figure in found if any(len(curve.x) > 1 for curve in figure.curves)]
 
 
-def _curve(name: str, x: Sequence[float], scores: Sequence[Sequence[float]]) -> Curve:
+def _curve(
+    name: str, x: Sequence[float], scores: Sequence[Sequence[float]], are_selected: Sequence[bool] = ()
+) -> Curve:
     at_each = list(zip(*scores, strict=True))
     return Curve(
         name=name,
@@ -105,6 +148,7 @@ def _curve(name: str, x: Sequence[float], scores: Sequence[Sequence[float]]) -> 
         y=tuple(math.fsum(values) / len(values) for values in at_each),
         low=tuple(map(min, at_each)),
         high=tuple(map(max, at_each)),
+        selected=tuple(float(place) for place, is_selected in zip(x, are_selected, strict=False) if is_selected),
     )
 
 

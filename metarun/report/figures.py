@@ -11,8 +11,10 @@ import torch
 
 from metarun.algorithm import Algorithm
 from metarun.algorithm.meta_parameters import MetaParameters
+from metarun.console.words import interval
 from metarun.files import write_atomically
 from metarun.problems.base import Problem, outputs_of
+from metarun.report.scales import is_logarithmic
 from metarun.tasks.types import Examples, TaskBatch
 
 if TYPE_CHECKING:
@@ -30,20 +32,23 @@ def learning_curve(
     *,
     watched: str = "loss",
     counted: str | None = None,
+    selected: int | None = None,
 ) -> None:
     """What was watched in training, and the validation score (with its 95 % band over tasks), against outer steps.
 
-    Both have one scale where they are the same quantity.
+    Both have one scale where they are the same quantity. A scale is logarithmic where its values span decades. A single
+    validation is no curve: its point is labelled with its number.
 
     Args:
         rows: of metrics.jsonl.
         watched: "loss", the query loss, or another number of the training.
         counted: what to have on the horizontal axis in place of outer steps.
+        selected: the outer step whose parameters were selected, to be marked.
     """
     figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
     words = "query loss" if watched == "loss" else watched.replace("/", " ")
     place = f"train/{counted}_so_far" if counted else "step"
-    reached, values, scores = 0.0, [], []
+    reached, values, scores, chosen = 0.0, [], [], []
     for row in rows:
         reached = row[place] if row.get(place) is not None else reached  # a validation follows the line of its step
         if row.get(f"train/{watched}") is not None:
@@ -51,25 +56,56 @@ def learning_curve(
         measured = [row.get(name) for name in (f"val/{score}", f"val/{score}_ci95")]
         if all(value is not None for value in measured):
             scores.append((reached, *measured))
-    if values:
-        axes.plot(*zip(*values, strict=True), color=COLOURS[0], linewidth=1, label=f"training: {words}")
+            chosen += [scores[-1]] if row["step"] == selected else []
     across = (counted or "outer step").replace("_", " ")
     axes.set(xlabel=across, title=title)
-    is_one_scale = watched.rpartition("/")[2] == score
+    if values:
+        mark = "" if len(values) > 1 else "o"
+        axes.plot(*zip(*values, strict=True), marker=mark, color=COLOURS[0], linewidth=1, label=f"training: {words}")
+    is_one_scale = watched.rpartition("/")[2] == score or not (values and scores)
     right = axes if is_one_scale else axes.twinx()
     if scores:
-        steps, means, halves = zip(*scores, strict=True)
-        low = [m - h for m, h in zip(means, halves, strict=True)]
-        high = [m + h for m, h in zip(means, halves, strict=True)]
-        right.plot(steps, means, color=COLOURS[3], marker=".", label=f"validation: {score}")
-        right.fill_between(steps, low, high, color=COLOURS[3], alpha=0.2, linewidth=0)
-    if is_one_scale:
-        axes.set_ylabel(f"{score} (validation: 95 % over tasks)")
+        _draw_scores(right, scores, score)
+    for ring in chosen if len(scores) > 1 else ():
+        look = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": COLOURS[3], "linestyle": ""}
+        right.plot(*ring[:2], marker="o", **look, label=f"selected: step {selected}")
+    watched_values, ends = (
+        [value for _, value in values],
+        [mean + s * half for _, mean, half in scores for s in (-1, 1)],
+    )
+    for each, drawn in ((axes, watched_values + ends),) if is_one_scale else ((axes, watched_values), (right, ends)):
+        if is_logarithmic(drawn) and not (score == "accuracy" and each is right):
+            each.set_yscale("log")
+    if not is_one_scale:
+        axes.set_ylabel(f"training {words}")
+        right.set_ylabel(f"validation {score}{_band(scores)}", color=COLOURS[3])
+    elif scores:
+        axes.set_ylabel(f"{score} (validation: 95 % over tasks)" if values else f"validation {score}{_band(scores)}")
     else:
         axes.set_ylabel(f"training {words}")
-        right.set_ylabel(f"validation {score} (95 % over tasks)", color=COLOURS[3])
-    figure.legend(*_joined_handles(*dict.fromkeys((axes, right))), loc="outside lower center", ncols=2, frameon=False)
+    handles, labels = _joined_handles(*dict.fromkeys((axes, right)))
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
+
+
+def _draw_scores(axes: "Axes", scores: Sequence[tuple[float, ...]], score: str) -> None:
+    """The validations as a curve with its band; one alone as a labelled point."""
+    steps, means, halves = zip(*scores, strict=True)
+    low = [m - h for m, h in zip(means, halves, strict=True)]
+    high = [m + h for m, h in zip(means, halves, strict=True)]
+    if len(scores) == 1:
+        axes.errorbar(steps, means, halves, color=COLOURS[3], marker="o", ls="", label=f"validation: {score}")
+        words = interval(means[0], halves[0], score == "accuracy")
+        # To the left of it: the one validation is mostly the last step.
+        axes.annotate(words, (steps[0], means[0]), (-8, 6), textcoords="offset points", ha="right", color=COLOURS[3])
+        return
+    axes.plot(steps, means, color=COLOURS[3], marker=".", label=f"validation: {score}")
+    axes.fill_between(steps, low, high, color=COLOURS[3], alpha=0.2, linewidth=0)
+
+
+def _band(scores: Sequence[tuple[float, ...]]) -> str:
+    return " (95 % over tasks)" if scores else ""
 
 
 def adaptation_curves(

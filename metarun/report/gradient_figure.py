@@ -27,6 +27,10 @@ def gradient_figure(result: dict[str, Any]) -> bytes:
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     cells = result["cells"]
     columns = [column for column in columns_of(cells) if column[2] != 0]  # no CG steps are first order
+    drawn = {
+        (cell["name"], cell["curvature"], cell["cg_steps"]) for cell in cells if any(cell[key] for key, _ in _PANELS)
+    }
+    columns = [column for column in columns if column in drawn]
     steps = sorted({cell["inner_steps"] for cell in cells})
     for axes, (key, label) in zip(panels, _PANELS, strict=True):
         for column in columns:

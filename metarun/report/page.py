@@ -10,12 +10,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from metarun import __version__
-from metarun.report.cells import Estimate, ResultGrid
+from metarun.report.cells import ResultGrid
 from metarun.report.comparison import Comparison
 from metarun.report.curves import Figure, figures
+from metarun.report.interval_plots import IntervalPlots, interval_plots
 from metarun.report.runs import NOT_STARTED, Run, word
-from metarun.report.tables import Entry, Table, costs, differences, notes, number, results, settings, title
-from metarun.report.tables import decimals as decimals_of
+from metarun.report.tables import Entry, Table, costs, differences, notes, results, settings, title
 
 _HERE = Path(__file__).resolve().parent
 # A page that may load nothing at all cannot tell anybody that it was opened, whatever a run's name holds.
@@ -76,109 +76,78 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
 
 
 def _section(grid: ResultGrid, index: int) -> str:
-    drawn = "".join(
-        _figure(figure, grid, f"{figure.file}-{index}", place == 0) for place, figure in enumerate(figures(grid))
-    )
+    found = figures(grid)
+    drawn = "".join(_figure(figure, grid, f"{figure.file}-{index}", place == 0) for place, figure in enumerate(found))
+    said = [
+        "bands span the seeds" if any(figure.has_bands for figure in found) else "",
+        "rings are selected steps" if any(figure.has_selected for figure in found) else "",
+    ]
+    told = f"Figures: {', '.join(filter(None, said))}. " if any(said) else ""
+    spent = costs(grid)
     parts = [
         f"<h2>{escape(title(grid))}</h2>",
-        _table(results(grid), _forest_of_results(grid)),
-        _table(differences(grid), _forest_of_differences(grid)) if grid.differences else "",
+        _table(results(grid), _plots_of_results(grid), score=_score_column(grid)),
+        _table(differences(grid), _plots_of_differences(grid), score=len(grid.rows) + len(grid.columns))
+        if grid.differences
+        else "",
         f'<div class="figures">{drawn}</div>' if drawn else "",
-        '<p class="soft"><small>Figures: bands span the seeds. Drag a rectangle to zoom (or Ctrl + wheel, + and -), '
-        "double-click to reset, click a name to hide it.</small></p>" if drawn else "",
+        f'<p class="soft"><small>{told}Drag a rectangle to zoom (or Ctrl + wheel, + and -), double-click to reset, click a '
+        "name to hide it.</small></p>" if drawn else "",
         '<noscript><p class="missing">The figures are drawn by a script, and scripts are off; the tables are whole.</p></noscript>'
         if drawn else "",
-        _table(costs(grid), []),
+        _table(spent, None) if spent.rows else "",
     ]  # fmt: skip
     differing = settings(grid)
     if differing.rows:
-        inner = _bare_table(differing, [])
+        inner = _bare_table(differing, None)
         summary = f"{differing.title} ({_count(len(differing.rows), 'key')})"
         parts.append(f'<details class="card"><summary>{summary}</summary><div class="scroll">{inner}</div></details>')
     return "\n".join(parts)
 
 
-def _table(table: Table, drawings: list[str]) -> str:
+def _score_column(grid: ResultGrid) -> int | None:
+    """The column that narrow windows keep in sight; None where every column holds scores."""
+    return None if grid.columns else len(grid.rows) + 2
+
+
+def _table(table: Table, plots: IntervalPlots | None, score: int | None = None) -> str:
     below = (
         f'<ul class="below">{"".join(f"<li>{escape(note)}</li>" for note in table.notes)}</ul>' if table.notes else ""
     )
-    inner = _bare_table(table, drawings)
+    inner = _bare_table(table, plots, score)
     return f'<section class="card"><h3>{escape(table.title)}</h3><div class="scroll">{inner}</div>{below}</section>'
 
 
-def _bare_table(table: Table, drawings: list[str]) -> str:
-    """With a last column of `drawings` where there are any, one for each row."""
+def _bare_table(table: Table, plots: IntervalPlots | None, score: int | None = None) -> str:
+    """With a last column of drawings where there are any, and their scale below it."""
     heads = "".join(
-        f'<th scope="col"{_left(place < table.labels)}>{escape(name)}</th>' for place, name in enumerate(table.columns)
+        f'<th scope="col"{_classes(place < table.labels, place == score)}>{escape(name)}</th>'
+        for place, name in enumerate(table.columns)
     )
-    heads += f'<th scope="col" class="l">{_FOREST_KEY}</th>' if drawings else ""
+    heads += f'<th scope="col" class="l">{plots.key}</th>' if plots else ""
     rows = []
     for place, row in enumerate(table.rows):
-        cells = "".join(_cell(entry, at < table.labels) for at, entry in enumerate(row))
-        rows.append(f"<tr>{cells}{f'<td class=l>{drawings[place]}</td>' if drawings else ''}</tr>")
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        cells = "".join(_cell(entry, at < table.labels, at == score) for at, entry in enumerate(row))
+        rows.append(f"<tr>{cells}{f'<td class=l>{plots.rows[place]}</td>' if plots else ''}</tr>")
+    below = (
+        f'<tfoot><tr><td colspan="{len(table.columns)}"></td><td class="l">{plots.axis}</td></tr></tfoot>'
+        if plots
+        else ""
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>{below}</table>"
 
 
-def _cell(entry: Entry, is_label: bool) -> str:
-    classes = " ".join(filter(None, ("l" if is_label else "", entry.kind)))
+def _cell(entry: Entry, is_label: bool, is_score: bool) -> str:
     note = f"<small>{escape(entry.note)}</small>" if entry.note else ""
-    return f'<td class="{classes}">{escape(entry.text)}{note}</td>'
+    return f"<td{_classes(is_label, is_score, entry.kind)}>{escape(entry.text)}{note}</td>"
 
 
-_FOREST_KEY = (
-    '<svg class="key" viewBox="0 0 26 10" aria-hidden="true"><g class="forest"><line class="tasks" x1="2" x2="24" y1="5" '
-    'y2="5"/></g></svg> tasks <svg class="key" viewBox="0 0 26 10" aria-hidden="true"><g class="forest"><line class="seeds" '
-    'x1="2" x2="24" y1="5" y2="5"/></g></svg> seeds'
-)
+def _plots_of_results(grid: ResultGrid) -> IntervalPlots | None:
+    return None if grid.columns else interval_plots([cell.estimate for cell in grid.cells], grid, zero=False)
 
 
-def _forest_of_results(grid: ResultGrid) -> list[str]:
-    if grid.columns:
-        return []
-    estimates = [cell.estimate for cell in grid.cells]
-    return _forest(estimates, grid, zero=False)
-
-
-def _forest_of_differences(grid: ResultGrid) -> list[str]:
-    return _forest([difference.estimate for difference in grid.differences], grid, zero=True)
-
-
-def _forest(estimates: list[Estimate | None], grid: ResultGrid, *, zero: bool) -> list[str]:
-    """Means and intervals on one common scale, a drawing for each row.
-
-    The scale holds the means and the intervals over tasks; an interval over two seeds may be huge, and runs out of it.
-    """
-    shown = [estimate for estimate in estimates if estimate is not None and math.isfinite(estimate.mean)]
-    if not shown:
-        return []
-    ends = [0.0] if zero else []
-    for estimate in shown:
-        half = max(estimate.over_tasks or 0.0, min(estimate.over_seeds or 0.0, 8 * (estimate.over_tasks or math.inf)))
-        ends += [estimate.mean - half, estimate.mean + half] if math.isfinite(half) else [estimate.mean]
-    low, high = min(ends), max(ends)
-    pad = 0.06 * (high - low) or 1.0
-    low, high = low - pad, high + pad
-
-    def at(value: float) -> float:
-        return round(260 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
-
-    places = decimals_of(grid)
-    drawings = []
-    for estimate in estimates:
-        if estimate is None or not math.isfinite(estimate.mean):
-            drawings.append("")
-            continue
-        marks = f'<line class="zero" x1="{at(0)}" x2="{at(0)}" y1="0" y2="26"/>' if zero else ""
-        for kind, half in (("tasks", estimate.over_tasks), ("seeds", estimate.over_seeds)):
-            if half is not None and math.isfinite(half):
-                left, right = estimate.mean - half, estimate.mean + half
-                marks += f'<line class="{kind}" x1="{at(left)}" x2="{at(right)}" y1="13" y2="13"/>'
-                marks += '<path class="off" d="M0 13 l6 -4 v8 z"/>' if left < low else ""
-                marks += '<path class="off" d="M260 13 l-6 -4 v8 z"/>' if right > high else ""
-        label = number(estimate.mean, grid, places, sign=zero)
-        marks += f'<circle cx="{at(estimate.mean)}" cy="13" r="4.5"/>'
-        drawings.append(f'<svg class="forest" viewBox="0 0 260 26" role="img" aria-label="{label}">{marks}</svg>')
-    return drawings
+def _plots_of_differences(grid: ResultGrid) -> IntervalPlots | None:
+    return interval_plots([difference.estimate for difference in grid.differences], grid, zero=True)
 
 
 def _figure(figure: Figure, grid: ResultGrid, identity: str, is_large: bool) -> str:
@@ -189,10 +158,12 @@ def _figure(figure: Figure, grid: ResultGrid, identity: str, is_large: bool) -> 
             "seeds": curve.seeds,
             "x": _numbers(curve.x, 1.0),
             **{side: _numbers(getattr(curve, side), scale) for side in ("y", "low", "high")},
+            "selected": _numbers(curve.selected, 1.0),
         }
         for curve in figure.curves
     ]
-    data = {"x_label": figure.x_label, "y_label": figure.y_label, "curves": curves}
+    logarithmic = {"x": figure.x_is_log, "y": figure.y_is_log}
+    data = {"x_label": figure.x_label, "y_label": figure.y_label, "log": logarithmic, "curves": curves}
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     tools = "".join(
         f'<button type="button" data-tool="{tool}" title="{what}">{sign}</button>'
@@ -234,8 +205,9 @@ def _command(command: str) -> str:
     return f'<div class="command"><code>{escape(command)}</code><button type="button" class="copy" hidden>copy</button></div>'
 
 
-def _left(is_label: bool) -> str:
-    return ' class="l"' if is_label else ""
+def _classes(is_label: bool, is_score: bool, kind: str = "") -> str:
+    names = " ".join(filter(None, ("l" if is_label else "", "score" if is_score else "", kind)))
+    return f' class="{names}"' if names else ""
 
 
 def _list(items: Iterable[str]) -> str:

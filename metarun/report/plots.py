@@ -1,14 +1,20 @@
-"""The curves of a comparison as PNG files."""
+"""The curves of a comparison as files: PNG to look at, PDF for a paper, SVG for a page."""
 
+import logging
+import textwrap
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from metarun.files import naming
 from metarun.report.comparison import Comparison
-from metarun.report.curves import Figure, figures
+from metarun.report.curves import Curve, Figure, figures
 from metarun.report.tables import title
 
+SUFFIXES = ("png", "pdf", "svg")
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -19,12 +25,19 @@ _COLOURS = (
     "#7a5195",
     "#5f6b7a",
 )  # Okabe and Ito, and two
+# One for each colour: filled for the first eight curves, hollow for the next, so that sixteen differ without colours.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLES = ("-", "--", ":", "-.")
 _MAX_LEGEND = 24
+_SUBTITLE, _LEGEND = 112, 104  # letters that have room in a line
+_MARKS = 12  # of a curve, about; every point of a long one would be a band
+# Fonts that publishers take (no Type 3); the same numbers make the same bytes.
+_SETTINGS = {"pdf.fonttype": 42, "svg.hashsalt": "metarun"}
+_METADATA: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write every figure of every grid.
+    """Write every figure of every grid, as a file of each of SUFFIXES.
 
     Returns:
         The files: learning_curves.png and so on; with several grids, learning_curves-1.png and so on.
@@ -32,38 +45,95 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of each table of a font
     written = []
     for number, grid in enumerate(comparison.grids, start=1):
         for figure in figures(grid):
-            path = folder / f"{figure.file}{f'-{number}' if len(comparison.grids) > 1 else ''}.png"
-            _save(figure, title(grid), 100.0 if grid.is_percent else 1.0, path)
-            written.append(path)
+            stem = folder / f"{figure.file}{f'-{number}' if len(comparison.grids) > 1 else ''}"
+            canvas = drawn(figure, title(grid), 100.0 if grid.is_percent else 1.0)
+            for suffix in SUFFIXES:
+                path = stem.with_name(f"{stem.name}.{suffix}")
+                with naming(path), matplotlib.rc_context(_SETTINGS):
+                    canvas.savefig(path, dpi=150, metadata=_METADATA[suffix])
+                written.append(path)
     return written
 
 
-def _save(figure: Figure, subtitle: str, scale: float, path: Path) -> None:
+def drawn(figure: Figure, subtitle: str, scale: float) -> Canvas:
+    """One figure, its scores times `scale`."""
     canvas = Canvas(figsize=(7, 4.4), layout="constrained")
     axes = canvas.add_subplot()
-    for number, curve in enumerate(figure.curves):
-        colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number // len(_COLOURS) % len(_STYLES)]
-        label = f"{curve.name} ({curve.seeds} seed{'s' if curve.seeds > 1 else ''})"
-        axes.plot(
-            curve.x, [scale * y for y in curve.y], style, color=colour, marker="o", markersize=3, label=_plain(label)
-        )
-        if curve.seeds > 1:
-            low, high = ([scale * y for y in side] for side in (curve.low, curve.high))
-            axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, linewidth=0)
+    labels = _labels(figure)
+    for number, (curve, label) in enumerate(zip(figure.curves, labels, strict=True)):
+        _draw_curve(axes, curve, label, number, scale)
+    if figure.x_is_log:
+        axes.set_xscale("log")
+    if figure.y_is_log:
+        axes.set_yscale("log")
     axes.set(xlabel=figure.x_label, ylabel=_plain(figure.y_label))
-    axes.set_title(f"{figure.title}\n", loc="left", fontweight="bold")
-    axes.text(
-        0, 1.02, _plain(f"{subtitle}; bands span the seeds"), transform=axes.transAxes, fontsize=7.5, color="#555555"
-    )
+    count, seeds = len(figure.curves), {curve.seeds for curve in figure.curves}
+    said = [
+        subtitle,
+        _seeds(*seeds) if len(seeds) == 1 else "",
+        "bands span the seeds" if figure.has_bands else "",
+        "rings: selected steps" if figure.has_selected else "",
+        f"{count} curves, too many for a legend" if count > _MAX_LEGEND else "",
+    ]
+    words = textwrap.fill("; ".join(filter(None, said)), _SUBTITLE)
+    axes.set_title(f"{figure.title}\n{words.count(chr(10)) * chr(10)}", loc="left", fontweight="bold")
+    axes.text(0, 1.02, _plain(words), transform=axes.transAxes, fontsize=7.5, color="#555555")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(figure.curves) <= _MAX_LEGEND:
-        canvas.legend(loc="outside lower center", ncols=min(len(figure.curves), 4), frameon=False, fontsize=8)
-    with naming(path):
-        canvas.savefig(path, dpi=150)
+    if count <= _MAX_LEGEND:
+        in_a_row = max(1, _LEGEND // (max(map(len, labels)) + 8))  # a mark takes as much as eight letters
+        canvas.legend(loc="outside lower center", ncols=min(count, 4, in_a_row), frameon=False, fontsize=8)
+    return canvas
+
+
+def look(number: int) -> dict[str, Any]:
+    """How the curve of a number is drawn: no two of the first 32 alike, nor of the first 16 in marker and line."""
+    turn, place = divmod(number, len(_COLOURS))
+    colour = _COLOURS[place]
+    return {
+        "color": colour,
+        "linestyle": _STYLES[turn % len(_STYLES)],
+        "marker": _MARKERS[place],
+        "markerfacecolor": "white" if turn % 2 else colour,
+    }
+
+
+def _labels(figure: Figure) -> list[str]:
+    """The names of the curves, with the seeds where these are not the same for all."""
+    if len({curve.seeds for curve in figure.curves}) == 1:
+        return [curve.name for curve in figure.curves]
+    return [f"{curve.name} ({_seeds(curve.seeds)})" for curve in figure.curves]
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _draw_curve(axes: Axes, curve: Curve, label: str, number: int, scale: float) -> None:
+    mean = [scale * y for y in curve.y]
+    stride = max(1, round(len(mean) / _MARKS))
+    axes.plot(
+        curve.x,
+        mean,
+        **look(number),
+        linewidth=1.4,
+        markersize=5,
+        markevery=(number % stride, stride),  # not all at the same places
+        label=_plain(label),
+    )
+    if curve.seeds > 1:
+        low, high = ([scale * y for y in side] for side in (curve.low, curve.high))
+        axes.fill_between(curve.x, low, high, color=look(number)["color"], alpha=0.15, linewidth=0)
+    rings = [(x, y) for x, y in zip(curve.x, mean, strict=True) if x in curve.selected]
+    if rings:
+        axes.plot(
+            *zip(*rings, strict=True), "o", markersize=9, markerfacecolor="none", markeredgecolor=look(number)["color"],
+            zorder=4,
+        )  # fmt: skip
 
 
 def _plain(text: str) -> str:

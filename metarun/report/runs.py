@@ -125,7 +125,8 @@ class Run:
         }
         decisive = ("device.dtype", "run.init_from")  # of what has no influence otherwise
         kept |= {key: self.flat[key] for key in decisive if self.flat.get(key) is not None}
-        return kept | ({TRAINED_ON: self.value(TRAINED_ON)} if self.trained else {})
+        is_elsewhere = self.value(TRAINED_ON) != self.value(TESTED_ON)
+        return kept | ({TRAINED_ON: self.value(TRAINED_ON)} if is_elsewhere else {})
 
     def value(self, key: str) -> Any:
         """The option chosen for a group (`algorithm`, `algorithm/inner`), or the value of a key (`dataset.shots`)."""

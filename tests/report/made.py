@@ -127,6 +127,37 @@ def write_run(
     return folder
 
 
+def write_evaluation(
+    folder: Path, scores: Mapping[int, Sequence[float]], dataset: str, *, has_tasks: bool = True, **changes: Any
+) -> Path:
+    """What `metarun evaluate FOLDER dataset=...` stores beside the run, with these scores of each test task."""
+    config, result = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "result"))
+    config["choices"]["dataset"] = dataset
+    config["dataset"]["source"]["_target_"] = f"Of{dataset}"
+    for key, value in changes.items():
+        parent, leaf = key.split(".")
+        config[parent][leaf] = value
+    stated = {"dataset": dataset, "inner_steps": sorted(scores), "headline_inner_steps": max(scores)}
+    overrides = [f"dataset={dataset}", *(f"{key}={value}" for key, value in changes.items())]
+    content = {
+        "metarun": "0",
+        "score": result["score"],
+        "protocol": result["protocol"] | stated,
+        "results": [_row(steps, result["score"], values) for steps, values in sorted(scores.items())],
+        "reference": None,
+        "test_s": 1.0,
+        "overrides": overrides,
+        "config": config,
+    }
+    file = folder / "evaluations" / f"{'-'.join(overrides)}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json_text(content))
+    if has_tasks:
+        rows = [f"{task},{steps},{value!r}" for steps, values in scores.items() for task, value in enumerate(values)]
+        file.with_suffix(".csv").write_text("\n".join([f"task,inner_steps,{result['score']}", *rows, ""]))
+    return file
+
+
 def _row(steps: int, score: str, values: Sequence[float]) -> dict[str, Any]:
     tasks = diverged(values, is_loss=score == "mse")
     return {"inner_steps": steps, "diverged": tasks, score: vars(summarize(values, len(tasks)))}

@@ -1,4 +1,4 @@
-"""metarun.report.curves and plots: means and bands over seeds, and the clock that metrics.jsonl holds."""
+"""metarun.report.curves: means and bands over seeds, the clock that metrics.jsonl holds, and the scales of the axes."""
 
 import json
 
@@ -6,10 +6,10 @@ import pytest
 
 from metarun.report.comparison import compare
 from metarun.report.curves import figures
-from metarun.report.plots import draw
+from metarun.report.evaluations import evaluations_of
 from metarun.report.runs import read_runs
 
-from .made import sweep, write_run
+from .made import write_evaluation, write_run
 
 SCORES = {0: [0.1, 0.3], 5: [0.5, 0.7]}
 TWO = {"evaluation.tasks": 2}
@@ -85,8 +85,8 @@ def test_inner_steps(tmp_path):
 
 @pytest.mark.parametrize("damage", ["torn", "wrong", "gone"])
 def test_a_record_that_cannot_be_read_costs_one_curve_and_a_note(tmp_path, damage):
-    write_run(tmp_path, SCORES, seed=0, validations={10: 0.2, 20: 0.4}, **TWO)
-    folder = write_run(tmp_path, SCORES, seed=1, validations={10: 0.4, 20: 0.8}, **TWO)
+    write_run(tmp_path, SCORES, seed=0, validations={10: 0.2, 20: 0.4, 30: 0.5}, **TWO)
+    folder = write_run(tmp_path, SCORES, seed=1, validations={10: 0.4, 20: 0.8, 30: 0.9}, **TWO)
     file = folder / "metrics.jsonl"
     if damage == "gone":
         file.unlink()
@@ -95,19 +95,57 @@ def test_a_record_that_cannot_be_read_costs_one_curve_and_a_note(tmp_path, damag
     (grid,) = compare(read_runs([tmp_path])).grids
     (curve,) = figures(grid)[0].curves
     # torn in its last line, as a live run's may be: the validation before it still counts
-    assert (curve.seeds, curve.x) == ((2, (10.0,)) if damage == "torn" else (1, (10.0, 20.0)))
+    assert (curve.seeds, curve.x) == ((2, (10.0, 20.0)) if damage == "torn" else (1, (10.0, 20.0, 30.0)))
     assert [f"{folder}: no curve" in problem for problem in grid.cells[0].problems] == (
         [] if damage == "torn" else [True]
     )
 
 
-def test_png_files(tmp_path):
-    sweep(tmp_path / "runs")
-    written = draw(compare(read_runs([tmp_path / "runs"])), tmp_path / "new" / "figures")
-    assert [path.name for path in written] == ["learning_curves.png", "inner_steps.png", "wall_time.png"]
-    for path in written:
-        assert path.read_bytes().startswith(b"\x89PNG\r\n")
-    write_run(tmp_path / "runs", SCORES, name="b", **TWO)
-    names = [path.name for path in draw(compare(read_runs([tmp_path / "runs"])), tmp_path)]
-    assert {"learning_curves-1.png", "inner_steps-1.png", "inner_steps-2.png"} <= {*names, "learning_curves-1.png"}
-    assert len(set(names)) == len(names) == 4
+def test_one_point_is_no_curve(tmp_path):
+    """A single validation, and scores after one number of inner steps: their numbers are in the tables."""
+    write_run(tmp_path, {5: [0.5, 0.7]}, seed=0, validations={10: 0.2}, **TWO)
+    assert drawn(tmp_path) == {}
+    # Beside a curve it is a point of the figure.
+    write_run(tmp_path, {5: [0.5, 0.7]}, algorithm="fomaml", validations={10: 0.2, 20: 0.3}, **TWO)
+    curves = drawn(tmp_path)["learning_curves"].curves
+    assert [(curve.name, curve.x) for curve in curves] == [("fomaml", (10.0, 20.0)), ("maml", (10.0,))]
+
+
+def test_the_selected_steps_of_all_seeds_are_marked(tmp_path):
+    """`write_run` selects step 10 of seed 0 and 11 of seed 1, which no validation of this record is at."""
+    for seed in (0, 1):
+        write_run(tmp_path, SCORES, seed=seed, validations={10: 0.2, 20: 0.4}, step_s=0.02, **TWO)
+    found = drawn(tmp_path)
+    assert found["learning_curves"].curves[0].selected == (10.0,)
+    assert found["wall_time"].curves[0].selected == pytest.approx((0.2,))
+    assert found["inner_steps"].curves[0].selected == ()
+    assert [found[name].has_selected for name in ("learning_curves", "inner_steps")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("low", "score", "is_log"),
+    [(0.02, "mse", True), (0.04, "mse", False), (0.0, "mse", False), (0.02, "accuracy", False)],
+)
+def test_a_score_that_spans_decades_has_a_logarithmic_axis(tmp_path, low, score, is_log):
+    """0.9 is 45 or 22.5 times the lowest, and 10 ** 1.5 is 31.6; a percentage keeps its own scale."""
+    write_run(tmp_path, SCORES, score=score, validations={10: 0.9, 20: low}, **TWO)
+    figure = drawn(tmp_path)["learning_curves"]
+    assert (figure.y_is_log, figure.x_is_log) == (is_log, False)
+
+
+def test_time_is_logarithmic_where_curves_end_decades_apart(tmp_path):
+    """0.2 s against 20 s; both have the same outer steps, and inner steps begin at zero."""
+    for algorithm, step_s in (("maml", 1.0), ("fomaml", 0.01)):
+        write_run(tmp_path, SCORES, algorithm=algorithm, validations={10: 0.2, 20: 0.4}, step_s=step_s, **TWO)
+    assert {name: figure.x_is_log for name, figure in drawn(tmp_path).items()} == {
+        "learning_curves": False, "inner_steps": False, "wall_time": True,
+    }  # fmt: skip
+
+
+def test_an_evaluation_has_no_learning_curve_of_its_own(tmp_path):
+    folder = write_run(tmp_path, SCORES, validations={10: 0.2, 20: 0.4}, **TWO)
+    write_evaluation(folder, SCORES, "cub")
+    runs = read_runs([tmp_path])
+    (grid,) = compare([*runs, *evaluations_of(runs[0])]).grids
+    counts = {figure.file: len(figure.curves) for figure in figures(grid)}
+    assert counts == {"learning_curves": 1, "inner_steps": 2, "wall_time": 1}

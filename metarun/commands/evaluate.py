@@ -93,8 +93,8 @@ def evaluate_run(
     changed = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:8]
     path = folder.path / "evaluations" / f"{changed}.json"
     path.parent.mkdir(exist_ok=True)
-    result |= {"overrides": list(overrides), "config": config}
-    del result["per_task"]
+    scores = {str(each.inner_steps): each.metrics[result["score"]] for each in result.pop("per_task")}
+    result |= {"overrides": list(overrides), "config": config, "task_scores": scores}
     folder.write_json(path, result)
     results(console, result)
     console.print(f"stored in {path}", soft_wrap=True)

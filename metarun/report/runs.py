@@ -184,28 +184,38 @@ class Run:
         return Diverged(tasks=tasks, num_tasks=int(summary["num_tasks"]), median=median)
 
     def task_scores(self, inner_steps: int) -> list[float]:
-        """The score of each test task after so many inner steps, from tasks.csv, or from the file beside an evaluation.
+        """The score of each test task after so many inner steps, from tasks.csv or the evaluation's own file.
 
         Raises:
-            ValueError: the file is missing, half written, or does not give the mean that result.json states.
+            ValueError: they are missing, half written, or do not give the mean that the result states.
         """
         assert self.result is not None
+        name, of = ("tasks.csv", "result.json ") if self.evaluation is None else (self.evaluation.name, "its result ")
         summary = self.scores()[inner_steps]
-        tasks = self.path / "tasks.csv" if self.evaluation is None else self.evaluation.with_suffix(".csv")
         try:
-            with open(tasks, newline="") as file:
-                head, *rows = csv.reader(file)
-            steps, score = head.index("inner_steps"), head.index(self.result["score"])
-            values = [float(row[score]) for row in rows if row[steps] == str(inner_steps)]
+            values = self._stored_scores(inner_steps)
         except (OSError, ValueError, IndexError) as error:
-            raise ValueError(f"{tasks.name} cannot be read ({error})") from error
+            raise ValueError(f"{name} cannot be read ({error})") from error
         mean = sum(values) / len(values) if values else None
         if len(values) != summary["num_tasks"]:
-            raise ValueError(f"{tasks.name} has {len(values)} of {summary['num_tasks']} tasks")
+            raise ValueError(f"{name} has {len(values)} of {summary['num_tasks']} tasks")
         known, limit = summary["mean"], 1e-6 * max(abs(mean or 0), abs(summary["mean"]))
         if mean is not None and math.isfinite(mean) and not abs(mean - known) <= limit:
-            raise ValueError(f"{tasks.name} has mean {mean:g}, result.json {summary['mean']:g}")
+            raise ValueError(f"{name} has mean {mean:g}, {of}{summary['mean']:g}")
         return values
+
+    def _stored_scores(self, inner_steps: int) -> list[float]:
+        assert self.result is not None
+        if self.evaluation is not None:
+            stored = self.result.get("task_scores")
+            values = stored.get(str(inner_steps)) if isinstance(stored, Mapping) else None
+            if not isinstance(values, list):
+                raise ValueError("it has no scores of single tasks")  # as evaluations of earlier versions
+            return [math.nan if value is None else float(value) for value in values]
+        with open(self.path / "tasks.csv", newline="") as file:
+            head, *rows = csv.reader(file)
+        steps, score = head.index("inner_steps"), head.index(self.result["score"])
+        return [float(row[score]) for row in rows if row[steps] == str(inner_steps)]
 
 
 def read_runs(roots: Iterable[Path]) -> list[Run]:

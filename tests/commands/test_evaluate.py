@@ -35,6 +35,11 @@ def test_evaluate_measures_again_and_leaves_the_run_as_it_is(folder, capsys):
     same = json.loads(path.read_text())
     assert f"stored in {path}" in capsys.readouterr().out
     assert same["results"] == stored["results"]
+    with (folder / "tasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert same["task_scores"] == {
+        steps: [float(row["mse"]) for row in rows if row["inner_steps"] == steps] for steps in ("0", "1", "5", "10")
+    }
 
     changes = ("evaluation.shots=10", "evaluation.inner_steps=[0,3]", "evaluation.tasks=7", "algorithm.inner.steps=2")
     assert run_here("evaluate", str(folder), *changes) == 0

@@ -148,13 +148,13 @@ def write_evaluation(
         "test_s": 1.0,
         "overrides": overrides,
         "config": config,
+        "task_scores": {str(steps): list(values) for steps, values in scores.items()},
     }
+    if not has_tasks:
+        del content["task_scores"]
     file = folder / "evaluations" / f"{'-'.join(overrides)}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json_text(content))
-    if has_tasks:
-        rows = [f"{task},{steps},{value!r}" for steps, values in scores.items() for task, value in enumerate(values)]
-        file.with_suffix(".csv").write_text("\n".join([f"task,inner_steps,{result['score']}", *rows, ""]))
     return file
 
 

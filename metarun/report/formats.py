@@ -77,7 +77,7 @@ def _markdown_entry(entry: Entry) -> str:
 def _csv_estimate(estimate: Estimate | None) -> list[object]:
     if estimate is None:
         return ["", "", ""]
-    return ["" if value is None else value for value in (estimate.mean, estimate.over_seeds, estimate.over_tasks)]
+    return ["" if value is None else value + 0.0 for value in (estimate.mean, estimate.over_seeds, estimate.over_tasks)]
 
 
 def _csv_mean(values: Sequence[object]) -> object:

@@ -37,7 +37,8 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
         counts[run.state] = counts.get(run.state, 0) + 1
     body = [_section(grid, index) for index, grid in enumerate(comparison.grids)]
     said = notes(comparison)  # after the sections, which find out what cannot be read
-    names = {title(grid).split(",")[0] for grid in comparison.grids}
+    stated = [run.result["protocol"] for run in comparison.runs if run.result]
+    names = {f"{each['dataset']} {each['split']}" for each in stated} or {"no results yet"}
     badges = "".join(
         f'<span class="badge"><b>{count}</b> <span class="{_KINDS.get(state, "missing")}">{escape(state)}</span></span>'
         for state, count in sorted(counts.items(), key=lambda pair: -pair[1])
@@ -188,7 +189,7 @@ def _numbers(values: Iterable[float], scale: float) -> list[float | None]:
 
 def _run(run: Run, folder: Path) -> str:
     link = escape(quote(Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()) + "/")
-    name = escape(run.path.name)
+    name = escape(run.path.name if run.evaluation is None else f"{run.path.name}, {run.evaluation.stem}")
     name = name if run.state == NOT_STARTED else f'<a href="{link}">{name}</a>'
     detail = f'<span class="soft">{escape(run.detail)}</span>' if run.detail else ""
     changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))

@@ -309,12 +309,13 @@ def _results_notes(grid: ResultGrid) -> tuple[str, ...]:
         "± over tasks: 95 % interval over test tasks, each averaged over the seeds"
     ]
     if any(grid.best(column) for column in grid.column_labels):
-        said[0] += "; marked: the best mean"
+        tasks = {protocol.tasks_of(cell.finished[0]) for cell in grid.cells if cell.finished}
+        said[0] += f"; marked: the best mean{'' if len(tasks) == 1 else ' on the same test tasks'}"
     if all(len(cell.finished) < 2 for cell in grid.cells) and any(cell.finished for cell in grid.cells):
         said.append("one seed each: nothing here says what another seed would give")
     steps = {", ".join(cell.row): cell.inner_steps for cell in grid.cells if cell.inner_steps is not None}
     if _steps_differ(grid) and INNER_STEPS not in (*grid.rows, *grid.columns):
-        after = ", ".join(f"{name} {count}" for name, count in list(steps.items())[:6])
+        after = "; ".join(f"{name}: {count}" for name, count in list(steps.items())[:6])
         said.append(
             f"inner steps differ ({after}): each run at the number that counts; --steps N takes the same for all"
         )

@@ -13,10 +13,11 @@ from urllib.parse import unquote
 import pytest
 
 from metarun.report.comparison import compare
+from metarun.report.evaluations import evaluations_of
 from metarun.report.page import page
 from metarun.report.runs import read_runs
 
-from .made import sweep, write_run
+from .made import ALGORITHMS, sweep, write_evaluation, write_run
 
 SCORES = {0: [0.1, 0.2, 0.3, 0.4], 5: [0.5, 0.6, 0.7, 0.8]}
 EVIL = """</script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;'"""
@@ -120,6 +121,32 @@ def test_what_is_no_number_is_null_in_the_data(tmp_path):
     read = Reader(written(tmp_path, tmp_path / "page.html"))
     (curve,) = json.loads(read.scripts[0])["curves"]
     assert (curve["x"], curve["y"]) == ([0.0, 5.0], [1.0, None])
+
+
+def test_below_the_intervals_stands_their_scale(tmp_path):
+    """Of the results and of the differences; keys and words of what is drawn, and of nothing else."""
+    sweep(tmp_path / "runs")
+    text = written(tmp_path / "runs", tmp_path / "page.html", baseline="fomaml")
+    results, differences = re.findall(r"<tfoot>.*?</tfoot>", text)
+    assert re.findall(r">([-\d.]+)</text>", results) == ["40", "60", "80"]
+    assert "0" in re.findall(r">([-\d.]+)</text>", differences)
+    assert "Figures: bands span the seeds, rings are selected steps. Drag" in text
+    write_run(tmp_path / "one", SCORES)
+    text = written(tmp_path / "one", tmp_path / "page.html")
+    assert re.findall(r"</g></svg> (\w+)", text.partition("<tbody>")[0]) == ["tasks"]
+    assert "bands" not in text.partition("<script>")[0] and "rings" not in text.partition("<script>")[0]
+
+
+def test_the_page_of_evaluations_is_named_by_what_they_were_tested_on(tmp_path):
+    folder = write_run(tmp_path / "runs", SCORES)
+    write_evaluation(folder, SCORES, "cub")
+    runs = read_runs([tmp_path / "runs"])
+    text = page(compare([*runs, *evaluations_of(runs[0])]), tmp_path, "")
+    read = Reader(text)
+    assert "cub test · glyphs test" in read.words
+    assert sorted(words for words in read.words if words.startswith("maml-seed0")) == [
+        "maml-seed0", "maml-seed0, dataset=cub",
+    ]  # fmt: skip
 
 
 def test_without_a_finished_run_there_is_a_page_too(tmp_path):
@@ -267,3 +294,62 @@ def test_on_a_telephone_nothing_sticks_out(open_page, tmp_path):
     written(tmp_path / "runs", tmp_path / "page.html")
     window = open_page(tmp_path / "page.html", scheme="dark", width=390)
     assert window.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("rows", [["algorithm"], ["algorithm", "optimizer.lr"]])
+def test_at_480_pixels_the_score_and_the_name_stay_in_sight(open_page, tmp_path, rows):
+    """However far a table is scrolled, and neither covers the other."""
+    sweep(tmp_path / "runs")
+    written(tmp_path / "runs", tmp_path / "page.html", baseline="fomaml" + ", 0.001" * (len(rows) - 1), rows=rows)
+    window = open_page(tmp_path / "page.html", width=480)
+    script = """(part) => [...document.querySelectorAll('.scroll')].filter((s) => s.querySelector('.score')).flatMap((s) => {
+        s.scrollLeft = part * (s.scrollWidth - s.clientWidth);
+        return [...s.querySelectorAll('tbody tr')].map((row) => {
+            const [name, score, box] = [row.cells[0], row.querySelector('.score'), s].map((n) => n.getBoundingClientRect());
+            const seen = document.elementFromPoint(score.left + score.width / 2, score.top + score.height / 2);
+            return [name.left >= box.left - 0.5, score.left >= name.right - 0.5, score.right <= box.right + 0.5,
+                seen === null || seen.closest('.score') !== null, s.scrollWidth > s.clientWidth];
+        });
+    })"""
+    for part in (0, 0.3, 0.6, 1):
+        assert window.evaluate(script, part) == [[True] * 5] * 3
+
+
+@pytest.mark.browser
+def test_fifteen_curves_have_fifteen_marks_and_the_legend_has_the_same(open_page, tmp_path, monkeypatch):
+    for number in range(15):
+        monkeypatch.setitem(ALGORITHMS, f"a{number:02d}", ALGORITHMS["maml"] | {"proximal_weight": float(number)})
+        write_run(tmp_path / "runs", SCORES, algorithm=f"a{number:02d}", validations={10: 0.2, 20: 0.4 + 0.01 * number})
+    written(tmp_path / "runs", tmp_path / "page.html")
+    window = open_page(tmp_path / "page.html")
+    looks = """(where) => [...document.querySelectorAll(where)].map(
+        (m) => m.getAttribute('d') + (m.style.fill === 'var(--card)' ? ' hollow' : ''))"""
+    drawn = window.evaluate(looks, "#learning_curves-0 svg.chart .mark")
+    assert drawn[::2] == drawn[1::2] == window.evaluate(looks, "#learning_curves-0 .legend .mark")
+    assert len({*drawn}) == 15
+    assert window.evaluate("document.querySelectorAll('#learning_curves-0 .selected').length") == 15
+
+
+@pytest.mark.browser
+def test_a_logarithmic_axis_has_powers_of_ten_and_the_pointer_finds_its_values(open_page, tmp_path):
+    for algorithm, scale in (("maml", 1.0), ("fomaml", 1000.0)):
+        validations = {10: 3 * scale, 20: scale}
+        write_run(tmp_path / "runs", SCORES, algorithm=algorithm, score="mse", validations=validations, step_s=scale)
+    written(tmp_path / "runs", tmp_path / "page.html")
+    window = open_page(tmp_path / "page.html", height=1400)
+    texts = window.locator("#learning_curves-0 svg.chart text").all_text_contents()
+    assert texts[:8] == ["1", "3", "10", "30", "100", "300", "1000", "3000"]
+    ys = [
+        float(y)
+        for y in window.locator("#learning_curves-0 .grid").evaluate_all("l => l.map((g) => g.getAttribute('y1'))")
+    ]
+    assert ys[0] - ys[2] == pytest.approx(ys[2] - ys[4], abs=1e-6)  # equal ratios, equal distances
+    # Seconds: maml ends at 20, fomaml at 20 000.
+    assert "1000" in window.locator("#wall_time-0 svg.chart text").all_text_contents()
+    chart = window.locator("#wall_time-0 svg.chart")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    window.mouse.move(box["x"] + 0.97 * box["width"], box["y"] + 100)
+    tip = window.locator("#wall_time-0 .tip > *").all_text_contents()
+    assert tip == ["seconds spent in training steps 20000", "fomaml: 1000"]

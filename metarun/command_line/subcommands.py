@@ -164,7 +164,9 @@ def report(arguments: list[str]) -> None:
         help="order of the rows: score, a key of the rows, a column or train_s; with :asc or :desc",
     )
     parser.add_argument(
-        "--evaluations", action="store_true", help="beside each run, what metarun evaluate has stored in its folder"
+        "--evaluations",
+        action="store_true",
+        help="show what metarun evaluate has stored, too; trained_on and tested_on may then be rows or columns",
     )
     parser.add_argument(
         "--interval",

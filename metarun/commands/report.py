@@ -64,7 +64,10 @@ def report(
     if interval is not None and form != "latex":
         raise ConfigurationError("--interval chooses the one of LaTeX's cells: add --format latex.")
     if evaluations:
-        runs += [evaluation for run in runs for evaluation in evaluations_of(run)]
+        found = [evaluation for run in runs for evaluation in evaluations_of(run)]
+        if not found:
+            raise ConfigurationError("--evaluations: none is stored; metarun evaluate RUN_DIR dataset=NAME makes one.")
+        runs += found
     comparison = compare(
         selected(runs, where), rows=rows, columns=columns, baseline=baseline, inner_steps=inner_steps, sort=sort
     )

@@ -62,7 +62,7 @@ def escaped(text: str) -> str:
 
 
 def _caption(comparison: Comparison, interval: str | None) -> str:
-    grids = comparison.grids
+    grids = list(comparison.grids)
     over = dict.fromkeys(_over(grid, interval) for grid in grids)
     words = " or ".join("training seeds" if each == "seeds" else "test tasks" for each in over)
     what = f"mean ± 95 % interval over {words}"

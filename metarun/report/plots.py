@@ -32,7 +32,7 @@ _MAX_LEGEND = 24
 _SUBTITLE, _LEGEND = 112, 104  # letters that have room in a line
 _MARKS = 12  # of a curve, about; every point of a long one would be a band
 # Fonts that publishers take (no Type 3); the same numbers make the same bytes.
-_SETTINGS = {"pdf.fonttype": 42, "svg.hashsalt": "metarun"}
+_SETTINGS: dict[Any, Any] = {"pdf.fonttype": 42, "svg.hashsalt": "metarun"}
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,32 @@ def test_columns_rows_where_baseline_and_steps(trained, capsys):
     assert [row["inner_steps"] for row in rows] == ["1", "1"]
 
 
+def test_sort_and_interval(tmp_path, capsys):
+    """51.5 and 63.0 are the means, 1.3 and 2.5 their intervals over tasks (test_comparison)."""
+    sweep(tmp_path)
+    for order, expected in (("score", ["maml", "fomaml"]), ("score:asc", ["fomaml", "maml"])):
+        out = out_of(capsys, "report", tmp_path, "--sort", order, "--format", "csv")
+        assert [row["algorithm"] for row in csv.DictReader(io.StringIO(out))] == expected
+    out = out_of(capsys, "report", tmp_path, "--format", "latex", "--interval", "tasks")
+    assert r"fomaml & 3 & $51.5 \pm 1.3$ \\" in out.splitlines()
+
+
+def test_stored_evaluations_stand_beside_their_runs(trained, tmp_path, capsys):
+    """On other tasks, for whose number there is a table of its own; and the numbers are those of the file."""
+    shutil.copytree(trained, tmp_path / "runs")
+    (folder,) = (tmp_path / "runs").glob("*-maml-seed0-*")
+    assert run_here("evaluate", str(folder), "evaluation.tasks=12") == 0
+    (file,) = (folder / "evaluations").iterdir()
+    stored = json.loads(file.read_text())
+    arguments = ("report", tmp_path / "runs", "--where", "seed=0", "--rows", "algorithm", "--format", "csv")
+    assert len(list(csv.DictReader(io.StringIO(out_of(capsys, *arguments))))) == 2
+    rows = list(csv.DictReader(io.StringIO(out_of(capsys, *arguments, "--evaluations"))))
+    (other,) = [row for row in rows if "12 tasks" in row["protocol"]]
+    assert float(other["mean"]) == stored["results"][-1]["mse"]["mean"]
+    assert (other["algorithm"], other["train_s"]) == ("maml", "")
+    assert len(rows) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -99,6 +126,13 @@ def test_columns_rows_where_baseline_and_steps(trained, capsys):
         (["{root}/runs", "--steps", "x"], "argument --steps: invalid int value: 'x'."),
         (["{root}/runs", "--where", "seed=9"], "no run has seed=9; the runs have seed = 0, 1, 2."),
         (["{root}/runs", "--format", "word"], "argument --format: invalid choice: 'word'"),
+        (
+            ["{root}/runs", "--sort", "speed"],
+            "--sort has no 'speed'; there are algorithm, score, over_seeds, over_tasks, ",
+        ),
+        (["{root}/runs", "--evaluations"], "none is stored; metarun evaluate RUN_DIR dataset=NAME makes one."),
+        (["{root}/runs", "--interval", "tasks"], "--interval chooses the one of LaTeX's cells: add --format latex."),
+        (["{root}/runs", "--interval", "both", "--format", "latex"], "argument --interval: invalid choice: 'both'"),
         (["{root}/runs", "--html", "{root}"], "--html takes a file, and {root} is not one."),
         (["{root}/runs", "--figures", "{root}/file"], "--figures takes a folder, and {root}/file is not one."),
     ],

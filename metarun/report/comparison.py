@@ -7,7 +7,17 @@ from metarun.errors import ConfigurationError
 from metarun.report import protocol
 from metarun.report.cells import INNER_STEPS, Cell, Label, ResultGrid, natural, seed_of
 from metarun.report.row_order import ordered
-from metarun.report.runs import ABSENT, NOT_STARTED, STARTS_FROM, TESTED_ON, TRAINED_ON, Run, check_keys, word
+from metarun.report.runs import (
+    ABSENT,
+    BESIDE_KEYS,
+    NOT_STARTED,
+    STARTS_FROM,
+    TESTED_ON,
+    TRAINED_ON,
+    Run,
+    check_keys,
+    word,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +62,7 @@ def compare(
     doubled = {*rows} & {*columns}
     if doubled:
         raise ConfigurationError(f"{doubled.pop()} cannot be both in --rows and in --cols.")
-    check_keys([*rows, *columns], readable, besides=[INNER_STEPS, TRAINED_ON, TESTED_ON, STARTS_FROM])
+    check_keys([*rows, *columns], readable, besides=[INNER_STEPS, *BESIDE_KEYS])
     if "seed" in rows or "seed" in columns:
         notes.append("seed is a row or a column: nothing is averaged over seeds")
     if inner_steps is not None and INNER_STEPS in (*rows, *columns):

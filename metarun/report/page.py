@@ -33,7 +33,8 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
     """
     runs = [*comparison.runs, *comparison.left_out]
     counts: dict[str, int] = {}
-    for run in runs:
+    own = [run for run in runs if run.evaluation is None]
+    for run in own:
         counts[run.state] = counts.get(run.state, 0) + 1
     body = [_section(grid, index) for index, grid in enumerate(comparison.grids)]
     said = notes(comparison)  # after the sections, which find out what cannot be read
@@ -43,9 +44,10 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
         f'<span class="badge"><b>{count}</b> <span class="{_KINDS.get(state, "missing")}">{escape(state)}</span></span>'
         for state, count in sorted(counts.items(), key=lambda pair: -pair[1])
     )
-    head = (
-        f'<h1>{escape(" · ".join(sorted(names)))}</h1><p class="soft">Comparison of {_count(len(runs), "run")}, made '
-    )
+    counted = _count(len(own), "run")
+    if len(own) < len(runs):
+        counted += f" and {_count(len(runs) - len(own), 'evaluation')}"
+    head = f'<h1>{escape(" · ".join(sorted(names)))}</h1><p class="soft">Comparison of {counted}, made '
     head += f"{escape(time.strftime('%Y-%m-%d %H:%M'))} by metarun {escape(__version__)}</p>"
     warned = f'<section class="card notes"><h3>Notes</h3>{_list(said)}</section>' if said else ""
     return f"""<!DOCTYPE html>

@@ -29,7 +29,8 @@ NOT_STARTED = "not started"
 """The state of a job that a sweep has planned and nobody has written."""
 
 TRAINED_ON, TESTED_ON, STARTS_FROM = "trained_on", "tested_on", "starts_from"
-"""May stand among rows and columns: the data sets of training and of the test, and what the parameters were taken from."""
+BESIDE_KEYS = (TRAINED_ON, TESTED_ON, STARTS_FROM)
+"""What may be asked of a run as its keys are: the data sets of training and of the test, and what it was started from."""
 
 _TRAINED = "trained."
 """Before the key of a setting that an evaluation has replaced: what the run was trained by."""
@@ -318,7 +319,7 @@ def selected(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
         key, equals, values = condition.partition("=")
         if not equals:
             raise ConfigurationError(f"--where takes KEY=VALUE, and {condition!r} has no '='.")
-        check_keys([key], runs)
+        check_keys([key], runs, BESIDE_KEYS)
         kept = [run for run in runs if word(run.value(key)) in (values, *values.split(","))]
         if not kept:
             there = ", ".join(sorted({word(run.value(key)) for run in runs}))

@@ -8,7 +8,7 @@ from metarun.console.words import fixed
 from metarun.report import protocol
 from metarun.report.cells import INNER_STEPS, Cell, Estimate, ResultGrid
 from metarun.report.comparison import Comparison
-from metarun.report.runs import STARTS_FROM, TESTED_ON, TRAINED_ON, word
+from metarun.report.runs import BESIDE_KEYS, word
 
 NONE = "–"
 _MAX_GAPS = 30
@@ -185,7 +185,7 @@ def settings(grid: ResultGrid) -> Table:
 
 def head(key: str) -> str:
     """A column's heading: a configuration's key as it is typed, words for what is none."""
-    return key.replace("_", " ") if key in (INNER_STEPS, TRAINED_ON, TESTED_ON, STARTS_FROM) else key
+    return key.replace("_", " ") if key in (INNER_STEPS, *BESIDE_KEYS) else key
 
 
 def decimals(grid: ResultGrid) -> int:

@@ -138,16 +138,20 @@ def _print_row(console: Console, table: Table, row: Sequence[Entry]) -> None:
     named = list(zip(table.columns, row, strict=True))
     for line in wrapped(", ".join(f"{name} {entry.text}" for name, entry in named[: table.labels]), console.width):
         console.print(Text(line, _STYLES["label"]), soft_wrap=True)
-    lines = [Text("  ")]
+    lines: list[Text] = []
     for name, entry in named[table.labels :]:
         pair = Text.assemble((f"{name} ", "dim"), (entry.text, _STYLES.get(entry.kind, "")))
         pair.append(f" ({entry.note})" if entry.note else "", "dim")
-        for part in [pair] if pair.cell_len <= console.width - 2 else _split(pair):
-            gap = "   " if len(lines[-1].plain) > 2 and part is pair else "" if len(lines[-1].plain) == 2 else " "
-            if lines[-1].cell_len + len(gap) + part.cell_len > console.width and len(lines[-1].plain) > 2:
-                lines.append(Text("  "))
-                gap = ""
-            lines[-1].append(gap).append(part)
+        if pair.cell_len + 2 <= console.width:
+            parts, gap = [pair], "   "
+        else:  # too long for any line: on lines of its own
+            parts, gap = _split(pair), " "
+            lines.append(Text("  ").append(parts.pop(0)))
+        for part in parts:
+            if lines and lines[-1].cell_len + len(gap) + part.cell_len <= console.width:
+                lines[-1].append(gap).append(part)
+            else:
+                lines.append(Text("  ").append(part))
     for line in lines:
         console.print(line, soft_wrap=True)
 
@@ -167,11 +171,8 @@ def _text(entry: Entry, width: int) -> Text:
 
 def _entry_pieces(entry: Entry) -> list[list[str]]:
     """Of the text, and of the note where there is one."""
-    return [
-        [text] if len(text) <= _UNBROKEN else _pieces(text)
-        for text in (entry.text, entry.note)
-        if text or text is entry.text
-    ]
+    texts = (entry.text, entry.note) if entry.note else (entry.text,)
+    return [[text] if len(text) <= _UNBROKEN else _pieces(text) for text in texts]
 
 
 def _pieces(text: str) -> list[str]:

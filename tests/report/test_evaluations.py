@@ -6,7 +6,7 @@ import pytest
 
 from metarun.report.comparison import compare
 from metarun.report.evaluations import evaluations_of
-from metarun.report.runs import read_runs
+from metarun.report.runs import read_runs, selected
 from metarun.report.tables import costs, results, sections
 
 from .made import labels, write_evaluation, write_run
@@ -44,6 +44,14 @@ def test_they_stand_beside_rows_that_were_asked_for_and_may_be_columns(tmp_path)
     (grid,) = everything(tmp_path, rows=["algorithm"], columns=["tested_on"]).grids
     assert labels(grid) == ([("maml", "glyphs")], [("cub",), ("glyphs",)])
     assert [round(cell.estimate.mean, 9) for cell in grid.cells] == [0.25, 0.65]
+
+
+def test_they_may_be_selected(tmp_path):
+    write_evaluation(write_run(tmp_path, SCORES), LESS, "cub")
+    runs = read_runs([tmp_path])
+    both = [*runs, *evaluations_of(runs[0])]
+    assert [run.place.name for run in selected(both, ["tested_on=cub"])] == ["dataset=cub.json"]
+    assert [run.place.name for run in selected(both, ["tested_on=glyphs", "trained_on=glyphs"])] == ["maml-seed0"]
 
 
 def test_the_best_is_of_rows_on_the_same_test_tasks(tmp_path):

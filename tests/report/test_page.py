@@ -144,6 +144,7 @@ def test_the_page_of_evaluations_is_named_by_what_they_were_tested_on(tmp_path):
     text = page(compare([*runs, *evaluations_of(runs[0])]), tmp_path, "")
     read = Reader(text)
     assert "cub test · glyphs test" in read.words
+    assert "Comparison of 1 run and 1 evaluation, made " in " ".join(read.words)
     assert sorted(words for words in read.words if words.startswith("maml-seed0")) == [
         "maml-seed0", "maml-seed0, dataset=cub",
     ]  # fmt: skip

@@ -15,10 +15,12 @@ from metarun.tracking.jsonl import Reach, read_metrics
 class Curve:
     """Mean `y` over `seeds` runs at each `x`, between the lowest and the highest of them; scores in their own unit.
 
-    `selected` are those of `x` whose parameters some run was tested with.
+    `selected` are those of `x` whose parameters some run was tested with. `number` is the place of its runs in the table, so
+    that they look the same in every figure.
     """
 
     name: str
+    number: int
     seeds: int
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -40,6 +42,7 @@ class Figure:
     y_label: str
     curves: tuple[Curve, ...]
     is_percent: bool
+    x_is_whole: bool = False
 
     @property
     def has_bands(self) -> bool:
@@ -77,7 +80,7 @@ def figures(grid: ResultGrid) -> list[Figure]:
     counted = {
         name for cell in grid.run_cells for run in cell.finished for name in (run.result or {}).get("counted") or ()
     }
-    for cell in grid.run_cells:
+    for number, cell in enumerate(grid.run_cells):
         if not cell.finished:
             continue
         name = grid.run_name(cell)
@@ -88,16 +91,16 @@ def figures(grid: ResultGrid) -> list[Figure]:
             scores = [[record[step].score for step in steps] for record in records]
             chosen = {(run.result or {})["protocol"]["selected_step"] for run in trained}
             are_selected = [step in chosen for step in steps]
-            by_step.append(_curve(name, steps, scores, are_selected))
+            by_step.append(_curve(name, number, steps, scores, are_selected))
             seconds = [math.fsum(record[step].seconds for record in records) / len(records) for step in steps]
-            by_second.append(_curve(name, seconds, scores, are_selected))
+            by_second.append(_curve(name, number, seconds, scores, are_selected))
             counts = [[record[step].counted for step in steps] for record in records]
             if len(counted) == 1 and all(count is not None for each in counts for count in each):
                 means = [math.fsum(filter(None, each)) / len(records) for each in zip(*counts, strict=True)]
-                by_count.append(_curve(name, means, scores, are_selected))
+                by_count.append(_curve(name, number, means, scores, are_selected))
         measured = [run.scores() for run in cell.finished]
         inner = sorted(set.intersection(*map(set, measured)))
-        by_inner_step.append(_curve(name, inner, [[scores[n]["mean"] for n in inner] for scores in measured]))
+        by_inner_step.append(_curve(name, number, inner, [[scores[n]["mean"] for n in inner] for scores in measured]))
     name_of_score = grid.score.upper() if len(grid.score) < 4 else grid.score.capitalize()
     score = f"{grid.score} (%)" if grid.is_percent else grid.score
     found = [
@@ -107,6 +110,7 @@ def figures(grid: ResultGrid) -> list[Figure]:
             x_label="outer step",
             y_label=f"validation {score}",
             curves=tuple(by_step),
+            x_is_whole=True,
             is_percent=grid.is_percent,
         ),
         Figure(
@@ -115,6 +119,7 @@ def figures(grid: ResultGrid) -> list[Figure]:
             x_label="inner steps at test",
             y_label=f"test {score}",
             curves=tuple(by_inner_step),
+            x_is_whole=True,
             is_percent=grid.is_percent,
         ),
         Figure(
@@ -138,11 +143,12 @@ def figures(grid: ResultGrid) -> list[Figure]:
 
 
 def _curve(
-    name: str, x: Sequence[float], scores: Sequence[Sequence[float]], are_selected: Sequence[bool] = ()
+    name: str, number: int, x: Sequence[float], scores: Sequence[Sequence[float]], are_selected: Sequence[bool] = ()
 ) -> Curve:
     at_each = list(zip(*scores, strict=True))
     return Curve(
         name=name,
+        number=number,
         seeds=len(scores),
         x=tuple(map(float, x)),
         y=tuple(math.fsum(values) / len(values) for values in at_each),

@@ -46,6 +46,8 @@ def learning_curve(
         selected: the outer step whose parameters were selected, to be marked.
     """
     figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    from matplotlib.ticker import PercentFormatter
+
     words = "query loss" if watched == "loss" else watched.replace("/", " ")
     place = f"train/{counted}_so_far" if counted else "step"
     reached, values, scores, chosen = 0.0, [], [], []
@@ -76,6 +78,8 @@ def learning_curve(
     for each, drawn in ((axes, watched_values + ends),) if is_one_scale else ((axes, watched_values), (right, ends)):
         if is_logarithmic(drawn) and not (score == "accuracy" and each is right):
             each.set_yscale("log")
+    if scores and score == "accuracy":
+        right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     if not is_one_scale:
         axes.set_ylabel(f"training {words}")
         right.set_ylabel(f"validation {score}{_band(scores)}", color=COLOURS[3])

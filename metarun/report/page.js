@@ -39,7 +39,7 @@
     make(parent, "path", { class: "mark", d, style, transform: `translate(${x} ${y}) scale(${radius})` });
   }
 
-  function ticks(low, high, count, isLog) {
+  function ticks(low, high, count, isLog, isWhole = false) {
     if (isLog && high - low > 0.6) {
       for (const [factors, stride] of [[[1, 2, 5], 1], [[1, 3], 1], [[1], 1], [[1], 2], [[1], 5], [[1], 20], [[1], 100]]) {
         const values = [];
@@ -54,7 +54,7 @@
     if (isLog) return ticks(10 ** low, 10 ** high, count, false).map(({ at, text }) => ({ at: Math.log10(at), text }));
     const raw = (high - low) / count;
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw);
+    const step = Math.max(power * [1, 2, 5, 10].find((factor) => factor * power >= raw), isWhole ? 1 : 0);
     const found = [];
     for (let k = Math.ceil(low / step); k * step <= high * (1 + 1e-12) + 1e-300; k++) found.push(k * step);
     return found.map((value) => ({ at: value, text: words(value, step) }));
@@ -127,7 +127,7 @@
         make(svg, "line", { class: "grid", x1: MARGIN.left, x2: MARGIN.left + w, y1: place, y2: place });
         make(svg, "text", { x: MARGIN.left - 8, y: place + 4, "text-anchor": "end" }, text);
       }
-      for (const { at, text } of ticks(b.x0, b.x1, Math.max(3, Math.floor(w / 60)), data.log.x)) {
+      for (const { at, text } of ticks(b.x0, b.x1, Math.max(3, Math.floor(w / 60)), data.log.x, data.whole)) {
         const place = MARGIN.left + ((at - b.x0) / (b.x1 - b.x0)) * w;
         make(svg, "line", { class: "grid", x1: place, x2: place, y1: MARGIN.top, y2: MARGIN.top + h });
         make(svg, "text", { x: place, y: MARGIN.top + h + 17, "text-anchor": "middle" }, text);
@@ -138,7 +138,7 @@
       const inside = make(svg, "g", { "clip-path": `url(#${clip})` });
       data.curves.forEach((curve, number) => {
         if (hidden.has(number)) return;
-        const { colour, dash } = look(number);
+        const { colour, dash } = look(curve.number);
         const known = curve.x.map((_, k) => k).filter((k) => curve.y[k] !== null);
         if (curve.seeds > 1) {
           const banded = known.filter((k) => curve.low[k] !== null && curve.high[k] !== null);
@@ -151,7 +151,7 @@
         make(inside, "polyline", { class: "curve", points, style });
         const stride = Math.max(1, Math.round(known.length / MARKED));
         known.forEach((k, place) => {
-          if (place % stride === number % stride) mark(inside, number, x(curve.x[k]), y(curve.y[k]), 4);
+          if (place % stride === curve.number % stride) mark(inside, curve.number, x(curve.x[k]), y(curve.y[k]), 4);
           if (!curve.selected.includes(curve.x[k])) return;
           make(inside, "circle", { class: "selected", cx: x(curve.x[k]), cy: y(curve.y[k]), r: 8, style: `stroke:${colour}` });
         });
@@ -264,9 +264,9 @@
       button.setAttribute("aria-pressed", "true");
       const line = document.createElementNS(SVG, "svg");
       line.setAttribute("viewBox", "0 0 30 12");
-      const { colour, dash } = look(number);
+      const { colour, dash } = look(curve.number);
       make(line, "line", { x1: 1, x2: 29, y1: 6, y2: 6, style: `stroke:${colour};stroke-width:2;stroke-dasharray:${dash}` });
-      mark(line, number, 15, 6, 4);
+      mark(line, curve.number, 15, 6, 4);
       button.append(line, curve.name);
       button.addEventListener("click", () => {
         if (!hidden.delete(number)) hidden.add(number);

@@ -158,6 +158,7 @@ def _figure(figure: Figure, grid: ResultGrid, identity: str, is_large: bool) -> 
     curves = [
         {
             "name": curve.name,
+            "number": curve.number,
             "seeds": curve.seeds,
             "x": _numbers(curve.x, 1.0),
             **{side: _numbers(getattr(curve, side), scale) for side in ("y", "low", "high")},
@@ -166,7 +167,13 @@ def _figure(figure: Figure, grid: ResultGrid, identity: str, is_large: bool) -> 
         for curve in figure.curves
     ]
     logarithmic = {"x": figure.x_is_log, "y": figure.y_is_log}
-    data = {"x_label": figure.x_label, "y_label": figure.y_label, "log": logarithmic, "curves": curves}
+    data = {
+        "x_label": figure.x_label,
+        "y_label": figure.y_label,
+        "log": logarithmic,
+        "whole": figure.x_is_whole,
+        "curves": curves,
+    }
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     tools = "".join(
         f'<button type="button" data-tool="{tool}" title="{what}">{sign}</button>'

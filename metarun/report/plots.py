@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from metarun.files import naming
 from metarun.report.comparison import Comparison
@@ -64,10 +65,12 @@ def drawn(figure: Figure, subtitle: str, scale: float) -> Canvas:
     canvas = Canvas(figsize=(7, 4.4), layout="constrained")
     axes = canvas.add_subplot()
     labels = _labels(figure)
-    for number, (curve, label) in enumerate(zip(figure.curves, labels, strict=True)):
-        _draw_curve(axes, curve, label, number, scale)
+    for curve, label in zip(figure.curves, labels, strict=True):
+        _draw_curve(axes, curve, label, scale)
     if figure.x_is_log:
         axes.set_xscale("log")
+    elif figure.x_is_whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if figure.y_is_log:
         axes.set_yscale("log")
     axes.set(xlabel=figure.x_label, ylabel=_plain(figure.y_label))
@@ -113,25 +116,25 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _draw_curve(axes: Axes, curve: Curve, label: str, number: int, scale: float) -> None:
+def _draw_curve(axes: Axes, curve: Curve, label: str, scale: float) -> None:
     mean = [scale * y for y in curve.y]
-    stride = max(1, round(len(mean) / _MARKS))
+    stride, shape = max(1, round(len(mean) / _MARKS)), look(curve.number)
     axes.plot(
         curve.x,
         mean,
-        **look(number),
+        **shape,
         linewidth=1.4,
         markersize=5,
-        markevery=(number % stride, stride),  # not all at the same places
+        markevery=(curve.number % stride, stride),  # not all at the same places
         label=_plain(label),
     )
     if curve.seeds > 1:
         low, high = ([scale * y for y in side] for side in (curve.low, curve.high))
-        axes.fill_between(curve.x, low, high, color=look(number)["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(curve.x, low, high, color=shape["color"], alpha=0.15, linewidth=0)
     rings = [(x, y) for x, y in zip(curve.x, mean, strict=True) if x in curve.selected]
     if rings:
         axes.plot(
-            *zip(*rings, strict=True), "o", markersize=9, markerfacecolor="none", markeredgecolor=look(number)["color"],
+            *zip(*rings, strict=True), "o", markersize=9, markerfacecolor="none", markeredgecolor=shape["color"],
             zorder=4,
         )  # fmt: skip
 

@@ -71,6 +71,7 @@ def test_a_single_validation_is_a_point_with_its_number(drawn):
     point = figure.axes[1].lines[0]
     assert (point.get_xydata().tolist(), point.get_linestyle()) == ([[10, 0.934]], "None")
     assert [text.get_text() for text in figure.axes[1].texts] == ["93.4 ± 1.0 %"]
+    assert figure.axes[1].yaxis.get_major_formatter()(0.5) == "50.00 %"
     assert legend(figure) == ["training: query loss", "validation: accuracy"]
 
 

@@ -354,3 +354,18 @@ def test_a_logarithmic_axis_has_powers_of_ten_and_the_pointer_finds_its_values(o
     window.mouse.move(box["x"] + 0.97 * box["width"], box["y"] + 100)
     tip = window.locator("#wall_time-0 .tip > *").all_text_contents()
     assert tip == ["seconds spent in training steps 20000", "fomaml: 1000"]
+
+
+@pytest.mark.browser
+def test_there_are_no_half_steps_and_a_row_looks_the_same_in_every_figure(open_page, tmp_path):
+    """fomaml comes first in the table and has no validations: maml is the second everywhere."""
+    write_run(tmp_path / "runs", {0: [0.2] * 4, 1: [0.5] * 4}, algorithm="fomaml")
+    write_run(tmp_path / "runs", {0: [0.2] * 4, 1: [0.6] * 4}, validations={1: 0.3, 2: 0.4})
+    written(tmp_path / "runs", tmp_path / "page.html")
+    window = open_page(tmp_path / "page.html")
+    colours = "(f) => [...document.querySelectorAll(`#${f}-0 .curve`)].map((c) => c.style.stroke)"
+    assert window.evaluate(colours, "learning_curves") == ["var(--s1)"]
+    assert window.evaluate(colours, "inner_steps") == ["var(--s0)", "var(--s1)"]
+    for figure, steps in (("inner_steps", ["0", "1"]), ("learning_curves", ["1", "2"])):
+        across = "(f) => [...document.querySelectorAll(`#${f}-0 svg.chart text[text-anchor=middle]`)].map((t) => t.textContent)"
+        assert window.evaluate(across, figure)[:2] == steps

@@ -15,8 +15,8 @@ SCORES = {0: [0.1, 0.3], 5: [0.5, 0.7]}
 STARTS = {"png": b"\x89PNG\r\n", "pdf": b"%PDF-", "svg": b"<?xml"}
 
 
-def curve(name="maml", seeds=1, y=(0.2, 0.4), selected=()) -> Curve:
-    return Curve(name=name, seeds=seeds, x=(10.0, 20.0), y=y, low=y, high=y, selected=selected)
+def curve(name="maml", seeds=1, y=(0.2, 0.4), selected=(), number=0) -> Curve:
+    return Curve(name=name, number=number, seeds=seeds, x=(10.0, 20.0), y=y, low=y, high=y, selected=selected)
 
 
 def figure(*curves: Curve, is_percent: bool = False) -> Figure:
@@ -94,3 +94,12 @@ def test_no_text_leaves_the_picture():
     width = canvas.bbox.width
     boxes = [text.get_window_extent() for text in (*canvas.axes[0].texts, *canvas.legends[0].get_texts())]
     assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+
+
+def test_there_are_no_half_steps_and_a_row_looks_the_same_in_every_figure():
+    one = Curve(name="maml", number=3, seeds=1, x=(0.0, 1.0), y=(0.2, 0.4), low=(0.2, 0.4), high=(0.2, 0.4))
+    settings = {"file": "f", "title": "Title", "x_label": "x", "y_label": "y", "is_percent": False}
+    canvas = drawn(Figure(**settings, curves=(one,), x_is_whole=True), "", 1.0)
+    canvas.draw_without_rendering()
+    assert [place for place in canvas.axes[0].get_xticks() if 0 <= place <= 1] == [0.0, 1.0]
+    assert canvas.axes[0].lines[0].get_marker() == look(3)["marker"] != look(0)["marker"]

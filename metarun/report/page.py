@@ -67,7 +67,7 @@ def page(comparison: Comparison, folder: Path, command: str) -> str:
 {warned}
 {"".join(body)}
 <h2 id="runs">Runs</h2>
-<details class="card"{" open" if len(runs) <= _MANY else ""}><summary>{_count(len(runs), "run folder")}</summary>
+<details class="card"{" open" if len(runs) <= _MANY else ""}><summary>{counted}</summary>
 {"".join(_run(run, folder) for run in runs)}</details>
 </main>
 <footer>Every number comes from result.json, tasks.csv and metrics.jsonl in the run folders.</footer>

@@ -159,6 +159,13 @@ def test_each_large_package_has_its_doors(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_pyplot_is_the_users(module):
+    """Who draws by it chooses how all of a process's figures are shown, those in a user's notebook among them."""
+    assert not {name for name in imports(tree_of(module)) if name.startswith("matplotlib.pyplot")}
+    assert "matplotlib.use" not in {ast.unparse(node) for node in ast.walk(tree_of(module))}
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_torchmeta_comes_in_at_one_door(module):
     named = {node.value for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)}
     imported = "torchmeta" in packages(module) or "torchmeta" in named

@@ -105,7 +105,7 @@ def _grid(
     inner_steps: int | None,
 ) -> ResultGrid:
     known = [*told, *(key for key in columns if key != INNER_STEPS)]
-    keys = (*(rows or _telling_apart(runs, known)), *told)
+    keys = (*(rows or telling_apart(runs, known)), *told)
     every = sorted({steps for run in runs if run.result for steps in run.scores()})
     places: dict[tuple[Label, Label], list[tuple[Run, int | None]]] = {}
     for run in runs:
@@ -165,7 +165,7 @@ def _without_other_attempts(
         if run.result or not finished or run.settings in finished:
             kept.append((run, steps))
         else:
-            key = _telling_apart([run, next(other for other, _ in inside if other.result)], [])[0]
+            key = telling_apart([run, next(other for other, _ in inside if other.result)], [])[0]
             said.append(
                 f"{run.path} ({run.state}) is left out: its {key} is {word(run.value(key))}, unlike the finished runs'"
             )
@@ -189,7 +189,7 @@ def _cell(
     )
 
 
-def _telling_apart(runs: Sequence[Run], columns: Sequence[str]) -> list[str]:
+def telling_apart(runs: Sequence[Run], columns: Sequence[str]) -> list[str]:
     """As few keys as tell all runs apart but for their seeds: what the user chose by name first, then groups, then keys."""
     typed = dict.fromkeys(override.partition("=")[0].lstrip("+~") for run in runs for override in run.overrides)
     groups = dict.fromkeys(
@@ -235,7 +235,7 @@ def _check_alike(runs: Sequence[Run], rows: Sequence[str], columns: Sequence[str
             key for key in {**first, **run.settings} if first.get(key, ABSENT) != run.settings.get(key, ABSENT)
         ]
         pair = [runs[0], run]
-        key = _telling_apart(pair, [*rows, *columns])[0]
+        key = telling_apart(pair, [*rows, *columns])[0]
         values = " and ".join(dict.fromkeys(word(run.value(key)) for run in pair))
         more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
         raise ConfigurationError(

@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,7 +44,8 @@ def learning_curve(
         counted: what to have on the horizontal axis in place of outer steps.
         selected: the outer step whose parameters were selected, to be marked.
     """
-    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    figure = canvas(7, 4)
+    axes = figure.subplots()
     from matplotlib.ticker import PercentFormatter
 
     words = "query loss" if watched == "loss" else watched.replace("/", " ")
@@ -129,9 +129,8 @@ def adaptation_curves(
         inner_steps: ascending; 0 is the model before adaptation.
     """
     count = len(tasks)
-    figure, panels = pyplot().subplots(
-        1, count, figsize=(4 * count, 3.4), layout="constrained", squeeze=False, sharey=True
-    )
+    figure = canvas(4 * count, 3.4)
+    panels = figure.subplots(1, count, squeeze=False, sharey=True)
     x = grid.inputs[..., 0].cpu()
     colours = [COLOURS[0], *COLOURS[-(len(inner_steps) - 1) :]] if len(inner_steps) > 1 else COLOURS
     for task, axes in enumerate(panels[0]):
@@ -167,19 +166,19 @@ def _joined_handles(*axes: "Axes") -> tuple[list, list]:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a PNG, and forget the figure."""
+    """Write a PNG."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150, format="png")
-    pyplot().close(figure)
     write_atomically(path, drawn.getvalue(), is_durable=False)
 
 
-def pyplot() -> ModuleType:
-    """matplotlib's drawing to files, imported with the first figure: training need not wait half a second for it."""
-    import matplotlib
+def canvas(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, to be drawn to a file.
 
+    matplotlib is imported with the first one: training need not wait half a second for it. Its pyplot is left alone, which is the
+    user's: in a notebook it draws to the page.
+    """
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces its font cache on the first run
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
-    return plt
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,14 +1,10 @@
 """The figure of iMAML's paper, measured on the user's own model: error, memory and time against inner steps."""
 
 import io
-import logging
 from typing import Any
 
 import matplotlib
-
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from metarun.report.gradient_tables import LABELS, columns_of
@@ -24,7 +20,8 @@ _PLAIN = {"unrolled": "black", "first_order": "#9aa5b1"}
 
 def gradient_figure(result: dict[str, Any]) -> bytes:
     """A PNG, with one line for each estimator; both axes logarithmic, so an error of zero is not drawn."""
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    panels = figure.subplots(1, 3)
     cells = result["cells"]
     columns = [column for column in columns_of(cells) if column[2] != 0]  # no CG steps are first order
     drawn = {
@@ -58,7 +55,6 @@ def gradient_figure(result: dict[str, Any]) -> bytes:
     )
     file = io.BytesIO()
     figure.savefig(file, dpi=150, format="png")
-    plt.close(figure)
     return file.getvalue()
 
 
@@ -72,7 +68,7 @@ def _style(column: tuple, columns: list[tuple], solver: str) -> dict[str, Any]:
     label = f"{LABELS[name]}, {LABELS[curvature]}" if cg_steps is None else f"{LABELS[curvature]}, {cg_steps} {solver}"
     return {
         "label": label,
-        "color": plt.get_cmap(_MAPS[curvature])(shade),
+        "color": matplotlib.colormaps[_MAPS[curvature]](shade),
         "linestyle": "-" if curvature == "hessian" else "--",
         "marker": "." if curvature == "hessian" else "x",
         "markersize": 5,

@@ -30,15 +30,8 @@ def trajectories(path: Path, goals: Tensor, paths: Mapping[int, tuple[Tensor, Te
     lines = {steps: _until_end(places.cpu().double(), mask.cpu()) for steps, (places, mask) in paths.items()}
     half = _half_width(goals, [places for steps, places in lines.items() if steps > 0 or len(lines) == 1])
     count = len(goals)
-    figure, panels = figures.pyplot().subplots(
-        len(lines),
-        count,
-        figsize=(2.3 * count + 0.6, 2.3 * len(lines) + 0.8),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+    figure = figures.canvas(2.3 * count + 0.6, 2.3 * len(lines) + 0.8)
+    panels = figure.subplots(len(lines), count, squeeze=False, sharex=True, sharey=True)
     for row, (steps, places) in enumerate(lines.items()):
         for task, axes in enumerate(panels[row]):
             _draw(axes, places[task], goals[task], figures.COLOURS[min(row, len(figures.COLOURS) - 1)])

@@ -1,6 +1,7 @@
 """metarun.report.gradient_figure: its legend names the estimators that have a point somewhere."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from metarun.report import gradient_figure
 
@@ -17,7 +18,12 @@ CELLS = [
 @pytest.fixture
 def figure(monkeypatch):
     kept = []
-    monkeypatch.setattr(gradient_figure.plt, "close", kept.append)
+
+    def made(**settings):
+        kept.append(Figure(**settings))
+        return kept[-1]
+
+    monkeypatch.setattr(gradient_figure, "Figure", made)
     result = {
         "cells": [cell | {"inner_steps": steps} for steps in (1, 2) for cell in CELLS],
         "exact": {"solved": [True]},

@@ -1,18 +1,16 @@
 """`metarun data list | check NAME | prepare NAME`: which data sets there are, what is here of them, and getting the rest."""
 
-import contextlib
 import itertools
 import shlex
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +19,7 @@ from metarun.configuration.did_you_mean import closest
 from metarun.configuration.explain import COMPOSITION_ERRORS, explain
 from metarun.configuration.overrides import check, parse
 from metarun.configuration.schema import check_places, check_shape, plain
+from metarun.console.bar import advancing
 from metarun.console.notes import shown
 from metarun.console.terminal import say, terminal
 from metarun.errors import ConfigurationError
@@ -34,7 +33,6 @@ from metarun.tasks.sources.catalogue import (
     packed_path,
 )
 
-_LINE_EVERY_S = 10.0
 _OWN = "folder"
 _MADE = ("sinusoid", "harmonic", "sinusoid_and_line", "glyphs")
 _ENVIRONMENTS = {
@@ -157,7 +155,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
             _say_other_archives(console, entry, root)
         from metarun.configuration.instantiate import make
 
-        with _bar(console, f"packing {name}", is_bytes=False) as progress:
+        with advancing(console, f"packing {name}") as progress:
             store = make(config, "dataset.source.store", progress=progress)
     counts = " / ".join(f"{len(store.splits[split]):,} {split}" for split in store.splits)
     console.print(
@@ -300,7 +298,7 @@ def _get(console: Console, entry: DataSet, root: Path) -> None:
 
     for archive in entry.archives:
         console.print(f"{archive.name}: from {archive.address}, into {folder}", soft_wrap=True)
-        with _bar(console, archive.name, is_bytes=True) as progress:
+        with advancing(console, archive.name, _bytes_words) as progress:
             download(archive, folder, progress)
 
 
@@ -327,26 +325,5 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GiB"
 
 
-@contextlib.contextmanager
-def _bar(console: Console, words: str, *, is_bytes: bool) -> Iterator[Any]:
-    """A progress bar on a terminal, a line every ten seconds elsewhere; gives a function of (done, total)."""
-    amount = DownloadColumn() if is_bytes else MofNCompleteColumn()
-    columns = (
-        TextColumn("{task.description}", style="bold", markup=False),
-        BarColumn(bar_width=None),
-        amount,
-        TimeRemainingColumn(),
-    )
-    last = time.perf_counter()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(words, total=None)
-
-        def update(done: int, total: int) -> None:
-            nonlocal last
-            if console.is_terminal:
-                progress.update(task, completed=done, total=total or None)
-            elif time.perf_counter() - last > _LINE_EVERY_S:
-                last = time.perf_counter()
-                console.print(f"{words}: {done:,} of {total:,}" if total else f"{words}: {done:,}", soft_wrap=True)
-
-        yield update
+def _bytes_words(done: float, total: float) -> str:
+    return f"{_size(done)} of {_size(total)}" if total else _size(done)

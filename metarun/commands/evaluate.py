@@ -22,7 +22,7 @@ from metarun.configuration.did_you_mean import closest
 from metarun.configuration.schema import check_value, plain
 from metarun.configuration.trusted import named_in, require_resolved, require_trusted
 from metarun.console.notes import shown
-from metarun.console.progress import waiting
+from metarun.console.progress import testing, waiting
 from metarun.console.results import results
 from metarun.console.terminal import terminal
 from metarun.errors import ConfigurationError
@@ -88,8 +88,8 @@ def evaluate_run(
     if isinstance(parts.source, Episodes) and images and images == own_images(stored):
         check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
     theta = fitted(checkpoint["theta"], parts.theta, parts.device, parts.dtype)
-    with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
-        result = measure_test(config, parts, theta, checkpoint["step"])
+    with testing(console, parts.evaluator.evaluation.tasks) as advanced:
+        result = measure_test(config, parts, theta, checkpoint["step"], advanced)
     changed = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:8]
     path = folder.path / "evaluations" / f"{changed}.json"
     path.parent.mkdir(exist_ok=True)

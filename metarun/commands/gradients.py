@@ -4,8 +4,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarun import __version__
 from metarun.algorithm import ConjugateGradient, Implicit
@@ -23,6 +21,7 @@ from metarun.build import Parts, fitted, make_parts
 from metarun.commands.result import device_name, environment_of
 from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
+from metarun.console.bar import advancing
 from metarun.console.notes import shown
 from metarun.console.progress import waiting
 from metarun.console.results import header
@@ -50,8 +49,6 @@ from metarun.report.gradient_figure import gradient_figure
 from metarun.report.gradient_tables import answer, exactness, tables
 from metarun.run_folder.checkpoints import selected
 from metarun.run_folder.folder import RunFolder, name
-
-_LINE_EVERY_S = 10.0
 
 
 def compare(cfg: DictConfig) -> None:
@@ -142,13 +139,15 @@ def _measure(
     result["exact"] = _exact(exact, settings, time.perf_counter() - started)
     say(console, ("exact", "bold"), f"  {exactness(result)}")
     cells = result["cells"] = []
-    with _progress(console, 2 * len(set(settings.inner_steps)) * len(columns)) as advance:
-        for cell in measure_errors(bench, columns, settings, exact):
+    total = 2 * len(set(settings.inner_steps)) * len(columns)
+    with advancing(console, "measuring") as advanced:
+        for done, cell in enumerate(measure_errors(bench, columns, settings, exact), 1):
             cells.append(cell)
-            advance(f"errors, inner steps: {cell['inner_steps']}")
-        for cell, cost in zip(cells, measure_costs(bench.to(device, dtype), columns, settings, device), strict=True):
+            advanced(done, total, f"errors, inner steps: {cell['inner_steps']}")
+        costs = measure_costs(bench.to(device, dtype), columns, settings, device)
+        for done, (cell, cost) in enumerate(zip(cells, costs, strict=True), len(cells) + 1):
             cell |= cost
-            advance(f"time and memory, inner steps: {cell['inner_steps']}")
+            advanced(done, total, f"time and memory, inner steps: {cell['inner_steps']}")
     result["enough"] = enough(cells, settings)
 
 
@@ -252,31 +251,3 @@ def _exact(exact: Exact | None, settings: GradientSettings, seconds: float) -> d
         "newton_steps": settings.newton_steps,
         "seconds": seconds,
     }
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Any]:
-    """A function to call after each piece of work: a bar on a terminal, a line every ten seconds elsewhere."""
-    bar = Progress(
-        TextColumn("[bold]measuring"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[words]}", markup=False),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    task = bar.add_task("", total=total, words="")
-    done, last = 0, time.perf_counter()
-
-    def advance(words: str) -> None:
-        nonlocal done, last
-        done += 1
-        bar.update(task, completed=done, words=words)
-        if not console.is_terminal and time.perf_counter() - last > _LINE_EVERY_S:
-            last = time.perf_counter()
-            console.print(f"measured {done}/{total}  {words}", soft_wrap=True)
-
-    with bar:
-        yield advance

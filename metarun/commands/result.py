@@ -5,7 +5,7 @@ import importlib.metadata
 import io
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,24 @@ from metarun.training.evaluate import Measurement
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "wandb", "torchmeta")
 
 
-def measure_test(config: dict[str, Any], parts: Parts, theta: MetaParameters, step: int) -> dict[str, Any]:
-    """Measure on the test tasks, and write down the whole protocol beside the numbers."""
+def measure_test(
+    config: dict[str, Any],
+    parts: Parts,
+    theta: MetaParameters,
+    step: int,
+    advanced: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Measure on the test tasks, and write down the whole protocol beside the numbers.
+
+    Args:
+        step: that `theta` was selected after.
+        advanced: told the share that is done (`Evaluator`).
+    """
     evaluation = parts.evaluator.evaluation
     test, validation = task_sizes(config, parts, "test"), task_sizes(config, parts, "val")
     steps = evaluation.measured_steps(parts.algorithm.inner.steps)
     started = time.perf_counter()
-    measurements = parts.evaluator(theta, "test", evaluation.tasks, steps)
+    measurements = parts.evaluator(theta, "test", evaluation.tasks, steps, advanced)
     return {
         "metarun": __version__,
         "score": parts.problem.score,

@@ -28,7 +28,7 @@ from metarun.configuration.resolve import resolved
 from metarun.configuration.trusted import untrusted_classes
 from metarun.console.notes import LogFile, shown
 from metarun.console.profile import show_profile
-from metarun.console.progress import RunConsole, waiting
+from metarun.console.progress import RunConsole, testing, waiting
 from metarun.console.results import header, report, results
 from metarun.console.terminal import terminal
 from metarun.device.peak_memory import AddedMemory, peak_mib
@@ -213,7 +213,14 @@ def _train_and_test(
         # None where it was trained in an earlier attempt, or profiling took as much before.
         added = memory.mib() if state.step > first and not config["profile"] else None
         result = _finish(
-            console, folder, config, parts, state, environment | ({"sources": programs} if programs else {}), added
+            console,
+            folder,
+            config,
+            parts,
+            state,
+            environment | ({"sources": programs} if programs else {}),
+            added,
+            status,
         )
         tracker.summarize(flat_results(result))
         exit_code = 0
@@ -292,6 +299,7 @@ def _finish(
     state: TrainState,
     environment: dict[str, Any],
     training_memory_mib: float | None,
+    status: RunStatus,
 ) -> dict[str, Any]:
     """Test the selected state, once; draw; write result.json last.
 
@@ -308,8 +316,13 @@ def _finish(
     if state.best_theta is None:  # taken up from a checkpoint of format 1
         best = load(folder.checkpoints / BEST)
     theta = fitted(best["theta"], parts.theta, parts.device, parts.dtype)
-    with waiting(console, f"testing on {parts.evaluator.evaluation.tasks} tasks"):
-        test = measure_test(config, parts, theta, best["step"])
+    with testing(console, parts.evaluator.evaluation.tasks) as show:
+
+        def advanced(share: float) -> None:
+            status.testing(share)
+            show(share)
+
+        test = measure_test(config, parts, theta, best["step"], advanced)
     result = test | {
         "fingerprint": state.fingerprint,
         "name": folder.path.name,

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _OF_THE_ALGORITHM = ("algorithm", "optimizer", "lr_schedule", "gradients", "reference", "experiment")
@@ -19,6 +20,24 @@ def command_line(overrides: Sequence[str], config_dirs: Sequence[str], *words: s
     """The line to copy: `metarun`, then `words`, where else configuration comes from, and what was overridden."""
     folders = [word for path in config_dirs for word in ("--config-dir", path)]
     return shlex.join(["metarun", *words, *folders, *overrides])
+
+
+def path_word(path: Path) -> str:
+    """A path as a command line takes it: one that begins with a dash would be an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def evaluation(folder: Path, protocol: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
+    """The line that tests a run again: after more inner steps or, where one step is all there is, on more tasks.
+
+    Args:
+        protocol: of its result.
+        classes: those of the user's that the run's configuration names.
+    """
+    steps = protocol["headline_inner_steps"]
+    change = f"evaluation.inner_steps=[0,{2 * steps}]" if steps > 1 else f"evaluation.tasks={2 * protocol['tasks']}"
+    allowed = [word for name in classes for word in ("--allow", name)]
+    return shlex.join(["metarun", "evaluate", path_word(folder), *allowed, change])
 
 
 def other_algorithm(config: Mapping[str, Any], overrides: Sequence[str], config_dirs: Sequence[str]) -> str:

@@ -1,16 +1,17 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from metarun.console.words import clock_words, summary_words
+from metarun.console.bar import LINE_EVERY_S, BarLine, Clock, advancing, live
+from metarun.console.words import clock_words, interval, summary_words
 from metarun.maths.stats import Summary
-
-_LINE_EVERY_S = 10.0
 
 
 def waiting(console: Console, words: str) -> AbstractContextManager[object]:
@@ -18,12 +19,21 @@ def waiting(console: Console, words: str) -> AbstractContextManager[object]:
     return console.status(Text(words)) if console.is_terminal else nullcontext()
 
 
-class _Remaining(ProgressColumn):
-    """Time to go at the mean speed of this attempt: outer steps are alike, so the mean is steadier than a window."""
+@contextmanager
+def testing(console: Console, num_tasks: int) -> Iterator[Callable[[float], None]]:
+    """A bar while a trained state is tested; gives a function to tell the share that is done, from 0 to 1."""
 
-    def render(self, task: Task) -> Text:
-        seconds = _remaining(task.fields["clock"], int(task.completed), int(task.total or 0))
-        return Text(f"{clock_words(seconds)} to go" if seconds is not None else "-:--", style="cyan")
+    def amount(done: float, total: float) -> str:
+        return f"{100 * done / total:.0f} % of {num_tasks:,} tasks"
+
+    with advancing(console, "testing", amount) as advanced:
+        advanced(0.0, 1.0)
+
+        def told(share: float) -> None:
+            with contextlib.suppress(OSError):  # a terminal that is gone costs no result
+                advanced(share, 1.0)
+
+        yield told
 
 
 class RunConsole:
@@ -40,32 +50,24 @@ class RunConsole:
         counted: str = "tasks",
     ) -> None:
         self._console = console
-        self._score, self._total = score, total
+        self._score, self._total, self._step = score, total, done
         self._watched, self._counted = watched, counted
         self._value: float | None = None
-        self._validation = ""
+        self._validation: Summary | None = None
+        self._meanwhile = ""
         self._amount = 0.0
-        self._clock = _Clock(done)
+        self._clock = Clock(done)
         self._last_line = time.perf_counter()
-        self._progress = Progress(
-            TextColumn("[bold]meta-train"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[words]}", markup=False),
-            TimeElapsedColumn(),
-            _Remaining(),
-            console=console,
-            disable=not console.is_terminal,
-            refresh_per_second=4,
-        )
-        self._task = self._progress.add_task("", total=total, completed=done, words="", clock=self._clock)
+        self._live = live(console, self._line)
 
     def __enter__(self) -> "RunConsole":
-        self._progress.start()
+        self._live.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
 
     def stepped(self, step: int, value: float, amount: float) -> None:
         """Show the step, and how much was worked on since the last; off a terminal, a line every ten seconds."""
@@ -73,44 +75,74 @@ class RunConsole:
         new = max(0.02, min(1.0, 10 / self._total))
         self._value = value if self._value is None else (1 - new) * self._value + new * value
         self._amount += amount
-        if self._console.is_terminal:
-            self._progress.update(self._task, completed=step, words=self._words())
-        elif time.perf_counter() - self._last_line > _LINE_EVERY_S:
-            self._last_line = time.perf_counter()
-            left = _remaining(self._clock, step, self._total)
-            percent = 100 * step // self._total
-            ending = f"  {clock_words(left)} to go" if left is not None else ""
-            self._console.print(f"step {step}/{self._total} ({percent} %)  {self._words()}{ending}", soft_wrap=True)
+        self._step, self._meanwhile = step, ""
+        self._say_now_and_then("  ".join(filter(None, [self._speed, self._watched_words, self._validation_words])))
+
+    def evaluating(self, split: str, share: float) -> None:
+        """Show how far a validation is."""
+        self._meanwhile = f"validating {100 * share:.0f} %"
+        self._say_now_and_then(self._meanwhile)
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """Remember the validation for the bar; off a terminal, print it."""
-        self._validation = f"val {summary_words(self._score, vars(score))}"
+        self._validation, self._meanwhile = score, ""
         if not self._console.is_terminal:
             self._console.print(
-                f"step {step}/{self._total}  {self._validation}{'  best' if is_best else ''}", soft_wrap=True
+                f"step {step}/{self._total}  {self._validation_words}{'  best' if is_best else ''}", soft_wrap=True
             )
 
     def doing(self, words: str) -> None:
         """Say what is done meanwhile, until the next step."""
-        if self._console.is_terminal:
-            self._progress.update(self._task, words=words)
-        else:
+        self._meanwhile = words
+        if not self._console.is_terminal:
             self._console.print(f"{words} ...", soft_wrap=True)
 
-    def _words(self) -> str:
-        speed = self._amount / max(time.perf_counter() - self._clock.started, 1e-9)
-        return "  ".join(
-            filter(None, [f"{speed:.0f} {self._counted}/s", f"{self._watched} {self._value:.3f}", self._validation])
-        )
+    def _say_now_and_then(self, words: str) -> None:
+        if self._console.is_terminal or time.perf_counter() - self._last_line <= LINE_EVERY_S:
+            return
+        self._last_line = time.perf_counter()
+        percent = 100 * self._step // self._total
+        line = [f"step {self._step}/{self._total} ({percent} %)", words, self._clock.to_go(self._step, self._total)]
+        self._console.print("  ".join(filter(None, line)), soft_wrap=True)
 
+    def _line(self) -> BarLine:
+        """The bar and as much beside it as there is room for; the time to go is the last to be left out."""
+        count, left = f"{self._step}/{self._total}", self._clock.to_go(self._step, self._total)
+        if self._meanwhile:
+            forms = [[count, self._meanwhile, left], [count, self._meanwhile], [count, left], [count]]
+        else:
+            short = self._short_validation
+            forms = [
+                [
+                    count,
+                    self._speed,
+                    self._watched_words,
+                    self._validation_words,
+                    clock_words(self._clock.elapsed),
+                    left,
+                ],
+                [count, self._watched_words, self._validation_words, left],
+                [count, self._watched_words, short, left],
+                [count, short or self._watched_words, left],
+                [count, left],
+                [count],
+            ]
+        return BarLine("meta-train", self._step / self._total, forms)
 
-class _Clock:
-    """When this attempt began, and at which step."""
+    @property
+    def _speed(self) -> str:
+        return f"{self._amount / max(self._clock.elapsed, 1e-9):.0f} {self._counted}/s" if self._amount else ""
 
-    def __init__(self, first: int) -> None:
-        self.started, self.first = time.perf_counter(), first
+    @property
+    def _watched_words(self) -> str:
+        return "" if self._value is None else f"{self._watched} {self._value:.3f}"
 
+    @property
+    def _validation_words(self) -> str:
+        return "" if self._validation is None else f"val {summary_words(self._score, vars(self._validation))}"
 
-def _remaining(clock: _Clock, step: int, total: int) -> float | None:
-    done = step - clock.first
-    return (time.perf_counter() - clock.started) * (total - step) / done if done > 0 else None
+    @property
+    def _short_validation(self) -> str:
+        if self._validation is None:
+            return ""
+        return f"val {interval(self._validation.mean, self._validation.ci95, self._score == 'accuracy')}"

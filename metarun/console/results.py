@@ -1,14 +1,16 @@
 """What a run prints before it begins and at its end: what will run, its results as a table, and what to do next."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from metarun.configuration.command_text import evaluation
+from metarun.console.columns import Column, table
 from metarun.console.terminal import say
 from metarun.console.words import amount, clock_words, collected_words, interval
 from metarun.maths.stats import count_words, has_score
@@ -16,13 +18,19 @@ from metarun.run_folder.folder import RunFolder
 
 
 def header(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """What will run, as a panel of name and value."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    """What will run, as a panel of name and value; under it what holds a word too long for that, such as a path to be copied."""
+    grid = Table.grid(padding=(0, 2))
+    width = max(cell_len(label) for label, _ in rows)
+    room = console.width - width - 6  # of the frame and the blanks
+    grid.add_column(style="bold cyan", no_wrap=True, width=width)
+    grid.add_column()
+    below = [(label, value) for label, value in rows if max(map(cell_len, value.split()), default=0) > room]
     for label, value in rows:
-        table.add_row(label, value)
-    console.print(Panel(table, title=Text("metarun", "bold"), title_align="left", border_style="cyan"))
+        if (label, value) not in below:
+            grid.add_row(label, value)
+    console.print(Panel(grid, title=Text("metarun", "bold"), title_align="left", border_style="cyan"))
+    for label, value in below:
+        say(console, (f"  {label:<{width}}", "bold cyan"), f"  {value}")
 
 
 def results(console: Console, result: dict[str, Any]) -> None:
@@ -39,7 +47,7 @@ def results(console: Console, result: dict[str, Any]) -> None:
         (f"\n{protocol['dataset']} {protocol['split']}", "bold"),
         f"  {sizes}, batch norm: {protocol['batch_norm']}",
     )
-    console.print(results_table(result))
+    console.print(results_table(result, console.width))
     for row in result["results"]:
         if row.get("diverged"):
             counted = count_words(row["diverged"], row[result["score"]]["num_tasks"])
@@ -56,44 +64,51 @@ def results(console: Console, result: dict[str, Any]) -> None:
         )
 
 
-def results_table(result: dict[str, Any]) -> Table:
+def results_table(result: dict[str, Any], width: int) -> Table:
     """The scores, beside published ones where the run has any; the number of steps that counts is set in bold.
 
-    Where tasks diverged, the median stands beside the mean.
+    Where tasks diverged, the median stands beside the mean. Where all that does not fit into `width`, the deviation over
+    tasks is left out first.
     """
     protocol, score = result["protocol"], result["score"]
     is_percent = score == "accuracy"
-    published = (result["reference"] or {}).get("values", {})
-    table = Table()
-    table.add_column("inner steps", justify="right")
-    table.add_column(f"{score} (95 % interval)", justify="right")
-    table.add_column("std over tasks", justify="right")
-    has_diverged = any(row.get("diverged") for row in result["results"])
-    if has_diverged:
-        table.add_column("median", justify="right")
-        table.add_column("diverged", justify="right")
-    if published:
-        table.add_column("published", justify="right")
-        table.add_column("difference", justify="right")
-    for row in result["results"]:
-        summary, steps = row[score], row["inner_steps"]
-        is_headline = steps == protocol["headline_inner_steps"]
-        cells = [
-            str(steps),
-            interval(summary["mean"], summary["ci95"], is_percent),
-            f"{amount(summary['std'], is_percent)}{' %' if is_percent else ''}",
+    unit = " %" if is_percent else ""
+    rows = [row[score] for row in result["results"]]
+    steps = [row["inner_steps"] for row in result["results"]]
+    columns = [
+        _numbers("inner steps", map(str, steps)),
+        _numbers(
+            f"{score} (95\u00a0%\u00a0interval)", [interval(row["mean"], row["ci95"], is_percent) for row in rows]
+        ),
+        _numbers("std over tasks", [f"{amount(row['std'], is_percent)}{unit}" for row in rows], left_out=3),
+    ]
+    if any(row.get("diverged") for row in result["results"]):
+        counts = [(len(row["diverged"]), row[score]["num_tasks"]) for row in result["results"]]
+        columns += [
+            _numbers("median", [f"{amount(row['median'], is_percent)}{unit}" for row in rows], left_out=1),
+            _numbers("diverged", [f"{count} of {whole}" if count else "-" for count, whole in counts]),
         ]
-        if has_diverged:
-            count = len(row["diverged"])
-            median = f"{amount(summary['median'], is_percent)}{' %' if is_percent else ''}"
-            cells += [median, f"{count} of {summary['num_tasks']}" if count else "-"]
-        if published:
-            reference = published.get(str(steps))
-            cells.append("-" if reference is None else f"{amount(reference, is_percent)}{' %' if is_percent else ''}")
-            has_both = reference is not None and has_score(summary)
-            cells.append(amount(summary["mean"] - reference, is_percent, "+") if has_both else "-")
-        table.add_row(*cells, style="bold" if is_headline else None)
-    return table
+    published = (result["reference"] or {}).get("values", {})
+    if published:
+        known = [published.get(str(number)) for number in steps]
+        both = list(zip(rows, known, strict=True))
+        columns += [
+            _numbers("published", ["-" if k is None else f"{amount(k, is_percent)}{unit}" for k in known]),
+            _numbers(
+                "difference",
+                [
+                    amount(row["mean"] - k, is_percent, "+") if k is not None and has_score(row) else "-"
+                    for row, k in both
+                ],
+                left_out=2,
+            ),
+        ]
+    styles = ["bold" if number == protocol["headline_inner_steps"] else "" for number in steps]
+    return table(columns, width, row_styles=styles)
+
+
+def _numbers(heading: str, cells: Iterable[str], left_out: int = 0) -> Column:
+    return Column(heading=heading, cells=list(cells), justify="right", left_out=left_out)
 
 
 def report(
@@ -121,9 +136,7 @@ def report(
     figures = sorted(path.name for path in folder.figures.iterdir() if path.suffix in (".png", ".gif"))
     say(console, ("run folder", "bold"), f"  {folder.path}")
     say(console, ("figures", "bold"), f"     {', '.join(f'figures/{figure}' for figure in figures)}")
-    words = shlex.join([str(folder.path), *(word for name in classes for word in ("--allow", name))])
-    more = protocol["headline_inner_steps"] * 2
-    say(console, ("next", "bold"), f"        metarun evaluate {words} evaluation.inner_steps=[0,{more}]")
+    say(console, ("next", "bold"), f"        {evaluation(folder.path, protocol, classes)}")
     say(console, f"            {other}")
 
 

@@ -24,6 +24,8 @@ HEARTBEAT_S = 5.0
 class _Observer(Protocol):
     def stepped(self, step: int, value: float, amount: float) -> None: ...
 
+    def evaluating(self, split: str, share: float) -> None: ...
+
     def validated(self, step: int, score: Any, is_best: bool) -> None: ...
 
     def doing(self, words: str) -> None: ...
@@ -39,6 +41,7 @@ class RunStatus:
     - `started`, `updated`: seconds since 1970. A live run writes every five seconds, so that a killed one is told by
       its age;
     - `step`, `steps`: outer steps done, and in all; `start_step`: those that were done when this process began;
+    - `tested`: the share of the test that is done, from 0 to 1, or null before it;
     - `error`: the line that ended the run, or null.
 
     The file says what happens now. What has happened is in result.json and metrics.jsonl, so it is not forced to the
@@ -57,6 +60,7 @@ class RunStatus:
             "step": 0,
             "start_step": 0,
             "steps": steps,
+            "tested": None,
             "error": None,
         }
         self._thread = threading.Thread(target=self._write_heartbeats, name="metarun-status", daemon=True)
@@ -95,6 +99,10 @@ class RunStatus:
         """So many outer steps are done."""
         self._status["step"] = step
 
+    def testing(self, share: float) -> None:
+        """So much of the test is done, from 0 to 1."""
+        self._status["tested"] = share
+
     def beside(self, observer: _Observer) -> "_Observing":
         """The trainer's observer: `observer`, and this status beside it."""
         return _Observing(self, observer)
@@ -117,6 +125,10 @@ class _Observing:
         self._status.at(step)
         with contextlib.suppress(OSError):  # a terminal or a pipe that is gone costs no run
             self._observer.stepped(step, value, amount)
+
+    def evaluating(self, split: str, share: float) -> None:
+        with contextlib.suppress(OSError):
+            self._observer.evaluating(split, share)
 
     def validated(self, step: int, score: Any, is_best: bool) -> None:
         with contextlib.suppress(OSError):

@@ -1,10 +1,9 @@
 """Evaluating meta-parameters on a fixed list of tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.func import vmap
 
 from metarun import checks
@@ -93,10 +92,20 @@ class Evaluator:
     chunk: int
 
     def __call__(
-        self, theta: MetaParameters, split: Split, num_tasks: int, inner_steps: Sequence[int]
+        self,
+        theta: MetaParameters,
+        split: Split,
+        num_tasks: int,
+        inner_steps: Sequence[int],
+        advanced: Callable[[float], None] = lambda share: None,
     ) -> list[Measurement]:
-        """Metrics of tasks 0 to num_tasks - 1 of `split`, after each number of inner steps, ascending. Leaves theta as it is."""
-        collected: list[dict[str, list[Tensor]]] = [{} for _ in inner_steps]
+        """Metrics of tasks 0 to num_tasks - 1 of `split`, after each number of inner steps, ascending. Leaves theta as it is.
+
+        Args:
+            advanced: told the share that is done, from 0 to 1, after each chunk of tasks and number of inner steps.
+        """
+        collected: list[dict[str, list[float]]] = [{} for _ in inner_steps]
+        last = inner_steps[-1]
         for start in range(0, num_tasks, self.chunk):
             indices = torch.arange(start, min(start + self.chunk, num_tasks), device=self.device)
             examples = self.evaluation.examples(split)
@@ -106,10 +115,10 @@ class Evaluator:
                 with torch.no_grad():
                     query = self.problem.query(tasks, phi, steps)
                     values = vmap(self.problem.metrics)(outputs_of(self.problem, phi, query), query.targets)
-                for name, value in values.items():
-                    metrics.setdefault(name, []).append(value)
-        found = [{name: torch.cat(values).tolist() for name, values in metrics.items()} for metrics in collected]
-        return [Measurement(s, m, self._diverged(m)) for s, m in zip(inner_steps, found, strict=True)]
+                for name, value in values.items():  # read now: a device has then done what is told to be done
+                    metrics.setdefault(name, []).extend(value.tolist())
+                advanced((start + len(indices) * (steps / last if last else 1.0)) / num_tasks)
+        return [Measurement(s, m, self._diverged(m)) for s, m in zip(inner_steps, collected, strict=True)]
 
     def _diverged(self, metrics: dict[str, list[float]]) -> list[int]:
         score, is_loss = self.problem.score, not self.problem.higher_is_better

@@ -17,6 +17,10 @@ class Observer(Protocol):
         """
         ...
 
+    def evaluating(self, split: str, share: float) -> None:
+        """So much of an evaluation on `split` is done, from 0 to 1; told more than once only where it takes several chunks."""
+        ...
+
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """A validation is done."""
         ...
@@ -30,6 +34,9 @@ class NoObserver:
     """Nobody watches."""
 
     def stepped(self, step: int, value: float, amount: float) -> None:
+        """Does nothing."""
+
+    def evaluating(self, split: str, share: float) -> None:
         """Does nothing."""
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:

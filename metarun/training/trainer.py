@@ -383,7 +383,11 @@ class Trainer:
     def _validate(self, state: TrainState, theta: MetaParameters) -> tuple[float, str | None]:
         """Measure, remember the best state, and write a line; returns the score, and what to say of tasks that diverged."""
         steps = self.evaluator.evaluation.measured_steps(self.algorithm.inner.steps)[-1:]
-        (measurement,) = self.evaluator(theta, "val", self.evaluator.evaluation.val_tasks, steps)
+
+        def advanced(share: float) -> None:
+            self.observer.evaluating("val", share)
+
+        (measurement,) = self.evaluator(theta, "val", self.evaluator.evaluation.val_tasks, steps, advanced)
         score = measurement.summary(self.problem.score)
         best = state.best_score
         better = score.is_finite and (  # what is no number compares with nothing, and ranks last

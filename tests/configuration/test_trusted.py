@@ -100,7 +100,7 @@ def test_a_class_of_the_users_is_allowed_by_name(tmp_path, monkeypatch, capsys):
     command = (*SIX_STEPS, f"run.root={tmp_path / 'runs'}", "model._target_=package_of_trust.Mine")
     assert run_here(*command) == 0
     folder = only_folder(tmp_path / "runs")
-    asked = f"metarun evaluate {folder} --allow package_of_trust.Mine evaluation.inner_steps=[0,20]"
+    asked = f"metarun evaluate {folder} --allow package_of_trust.Mine 'evaluation.inner_steps=[0,20]'"
     assert asked in capsys.readouterr().out  # the command to copy says so
     assert run_here("evaluate", str(folder)) == 2
     assert capsys.readouterr().err.endswith("say so: --allow package_of_trust.Mine\n")

@@ -11,7 +11,6 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from metarun.configuration.config_folder import config_folder
@@ -20,8 +19,9 @@ from metarun.configuration.explain import COMPOSITION_ERRORS, explain
 from metarun.configuration.overrides import check, parse
 from metarun.configuration.schema import check_places, check_shape, plain
 from metarun.console.bar import advancing
+from metarun.console.columns import Column, table
 from metarun.console.notes import shown
-from metarun.console.terminal import say, terminal
+from metarun.console.terminal import say, tell, terminal
 from metarun.errors import ConfigurationError
 from metarun.tasks.sources.catalogue import (
     CATALOGUE,
@@ -33,6 +33,7 @@ from metarun.tasks.sources.catalogue import (
     packed_path,
 )
 
+_LABEL = 18  # as wide as the labels of a list
 _OWN = "folder"
 _MADE = ("sinusoid", "harmonic", "sinusoid_and_line", "glyphs")
 _ENVIRONMENTS = {
@@ -60,36 +61,36 @@ def list_sets(overrides: Sequence[str]) -> None:
     """
     console = terminal()
     root, cache = _places(_composed(None, overrides))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("dataset=", style="bold cyan", no_wrap=True)
-    table.add_column("classes", justify="right", no_wrap=True)
-    table.add_column("examples", justify="right", no_wrap=True)
-    table.add_column("packed", justify="right", no_wrap=True)
-    table.add_column("here", no_wrap=True)
-    table.add_column("source", min_width=10, overflow="fold")
-    table.add_column("licence", min_width=8, overflow="fold")
-    for entry in CATALOGUE.values():
-        table.add_row(
-            entry.name,
-            "/".join(map(str, entry.classes)),
-            f"{entry.num_items:,}",
-            _size(entry.num_bytes),
-            _state(entry, root, cache),
-            _source(entry),
-            entry.licence,
-        )
-    console.print(table)
+    entries = list(CATALOGUE.values())
+    columns = [
+        Column(heading="dataset=", cells=[entry.name for entry in entries], style="bold cyan"),
+        Column(heading="classes", cells=["/".join(map(str, entry.classes)) for entry in entries], justify="right"),
+        Column(heading="examples", cells=[f"{entry.num_items:,}" for entry in entries], justify="right"),
+        Column(heading="packed", cells=[_size(entry.num_bytes) for entry in entries], justify="right"),
+        Column(heading="here", cells=[_state(entry, root, cache) for entry in entries]),
+        Column(heading="source", cells=[_source(entry) for entry in entries], left_out=2),
+        Column(heading="licence", cells=[entry.licence for entry in entries], left_out=1),
+    ]
+    console.print(table(columns, console.width, is_framed=False))
     say(console, ("\nmade on the spot", "bold"), f"  {', '.join(_MADE)}")
     for number, (needs, names) in enumerate(_ENVIRONMENTS.items()):
-        lines = textwrap.wrap(", ".join(names), max(console.width - 18, 40))
-        for line, text in enumerate([*lines[:-1], f"{lines[-1]} ({needs})"]):
-            say(console, (f"{'environments' if not number and not line else '':18}", "bold"), text)
-    say(console, ("your images", "bold"), "       dataset=folder dataset.path=FOLDER, one folder for each class")
+        lines = textwrap.wrap(", ".join(names), max(console.width - _LABEL, 40))
+        ending = f"({needs})"  # whole, as it may hold a command
+        is_room = len(lines[-1]) + 1 + len(ending) <= console.width - _LABEL
+        lines = [*lines[:-1], f"{lines[-1]} {ending}"] if is_room else [*lines, ending]
+        for line, text in enumerate(lines):
+            say(console, (f"{'environments' if not number and not line else '':{_LABEL}}", "bold"), text)
+    tell(
+        console,
+        ("your images", "bold"),
+        "       dataset=folder dataset.path=FOLDER, one folder for each class",
+        indent=_LABEL,
+    )
     say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
     say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
-    console.print(
+    tell(
+        console,
         "metarun data check NAME says which files are expected where; metarun data prepare NAME gets and packs them",
-        soft_wrap=True,
     )
 
 
@@ -104,14 +105,14 @@ def check_set(name: str, overrides: Sequence[str]) -> None:
     config = _composed(name, overrides)
     root, cache = _places(config)
     size = config["dataset"].get("image_size")
-    say(console, (name, "bold cyan"), f"  {entry.title} (licence: {entry.licence})")
+    tell(console, (name, "bold cyan"), f"  {entry.title} (licence: {entry.licence})")
     first, second = folders(entry, root)
-    say(console, ("originals", "bold"), f", one of these in {first} or {second}:")
+    tell(console, ("originals", "bold"), f", one of these in {first} or {second}:")
     problems = _print_layouts(console, entry, root)
     packed = packed_path(cache, name, size)
     say(console, ("packed", "bold"), f"\n  {packed}")
     verdict, is_ready = _packed_state(packed)
-    console.print(f"    {verdict}", soft_wrap=True)
+    tell(console, f"    {verdict}", indent=4)
     if is_ready:
         return
     if problems:
@@ -124,10 +125,10 @@ def check_set(name: str, overrides: Sequence[str]) -> None:
         listed = find_originals(entry, root, size or 0)
     except (ValueError, ImportError) as error:
         raise ConfigurationError(f"{name} cannot be used: {error}") from error
-    console.print(
+    tell(
+        console,
         f"the originals hold {len(listed.classes):,} classes and {sum(listed.counts):,} examples, as they should; "
         f"the first run packs them, or: metarun data prepare {name}",
-        soft_wrap=True,
     )
 
 
@@ -148,7 +149,7 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
             packed = packed_path(cache, name, config["dataset"].get("image_size"))
             verdict, is_ready = _packed_state(packed)
             if is_ready:
-                console.print(f"{name} is here already: {packed}\n{verdict}", soft_wrap=True)
+                tell(console, f"{name} is here already: {packed}\n{verdict}")
                 return
             if next(complete(entry, root), None) is None:
                 _get(console, entry, root)
@@ -158,11 +159,11 @@ def prepare_set(name: str, overrides: Sequence[str]) -> None:
         with advancing(console, f"packing {name}") as progress:
             store = make(config, "dataset.source.store", progress=progress)
     counts = " / ".join(f"{len(store.splits[split]):,} {split}" for split in store.splits)
-    console.print(
+    tell(
+        console,
         f"{name}: {len(store.classes):,} classes ({counts}), {len(store.items):,} examples of "
         f"{'x'.join(map(str, reversed(store.items.shape[1:])))}, {_size(store.num_bytes)}, checked whole, "
         f"in {time.perf_counter() - started:.1f} s",
-        soft_wrap=True,
     )
     command = shlex.join(["metarun", "algorithm=imaml", f"dataset={name}", *overrides])
     say(console, ("next", "bold"), f"  {command}")
@@ -237,7 +238,7 @@ def _print_layouts(console: Console, entry: DataSet, root: Path) -> list[str]:
                 say(console, (f"    {name}: missing", "dim"))
                 continue
             words, problem = _file_state(places[0], known.get(name))
-            say(console, f"    {places[0]}: ", (words, "red" if problem else "green"))
+            tell(console, f"    {places[0]}: ", (words, "red" if problem else "green"), indent=6)
             if problem:
                 problems.append(f"{places[0]}: {words}. Delete it and run: metarun data prepare {entry.name}")
     return problems
@@ -314,7 +315,7 @@ def _say_other_archives(console: Console, entry: DataSet, root: Path) -> None:
             if problem:
                 raise ConfigurationError(f"{path}: {words}. Delete it and run: metarun data prepare {entry.name}")
             if "not the official" in words:
-                say(console, ("note:", "yellow"), f" {path}: {words}")
+                tell(console, ("note:", "yellow"), f" {path}: {words}")
 
 
 def _size(num_bytes: float) -> str:

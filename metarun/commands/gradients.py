@@ -25,7 +25,7 @@ from metarun.console.bar import advancing
 from metarun.console.notes import shown
 from metarun.console.progress import waiting
 from metarun.console.results import header
-from metarun.console.terminal import say, terminal
+from metarun.console.terminal import say, tell, terminal
 from metarun.console.words import collected_words
 from metarun.device.memory import require_bytes
 from metarun.errors import ConfigurationError, TrainingError
@@ -117,7 +117,7 @@ def compare(cfg: DictConfig) -> None:
     write_atomically(folder / "gradients.png", gradient_figure(result))
     write_atomically(folder / "gradients.json", (json_text(result, indent=2) + "\n").encode())
     tables(console, result)
-    say(console, ("\nHow many CG steps?", "bold"), f" {result['answer'][0].upper()}{result['answer'][1:]}")
+    tell(console, ("\nHow many CG steps?", "bold"), f" {result['answer'][0].upper()}{result['answer'][1:]}")
     say(console, ("numbers", "bold"), f"  {folder / 'gradients.json'}")
     say(console, ("figure", "bold"), f"   {folder / 'gradients.png'}")
 
@@ -137,7 +137,7 @@ def _measure(
         exact = solve(bench, settings)
         result["inner"] = measure_inner(bench, settings, exact)
     result["exact"] = _exact(exact, settings, time.perf_counter() - started)
-    say(console, ("exact", "bold"), f"  {exactness(result)}")
+    tell(console, ("exact", "bold"), f"  {exactness(result)}")
     cells = result["cells"] = []
     total = 2 * len(set(settings.inner_steps)) * len(columns)
     with advancing(console, "measuring") as advanced:
@@ -224,7 +224,11 @@ def _header(
             f"linear system {system}"
         )
     where = f"{parts.device}" + (f" ({device_name(parts.device)})" if parts.device.type == "cuda" else "")
-    threads = f", {torch.get_num_threads()} thread(s)" if parts.device.type == "cpu" else ""
+    threads = (
+        f", {torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}"
+        if parts.device.type == "cpu"
+        else ""
+    )
     return [
         ("compared", f"meta-gradients: {names}"),
         ("algorithm", f"{choices['algorithm']}, inner solver {choices['algorithm/inner']}"),

@@ -48,7 +48,9 @@ def header_of(
     if validation != test:
         evaluation_words += f"; validated with {_sizes(validation, ways, examples)}, {evaluation.val_tasks} tasks"
     threads = (
-        f", {torch.get_num_threads()} threads" if parts.device.type == "cpu" else f" ({device_name(parts.device)})"
+        f", {torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}"
+        if parts.device.type == "cpu"
+        else f" ({device_name(parts.device)})"
     )
     return [
         ("algorithm", f"{choices['algorithm']}: {composition}"),
@@ -77,7 +79,7 @@ def _sizes(of_split: Mapping[str, int | None], training_ways: int | None, exampl
     if examples != "examples":
         return f"{of_split['shots']} and {of_split['queries']} {examples}"
     ways = f"{of_split['ways']}-way, " if of_split["ways"] != training_ways else ""
-    return f"{ways}{of_split['shots']} shot(s), {of_split['queries']} queries"
+    return f"{ways}{of_split['shots']} shot{'' if of_split['shots'] == 1 else 's'}, {of_split['queries']} queries"
 
 
 def _model_words(learner: Learner) -> str:

@@ -30,7 +30,7 @@ from metarun.console.notes import LogFile, shown
 from metarun.console.profile import show_profile
 from metarun.console.progress import RunConsole, testing, waiting
 from metarun.console.results import header, report, results
-from metarun.console.terminal import terminal
+from metarun.console.terminal import tell, terminal
 from metarun.device.peak_memory import AddedMemory, peak_mib
 from metarun.device.ranks import Ranks, ranks_from_environment
 from metarun.errors import ConfigurationError, TrainingError
@@ -95,7 +95,7 @@ def run_resolved(
         if os.environ.get("RANK", "0") != "0":
             return result["validation"]["best_score"]
         words = f"This configuration has been run already: {folder.path}. (run.overwrite=true runs it again.)"
-        console.print(words, soft_wrap=True)
+        tell(console, words)
         report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
         return result["validation"]["best_score"]
 
@@ -229,7 +229,7 @@ def _train_and_test(
         message = f"{stopped}. A checkpoint is written; the same command goes on from there."
         _logger.info(message)
         with contextlib.suppress(OSError):  # the terminal may be gone
-            console.print(f"\n{message}", soft_wrap=True)
+            tell(console, f"\n{message}")
         if stopped.signal_number == signal.SIGINT:
             raise KeyboardInterrupt from stopped
         raise SystemExit(exit_code) from stopped

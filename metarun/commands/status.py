@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from metarun.console.terminal import terminal
+from metarun.configuration.command_text import command_line, path_word
+from metarun.console.terminal import say, tell, terminal
 from metarun.console.words import clock_words
 from metarun.errors import ConfigurationError
 from metarun.run_folder.status import FAILED
@@ -38,17 +39,19 @@ def show_status(folder: Path) -> None:
 def _show(console: Console, manifest: Manifest) -> None:
     rows = [(job, job_state(job)) for job in manifest.jobs]
     console.print(manifest.command, soft_wrap=True, markup=False, style="cyan")
-    console.print(sweep_table(rows))
-    console.print(counts([state for _, state in rows]), soft_wrap=True)
+    console.print(sweep_table(rows, console.width))
+    tell(console, counts([state for _, state in rows]))
     for job, state in rows:
         if state.state in (FAILED, LOST):
-            console.print(f"  {job.label}: {state.error or 'no sign of life'}", soft_wrap=True, markup=False)
-            console.print(f"     {job.log}", soft_wrap=True, markup=False)
+            tell(console, f"  {job.label}: {state.error or 'no sign of life'}", indent=5)
+            say(console, f"     {job.log}")
     array = submitted(manifest.folder)
     if array is not None:
         age = clock_words(time.time() - array.time)
-        console.print(f"Slurm array {array.id}, submitted {age} ago", soft_wrap=True)
+        tell(console, f"Slurm array {array.id}, submitted {age} ago")
     if any(state.state in (FAILED, LOST) for _, state in rows):
-        console.print("The same command runs what is missing, from its checkpoints.", soft_wrap=True)
+        tell(console, "The same command runs what is missing, from its checkpoints.")
     elif all(state.state == DONE for _, state in rows):
-        console.print(f"run folders: {manifest.jobs[0].folder.parent}", soft_wrap=True, markup=False)
+        say(console, f"run folders: {manifest.jobs[0].folder.parent}")
+    if any(state.state == DONE for _, state in rows):
+        say(console, ("next", "bold"), f"  {command_line([], [], 'report', path_word(manifest.folder))}")

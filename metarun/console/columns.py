@@ -46,11 +46,12 @@ class Column:
         return max(cells, *(cell_len(word) for word in self.heading.split(" ")))
 
 
-def table(columns: Sequence[Column], width: int, *, row_styles: Sequence[str] = ()) -> Table:
-    """A table of at most `width` characters, if that can be: in frames if there is room for them, else between blanks.
+def table(columns: Sequence[Column], width: int, *, row_styles: Sequence[str] = (), is_framed: bool = True) -> Table:
+    """A table of at most `width` characters, if that can be.
 
     Args:
         row_styles: one for each row, or none.
+        is_framed: whether it has frames where there is room for them; else blanks stand between columns.
     """
     kept = list(columns)
     while not is_fitting(kept, width, box.SIMPLE_HEAD):
@@ -58,7 +59,7 @@ def table(columns: Sequence[Column], width: int, *, row_styles: Sequence[str] = 
         if least.left_out == 0:
             break
         kept.remove(least)
-    frame = box.HEAVY_HEAD if is_fitting(kept, width, box.HEAVY_HEAD) else box.SIMPLE_HEAD
+    frame = box.HEAVY_HEAD if is_framed and is_fitting(kept, width, box.HEAVY_HEAD) else box.SIMPLE_HEAD
     return ruled(kept, width, frame, row_styles=row_styles)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.text import Text
+
+from metarun.console.terminal import tell
 
 _WORDS = {logging.INFO: "note", logging.WARNING: "warning"}
 
@@ -67,7 +68,5 @@ class _ToConsole(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno in _WORDS:
-            # as text: a path may hold what rich takes for markup
-            text = Text.assemble((f"{_WORDS[record.levelno]}:", "yellow"), f" {record.getMessage()}")
             with contextlib.suppress(OSError):  # a terminal or a pipe that is gone costs no run
-                self._console.print(text, soft_wrap=True)
+                tell(self._console, (f"{_WORDS[record.levelno]}:", "yellow"), f" {record.getMessage()}")

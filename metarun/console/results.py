@@ -11,7 +11,7 @@ from rich.text import Text
 
 from metarun.configuration.command_text import evaluation
 from metarun.console.columns import Column, table
-from metarun.console.terminal import say
+from metarun.console.terminal import say, tell
 from metarun.console.words import amount, clock_words, collected_words, interval
 from metarun.maths.stats import count_words, has_score
 from metarun.run_folder.folder import RunFolder
@@ -42,7 +42,7 @@ def results(console: Console, result: dict[str, Any]) -> None:
     examples = protocol.get("examples", "examples")  # absent from results of earlier versions
     if examples != "examples":
         sizes = f"{protocol['tasks']} tasks, {collected_words(protocol['shots'], protocol['queries'], examples)}"
-    say(
+    tell(
         console,
         (f"\n{protocol['dataset']} {protocol['split']}", "bold"),
         f"  {sizes}, batch norm: {protocol['batch_norm']}",
@@ -52,15 +52,13 @@ def results(console: Console, result: dict[str, Any]) -> None:
         if row.get("diverged"):
             counted = count_words(row["diverged"], row[result["score"]]["num_tasks"])
             so = "they count as wrong" if result["score"] == "accuracy" else "the median says more than the mean"
-            say(console, (f"diverged after {row['inner_steps']} inner steps: {counted}; {so}", "yellow"))
+            tell(console, (f"diverged after {row['inner_steps']} inner steps: {counted}; {so}", "yellow"))
     if result["reference"]:
-        console.print(
-            f"published: {result['reference']['source']}. {result['reference']['differences']}", soft_wrap=True
-        )
+        tell(console, f"published: {result['reference']['source']}. {result['reference']['differences']}")
     if protocol["batch_norm"] == "transductive":
-        console.print(
+        tell(
+            console,
             "transductive: query examples share batch statistics, as in most papers; batch_norm=support does without",
-            soft_wrap=True,
         )
 
 
@@ -122,20 +120,20 @@ def report(
     results(console, result)
     protocol, added = result["protocol"], result.get("training_memory_mib")
     added = "" if added is None else f", of which training added {added:.0f}"
-    console.print(
+    tell(
+        console,
         f"selected after step {protocol['selected_step']} by {protocol['selected_by']}; trained "
         f"{clock_words(result['train_s'])} ({1000 * result['step_s']:.1f} ms a step{_program(result)}), "
         f"tested {result['test_s']:.1f} s, "
         f"peak memory {result['peak_memory_mib']:.0f} MiB{added}",
-        soft_wrap=True,
     )
     for words in result.get("lost", ()):  # absent from results of earlier versions
-        say(console, ("lost:", "yellow"), f" {words}")
+        tell(console, ("lost:", "yellow"), f" {words}")
     for program in result["environment"].get("sources", [])[1:]:
-        say(console, ("note", "bold"), f": the classes of your own changed after step {program['step']}")
+        tell(console, ("note", "bold"), f": the classes of your own changed after step {program['step']}")
     figures = sorted(path.name for path in folder.figures.iterdir() if path.suffix in (".png", ".gif"))
     say(console, ("run folder", "bold"), f"  {folder.path}")
-    say(console, ("figures", "bold"), f"     {', '.join(f'figures/{figure}' for figure in figures)}")
+    tell(console, ("figures", "bold"), f"     {', '.join(f'figures/{figure}' for figure in figures)}", indent=12)
     say(console, ("next", "bold"), f"        {evaluation(folder.path, protocol, classes)}")
     say(console, f"            {other}")
 

@@ -1,13 +1,16 @@
 """What `metarun gradients` says: the tables, how exact "exact" is, and how many CG steps are enough; from its result alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from metarun.console.terminal import say
+from metarun.console.columns import Column, blocks, is_fitting, ruled
+from metarun.console.terminal import tell
 
 LABELS = {
     "unrolled": "unrolled",
@@ -18,41 +21,43 @@ LABELS = {
     "gauss_newton": "Gauss-N.",
     "finite_difference": "differences",
 }
+_UNBOUNDED = 10_000
 ENOUGH, NEGATIVE, KINKS = "✓", "!", "~"
 
 
 def tables(console: Console, result: dict[str, Any]) -> None:
     """Errors, times and memory: a row for each number of inner steps, a column for each estimator."""
     num_tasks, solver = result["grid"]["tasks"], result["solver"]
-    _print(console, error_table(result), "relative error of the meta-gradient, median over tasks")
+    title = "relative error of the meta-gradient, median over tasks"
+    _print(console, title, _grid(result, _errors, with_gradient=True))
     if result["enough"]:
         title = f"of this, what stopping {solver} early costs: relative to the same system solved to the end"
-        _print(console, system_table(result), title)
+        _print(console, title, _grid(result, _system_errors(result), implicit_alone=True))
     for line in legend(result):
-        say(console, (line, "dim"))
-    _print(console, cost_table(result, "time_ms"), f"milliseconds for {num_tasks} task(s) at once")
-    _print(console, cost_table(result, "memory_mib"), "most memory held at once, MiB")
+        tell(console, (line, "dim"))
+    title = f"milliseconds for {num_tasks} task{'' if num_tasks == 1 else 's'} at once"
+    _print(console, title, _grid(result, _costs("time_ms")))
+    _print(console, "most memory held at once, MiB", _grid(result, _costs("memory_mib")))
 
 
-def error_table(result: dict[str, Any]) -> Table:
-    """Errors against the exact meta-gradient."""
-    return _table(result, lambda cell: number(cell["error"]) + _sign(cell), with_gradient=True)
+def _errors(cell: dict[str, Any]) -> str:
+    return number(cell["error"]) + _sign(cell)
 
 
-def system_table(result: dict[str, Any]) -> Table:
-    """Errors against the same systems solved to the end; ✓ marks the smallest number of steps that is enough."""
+def _system_errors(result: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    """Of errors against the same systems solved to the end; ✓ marks the smallest number of steps that is enough."""
     chosen = {(row["inner_steps"], row["curvature"]): row["cg_steps"] for row in result["enough"]}
 
     def words(cell: dict[str, Any]) -> str:
         is_enough = chosen[cell["inner_steps"], cell["curvature"]] == cell["cg_steps"]
         return number(cell.get("system_error")) + _sign(cell) + (ENOUGH if is_enough else "")
 
-    return _table(result, words, implicit_alone=True)
+    return words
 
 
-def cost_table(result: dict[str, Any], key: str) -> Table:
-    """`key` is "time_ms" or "memory_mib"."""
-    return _table(result, lambda cell: "-" if cell[key] is None else f"{cell[key]:.{1 if key == 'time_ms' else 2}f}")
+def _costs(key: str) -> Callable[[dict[str, Any]], str]:
+    digits = 1 if key == "time_ms" else 2
+    return lambda cell: "-" if cell[key] is None else f"{cell[key]:.{digits}f}"
 
 
 def legend(result: dict[str, Any]) -> list[str]:
@@ -182,58 +187,82 @@ def _curvatures(result: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(cell["curvature"] for cell in result["cells"] if cell["name"] == "implicit"))
 
 
-def _table(
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """A table's columns: those that depend on no curvature, and after them those of the implicit systems.
+
+    Attributes:
+        plain: one cell for each number of inner steps, which the first column names.
+        implicit: one cell for each number of inner steps and curvature; the first column names the curvature.
+    """
+
+    plain: list[Column]
+    implicit: list[Column]
+
+    def tables(self, width: int) -> list[Table]:
+        """One table if it fits; else what depends on no curvature first and the implicit systems below it."""
+        steps, *plain = self.plain
+        if not self.implicit:
+            return [ruled(part, width, box.SIMPLE_HEAD) for part in blocks(self.plain, width, 1, box.SIMPLE_HEAD)]
+        repeats = len(self.implicit[0].cells) // len(steps.cells)
+        rows = [replace(column, cells=_spread(column.cells, repeats)) for column in self.plain]
+        whole = [*rows, *self.implicit]
+        if is_fitting(whole, width, box.SIMPLE_HEAD):
+            return [ruled(whole, width, box.SIMPLE_HEAD)]
+        parts = blocks(self.plain, width, 1, box.SIMPLE_HEAD) if plain else []
+        parts += blocks([rows[0], *self.implicit], width, 2, box.SIMPLE_HEAD)
+        return [ruled(part, width, box.SIMPLE_HEAD) for part in parts]
+
+
+def _spread(cells: Sequence[str | Text], repeats: int) -> list[str | Text]:
+    """Each followed by empty ones, down to the next number of inner steps."""
+    return [text for cell in cells for text in (cell, *[""] * (repeats - 1))]
+
+
+def _grid(
     result: dict[str, Any],
     words: Callable[[dict[str, Any]], str],
     *,
     with_gradient: bool = False,
     implicit_alone: bool = False,
-) -> Table:
-    """One row for each number of inner steps and curvature; what depends on no curvature stands in the first of them."""
+) -> _Grid:
+    """The columns of a table whose cells are `words` of the measured ones."""
     curvatures = _curvatures(result)
-    with_gradient = with_gradient and bool(curvatures)
     columns = columns_of(result["cells"])
     leading = [] if implicit_alone else [column for column in columns if column[0] != "implicit"]
     # No CG steps are first order, which has a column of its own.
     counts = dict.fromkeys(count for name, _, count in columns if name == "implicit")
-    cg_steps = [count for count in counts if count or implicit_alone]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("inner\nsteps", justify="right", style="bold", overflow="fold")
-    if with_gradient:
-        table.add_column("gradient\nleft", justify="right", overflow="fold")
-    for name, curvature, _ in leading:
-        head = LABELS[name].replace(" ", "\n") if curvature is None else f"{LABELS[name]}\n{LABELS[curvature]}"
-        table.add_column(head, justify="right", overflow="fold")
-    if curvatures:
-        table.add_column("implicit\nby", overflow="fold")
-    for count in cg_steps:
-        table.add_column(f"{count}\n{result['solver']}", justify="right", overflow="fold")
-    for row in result["inner"]:
-        here = {
-            (cell["name"], cell["curvature"], cell["cg_steps"]): cell
-            for cell in result["cells"]
-            if cell["inner_steps"] == row["inner_steps"]
-        }
-        first = [str(row["inner_steps"])]
-        if with_gradient:
-            first.append(number(row["relative_gradient"]))
-        first += [words(here[column]) for column in leading]
-        for index, curvature in enumerate(curvatures or [None]):
-            label = [] if curvature is None else [LABELS[curvature]]
-            systems = [words(here["implicit", curvature, count]) for count in cg_steps]
-            table.add_row(*(first if index == 0 else [""] * len(first)), *label, *systems)
-    return table
+    cells = {(c["inner_steps"], c["name"], c["curvature"], c["cg_steps"]): c for c in result["cells"]}
+    inner = result["inner"]
+    plain = [_column("inner steps", [str(row["inner_steps"]) for row in inner], style="bold")]
+    if with_gradient and curvatures:
+        plain.append(_column("gradient left", [number(row["relative_gradient"]) for row in inner]))
+    for name, curvature, count in leading:
+        heading = LABELS[name] if curvature is None else f"{LABELS[name]} {LABELS[curvature]}"
+        plain.append(_column(heading, [words(cells[row["inner_steps"], name, curvature, count]) for row in inner]))
+    if not curvatures:
+        return _Grid(plain=plain, implicit=[])
+    rows = [(row["inner_steps"], curvature) for row in inner for curvature in curvatures]
+    implicit = [Column(heading="implicit by", cells=[LABELS[curvature] for _, curvature in rows])]
+    for count in counts:
+        if count or implicit_alone:
+            systems = [words(cells[steps, "implicit", curvature, count]) for steps, curvature in rows]
+            implicit.append(_column(f"{count} {result['solver']}", systems))
+    return _Grid(plain=plain, implicit=implicit)
 
 
-def _print(console: Console, table: Table, title: str) -> None:
-    say(console, (f"\n{title}", "bold"))
+def _column(heading: str, cells: Sequence[str], style: str = "") -> Column:
+    return Column(heading=heading, cells=cells, justify="right", style=style)
+
+
+def _print(console: Console, title: str, grid: _Grid) -> None:
+    tell(console, (f"\n{title}", "bold"))
     # A pipe has no width: there a table is as wide as it needs to be.
-    width = None if console.is_terminal else max(console.width, _natural_width(console, table))
-    console.print(table, width=width, crop=False)
-
-
-def _natural_width(console: Console, table: Table) -> int:
-    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    width = console.width if console.is_terminal else _UNBOUNDED
+    for number_of, table in enumerate(grid.tables(width)):
+        if number_of:
+            console.print()
+        console.print(table, width=width, crop=False)
 
 
 def columns_of(cells: Sequence[dict[str, Any]]) -> list[tuple[str, str | None, int | None]]:

@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import __version__, checks
-from metarun.configuration.command_text import command_line, config_dirs
+from metarun.configuration.command_text import command_line, config_dirs, path_word
 from metarun.console.notes import shown
 from metarun.console.progress import waiting
 from metarun.console.terminal import terminal
@@ -184,8 +184,8 @@ class Launch:
             return _returned(SweepError(f"{job.label}: its validation score is {state.value}"))
         return _returned(state.value)
 
-    def close(self, closing: Sequence[str] = ()) -> None:
-        """The table at the end, and after it `closing` lines.
+    def close(self, closing: Sequence[tuple[str, str]] = ()) -> None:
+        """The table at the end, after it `closing`, pairs of words and a command, and what to do next.
 
         Raises:
             SweepError: a job has no result.
@@ -193,7 +193,8 @@ class Launch:
         if not self.waits:
             assert self._cluster is not None
             if not self._cluster.dry_run:
-                self._view.note(f"how they stand, at any time and on any host: metarun status {self.folder}")
+                self._view.note("how they stand, at any time and on any host:")
+                self._view.copied(command_line([], [], "status", path_word(self.folder)), "next")
             return
         self._console.print(self._view.table())
         bad = [job for job in self.jobs if self.states[job.index].state != DONE]
@@ -201,8 +202,11 @@ class Launch:
         for job in bad:
             state = self.states[job.index]
             self._view.note(f"  {job.label}: {state.error or state.state}\n     {job.log}")
-        for line in closing:
-            self._view.note(line)
+        for words, command in closing:
+            self._view.note(words)
+            self._view.copied(command)
+        if len(bad) < len(self.jobs):
+            self._view.copied(command_line([], [], "report", path_word(self.folder)), "next")
         num_bad, num_jobs = len(bad) + len(self.refused), len(self.jobs) + len(self.refused)
         if num_bad:
             raise SweepError(

@@ -193,7 +193,7 @@ def _new_journal(folder: Path, goal: Goal) -> "Study":
     return optuna.create_study(study_name=folder.name, storage=storage, direction=goal)
 
 
-def _best(sweep: Launch, goal: Goal, folders: Sequence[str]) -> list[str]:
+def _best(sweep: Launch, goal: Goal, folders: Sequence[str]) -> list[tuple[str, str]]:
     """The best trial in words, and its command."""
     done = [(sweep.states[job.index].value, job) for job in sweep.jobs if sweep.states[job.index].state == DONE]
     scored = [(value, job) for value, job in done if value is not None and math.isfinite(value)]
@@ -201,10 +201,8 @@ def _best(sweep: Launch, goal: Goal, folders: Sequence[str]) -> list[str]:
         return []
     choose = max if goal == "maximize" else min
     value, best = choose(scored, key=lambda pair: pair[0])
-    return [
-        f"best of {len(sweep.jobs)} trials by validation: {value:.4g}, {best.label}: {best.folder}",
-        command_line(best.overrides, folders),
-    ]
+    words = f"best of {len(sweep.jobs)} trials by validation: {value:.4g}, {best.label}: {best.folder}"
+    return [(words, command_line(best.overrides, folders))]
 
 
 @contextlib.contextmanager

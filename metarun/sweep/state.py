@@ -29,6 +29,8 @@ class JobState:
         state: "pending", "running", "preempted" (it will go on), "done", "failed", or "lost" (it says it is running, and
             gave no sign of life for a minute).
         step, steps: outer steps done, and in all; 0 where nothing is known.
+        start_step: those that were done when the run was last taken up.
+        tested: the share of the test that is done, from 0 to 1; None before it.
         score: test score of a finished run, last validation of a running one, in words.
         value: the best validation score of a finished run: the objective of a search.
         seconds: since it started, or that it trained.
@@ -38,6 +40,8 @@ class JobState:
     state: str
     step: int = 0
     steps: int = 0
+    start_step: int = 0
+    tested: float | None = None
     score: str = ""
     value: float | None = None
     seconds: float | None = None
@@ -103,6 +107,8 @@ def _unfinished(job: Job, status: dict[str, Any]) -> JobState:
         state=state,
         step=status["step"],
         steps=status["steps"],
+        start_step=status.get("start_step", 0),
+        tested=status.get("tested"),
         score=_validation(job.run.metrics),
         seconds=(time.time() if state == RUNNING else status["updated"]) - status["started"],
         error=error,

@@ -1,15 +1,20 @@
 """What a person sees of a sweep: a live table on a terminal, plain lines elsewhere, and the same table at the end."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from metarun.console.columns import Column, is_fitting, table
+from metarun.console.terminal import say, tell
 from metarun.console.words import clock_words
 from metarun.run_folder.status import FAILED, PREEMPTED, RUNNING
 from metarun.sweep.manifest import Job
@@ -17,6 +22,7 @@ from metarun.sweep.state import DONE, LOST, PENDING, JobState
 
 _STYLES = {PENDING: "dim", RUNNING: "cyan", DONE: "green", FAILED: "bold red", LOST: "bold red", PREEMPTED: "yellow"}
 _LINE_EVERY_S = 30.0
+_LEAST_RUN, _LEAST_ERROR = 14, 12
 
 
 class SweepView:
@@ -47,7 +53,7 @@ class SweepView:
         """A job stands so now; say so when its state has changed."""
         before = self._states.get(job.index, (job, JobState(state=PENDING)))[1]
         self._states[job.index] = (job, state)
-        if before.state != state.state:
+        if before.state != state.state or (state.start_step and not before.start_step and state.state == RUNNING):
             self._say(job, state)
         elif not self._console.is_terminal and time.perf_counter() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.perf_counter()
@@ -60,22 +66,29 @@ class SweepView:
         self._states[job.index] = (job, state)
 
     def note(self, words: str) -> None:
-        """A line that stays."""
-        self._console.print(Text(words), soft_wrap=True)
+        """Sentences that stay."""
+        tell(self._console, words)
+
+    def copied(self, command: str, label: str = "") -> None:
+        """A command to be copied."""
+        say(self._console, (f"{label}  " if label else "", "bold"), command)
 
     def table(self) -> Table:
         """Every job, one a row."""
-        return sweep_table([self._states[index] for index in sorted(self._states)])
+        return sweep_table([self._states[index] for index in sorted(self._states)], self._console.width)
 
     def _say(self, job: Job, state: JobState) -> None:
         if state.state == RUNNING and self._console.is_terminal:
             return  # the table shows it
-        words = Text.assemble((f"{state.state:<9}", _STYLES[state.state]), f" {job.label}")
+        if state.state == RUNNING and state.start_step:
+            self.note(f"resumed   {job.label}  at step {state.start_step} of {state.steps}")
+            return
+        words = Text.assemble((f"{_word(state):<9}", _STYLES[state.state]), f" {job.label}")
         if state.state == DONE:
             words.append(f"  {state.score}{'' if state.seconds is None else f'  in {clock_words(state.seconds)}'}")
         elif state.state in (FAILED, LOST, PREEMPTED):
             words.append(f"  {_where(state)}{state.error}  log: {job.log}")
-        self._console.print(words, soft_wrap=True)
+        tell(self._console, words)
 
     def _shown(self) -> Table:
         """As many rows as the terminal holds: what is running first, then what failed, what is next, what is done."""
@@ -86,30 +99,69 @@ class SweepView:
             first = sorted(rows, key=lambda row: order.index(row[1].state))[:room]
             kept = {job.index for job, _ in first}
             rows = [row for row in rows if row[0].index in kept]
-        table = sweep_table(rows)
-        table.caption = counts([state for _, state in self._states.values()])
-        return table
+        shown = sweep_table(rows, self._console.width)
+        shown.caption = counts([state for _, state in self._states.values()])
+        return shown
 
 
-def sweep_table(rows: Sequence[tuple[Job, JobState]]) -> Table:
-    """One row for each job."""
-    table = Table(caption_justify="left")
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("run", overflow="fold")
-    table.add_column("state")
-    table.add_column("steps", justify="right")
-    table.add_column("score", overflow="fold")
-    table.add_column("time", justify="right")
-    for job, state in rows:
-        table.add_row(
-            str(job.index),
-            Text(" ".join(job.varied or job.overrides)),
-            Text(state.state, _STYLES[state.state]),
-            "" if state.state in (DONE, PENDING) else _percent(state),
-            Text(state.error, "red") if state.state in (FAILED, LOST) else Text(state.score),
-            "" if state.seconds is None else clock_words(state.seconds),
-        )
-    return table
+def sweep_table(rows: Sequence[tuple[Job, JobState]], width: int) -> Table:
+    """One row for each job, of at most `width` characters: a narrow one names keys by their ends and counts in percent."""
+    full = _columns(rows, is_narrow=False)
+    is_room = is_fitting(full, width, box.HEAVY_HEAD)
+    drawn = table(full if is_room else _columns(rows, is_narrow=True), width)
+    drawn.caption_justify = "left"
+    return drawn
+
+
+def _columns(rows: Sequence[tuple[Job, JobState]], *, is_narrow: bool) -> list[Column]:
+    jobs, states = [job for job, _ in rows], [state for _, state in rows]
+    runs = _short_words(jobs) if is_narrow else [list(job.varied or job.overrides) for job in jobs]
+    longest = max((cell_len(word) for words in runs for word in words), default=1)
+    has_error = [state.state in (FAILED, LOST) for state in states]
+    scores = [_short_score(state.score) if is_narrow else state.score for state in states]
+    score_width = max((cell_len(score) for score, error in zip(scores, has_error, strict=True) if not error), default=0)
+    words = [_percent(s) if is_narrow and s.state == RUNNING else _word(s) for s in states]
+    steps = ["" if s.state in (DONE, PENDING) else _steps(s) for s in states]
+    return [
+        Column(heading="#", cells=[str(job.index) for job in jobs], justify="right", style="dim"),
+        Column(
+            heading="run",
+            cells=[Text(" ".join(words)) for words in runs],
+            least=min(longest, _LEAST_RUN) if is_narrow else longest,
+            wraps=True,
+        ),
+        Column(heading="state", cells=[Text(w, _STYLES[s.state]) for w, s in zip(words, states, strict=True)]),
+        *([] if is_narrow else [Column(heading="steps", cells=steps, justify="right")]),
+        Column(
+            heading="score",
+            cells=[
+                Text(state.error, "red") if error else Text(score)
+                for state, score, error in zip(states, scores, has_error, strict=True)
+            ],
+            least=max(score_width, _LEAST_ERROR if any(has_error) else 0),
+        ),
+        Column(
+            heading="time",
+            cells=["" if state.seconds is None else clock_words(state.seconds) for state in states],
+            justify="right",
+            left_out=1,
+        ),
+    ]
+
+
+def _short_words(jobs: Sequence[Job]) -> list[list[str]]:
+    """What each job varies, its keys by their last parts where those are of one key alone."""
+    given = [[word.partition("=") for word in job.varied or job.overrides] for job in jobs]
+    ends = {key: re.split(r"[./]", key)[-1] for words in given for key, _, _ in words}
+    shared = Counter(ends.values())
+    return [
+        [f"{ends[key] if shared[ends[key]] == 1 else key}{eq}{value}" for key, eq, value in words] for words in given
+    ]
+
+
+def _short_score(score: str) -> str:
+    """Without its name: `val 93.4 ± 0.5 %`."""
+    return re.sub(r"^(val )?\S+ (?=\S+ ±|not finite)", r"\1", score).partition(",")[0]
 
 
 def jobs_words(number: int) -> str:
@@ -124,8 +176,31 @@ def counts(states: Sequence[JobState]) -> str:
     return f"{', '.join(words) or 'no jobs'} of {len(states)}"
 
 
+def _word(state: JobState) -> str:
+    """The state in a word: before its first step a job is only starting."""
+    if state.state != RUNNING:
+        return state.state
+    return "starting" if not state.step else "running" if state.tested is None else "testing"
+
+
+def _steps(state: JobState) -> str:
+    """`12/40 (30 %)`, from which step a resumed job goes on, how far a test is; "" where nothing is known."""
+    if state.state == RUNNING and state.tested is not None:
+        return f"test {100 * state.tested:.0f} %"
+    if not state.step:
+        return ""
+    return f"{state.step}/{state.steps} ({100 * state.step // state.steps} %){_from(state)}"
+
+
 def _percent(state: JobState) -> str:
-    return f"{state.step}/{state.steps} ({100 * state.step // state.steps} %)" if state.steps else "starting"
+    """`30 %, from 10`: the same for a narrow table, of what is running."""
+    if not state.step or state.tested is not None:
+        return _steps(state) or _word(state)
+    return f"{100 * state.step // state.steps} %{_from(state)}"
+
+
+def _from(state: JobState) -> str:
+    return f", from {state.start_step}" if state.start_step and state.state == RUNNING else ""
 
 
 def _where(state: JobState) -> str:

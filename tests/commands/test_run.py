@@ -106,8 +106,8 @@ def test_validation_and_test_of_their_own(tmp_path, capsys):
     assert run_here(*short, *own, f"run.folder={tmp_path / 'run'}") == 0
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert (
-        "glyphs: 5-way 1-shot, 5 queries; tested with 4-way, 1 shot(s), 5 queries, 20 tasks; "
-        "validated with 3-way, 2 shot(s), 4 queries, 10 tasks"
+        "glyphs: 5-way 1-shot, 5 queries; tested with 4-way, 1 shot, 5 queries, 20 tasks; "
+        "validated with 3-way, 2 shots, 4 queries, 10 tasks"
     ) in words
     protocol = json.loads((tmp_path / "run" / "result.json").read_text())["protocol"]
     sizes = {key: protocol[key] for key in protocol if key.endswith(("ways", "shots", "queries"))}

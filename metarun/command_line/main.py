@@ -96,7 +96,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _report(message: str, status: int) -> int:
-    from metarun.console.terminal import say, terminal
+    from metarun.console.terminal import tell, terminal
 
-    say(terminal(stderr=True), ("metarun: error: " if status < 128 else "metarun: ", "bold red"), message)
+    tell(terminal(stderr=True), ("metarun: error: " if status < 128 else "metarun: ", "bold red"), message)
     return status

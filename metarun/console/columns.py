@@ -102,15 +102,13 @@ def blocks(columns: Sequence[Column], width: int, num_keys: int, frame: box.Box)
 
 
 def _widths(columns: Sequence[Column], room: int) -> list[int]:
-    """How wide each is: the narrowest; what is left over goes to cells that want more, evenly, and then to whole headings."""
+    """How wide each is: the narrowest, and what is left over goes to cells, those first that would wrap, then to headings."""
     widths = [column.narrowest for column in columns]
-    while sum(widths) < room:
-        short = [i for i, column in enumerate(columns) if widths[i] < column.natural]
-        if not short:
-            break
-        for i in short[: room - sum(widths)]:
-            widths[i] += 1
-    for i, column in enumerate(columns):
+    numbered = list(enumerate(columns))
+    wanted = [(i, column.natural) for i, column in sorted(numbered, key=lambda pair: not pair[1].wraps)]
+    for i, width in wanted:
+        widths[i] += max(0, min(width - widths[i], room - sum(widths)))
+    for i, column in numbered:
         more = cell_len(column.heading) - widths[i]
         if 0 < more <= room - sum(widths):
             widths[i] += more

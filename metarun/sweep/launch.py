@@ -109,12 +109,14 @@ class Launch:
         missing.sort(key=lambda job: job.index)
         done = sum(state.state == DONE for state in states.values())
         words = f"{jobs_words(len(fresh))}{f', {done} of them done already' if done else ''}"
-        self._view.note(f"metarun {__version__}  sweep {self.folder}\n{words}" if is_first else words)
+        if is_first:
+            self._view.copied(f"metarun {__version__}  sweep {self.folder}")
+        self._view.note(words)
         self.states |= states
+        for job in fresh:
+            is_done = states[job.index].state == DONE
+            self._view.know(job, states[job.index] if is_done else JobState(state=PENDING))
         with self._view:
-            for job in fresh:
-                is_done = states[job.index].state == DONE
-                self._view.know(job, states[job.index] if is_done else JobState(state=PENDING))
             if missing:
                 self.states |= self._ended(missing)
         for job in fresh:  # of a pair only one was run
@@ -201,7 +203,8 @@ class Launch:
         self._view.note(counts([self.states[job.index] for job in self.jobs]))
         for job in bad:
             state = self.states[job.index]
-            self._view.note(f"  {job.label}: {state.error or state.state}\n     {job.log}")
+            self._view.note(f"  {job.label}: {state.error or state.state}", indent=5)
+            self._view.copied(f"     {job.log}")
         for words, command in closing:
             self._view.note(words)
             self._view.copied(command)

@@ -197,7 +197,7 @@ def require_idle(sweep: Path) -> None:
     array = submitted(sweep)
     if array is not None and queued(array.id):
         raise ConfigurationError(
-            f"array {array.id} of this sweep is still in the queue. Wait for it (metarun status {sweep}), "
+            f"array {array.id} of this sweep is still in the queue. Wait for it ({shlex.join(['metarun', 'status', str(sweep)])}), "
             f"or cancel it first: scancel {array.id}."
         )
 

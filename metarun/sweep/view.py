@@ -22,7 +22,7 @@ from metarun.sweep.state import DONE, LOST, PENDING, JobState
 
 _STYLES = {PENDING: "dim", RUNNING: "cyan", DONE: "green", FAILED: "bold red", LOST: "bold red", PREEMPTED: "yellow"}
 _LINE_EVERY_S = 30.0
-_LEAST_RUN, _LEAST_ERROR = 14, 12
+_LEAST_RUN, _LEAST_ERROR = 14, 16
 
 
 class SweepView:
@@ -65,12 +65,12 @@ class SweepView:
         """A job has stood so all along: it is in the table, and not told."""
         self._states[job.index] = (job, state)
 
-    def note(self, words: str) -> None:
-        """Sentences that stay."""
-        tell(self._console, words)
+    def note(self, words: str, indent: int = 0) -> None:
+        """Sentences that stay; `indent` is that of lines after the first."""
+        tell(self._console, words, indent=indent)
 
     def copied(self, command: str, label: str = "") -> None:
-        """A command to be copied."""
+        """A command, or a path, to be copied."""
         say(self._console, (f"{label}  " if label else "", "bold"), command)
 
     def table(self) -> Table:
@@ -83,12 +83,12 @@ class SweepView:
         if state.state == RUNNING and state.start_step:
             self.note(f"resumed   {job.label}  at step {state.start_step} of {state.steps}")
             return
-        words = Text.assemble((f"{_word(state):<9}", _STYLES[state.state]), f" {job.label}")
+        ending = ""
         if state.state == DONE:
-            words.append(f"  {state.score}{'' if state.seconds is None else f'  in {clock_words(state.seconds)}'}")
+            ending = f"  {state.score}{'' if state.seconds is None else f'  in {clock_words(state.seconds)}'}"
         elif state.state in (FAILED, LOST, PREEMPTED):
-            words.append(f"  {_where(state)}{state.error}  log: {job.log}")
-        tell(self._console, words)
+            ending = f"  {_where(state)}{state.error}  log: {job.log}"
+        tell(self._console, (f"{_word(state):<9}", _STYLES[state.state]), f" {job.label}{ending}", indent=10)
 
     def _shown(self) -> Table:
         """As many rows as the terminal holds: what is running first, then what failed, what is next, what is done."""

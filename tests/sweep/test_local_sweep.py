@@ -48,7 +48,7 @@ def test_six_jobs_two_at_a_time_one_crashes_and_one_is_killed(tmp_path):
     killed = [line for line in lines if line.startswith("failed    #1 model.hidden=11  ")]
     assert crashed[0].endswith(f"the machine is on fire  log: {sweep / 'job-3.log'}")
     assert killed[0].endswith(f"killed by SIGKILL (out of memory, or kill -9)  log: {sweep / 'job-1.log'}")
-    last_start = max(i for i, line in enumerate(lines) if line.startswith("running   "))
+    last_start = max(i for i, line in enumerate(lines) if line.startswith("starting  "))
     assert lines.index(killed[0]) < last_start, "told when it happened, not at the end"
     assert "4 done, 2 failed of 6" in lines
     assert "the machine is on fire" in (sweep / "job-3.log").read_text()

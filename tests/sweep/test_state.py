@@ -133,7 +133,19 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
     after = read_status(path)
     assert (before["state"], before["step"], before["steps"]) == ("running", 0, 7)
     assert (after["state"], after["start_step"], after["step"], after["error"]) == (state, 2, 3, words)
-    assert set(after) == {"state", "pid", "host", "job", "started", "updated", "start_step", "step", "steps", "error"}
+    assert set(after) == {
+        "state",
+        "pid",
+        "host",
+        "job",
+        "started",
+        "updated",
+        "start_step",
+        "step",
+        "steps",
+        "tested",
+        "error",
+    }
     assert (after["pid"], after["host"]) == (os.getpid(), socket.gethostname())
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 

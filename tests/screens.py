@@ -7,11 +7,13 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from metarun.console.terminal import terminal
 
@@ -39,9 +41,26 @@ def recorded(console: Console) -> str:
     return console.export_text(clear=False)
 
 
-def at_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    """Commands that make their console themselves believe the terminal to be so wide."""
-    monkeypatch.setenv("COLUMNS", str(width))
+@contextmanager
+def commands_on(width: int) -> Iterator[Callable[[], str]]:
+    """Whatever is printed inside, by commands that make their consoles themselves, is on one recorded terminal.
+
+    Bars and tables that renew themselves are left out but for what stays of them at the end.
+
+    Yields:
+        A function that gives the text so far.
+    """
+    console = screen(width)
+
+    def stopped(view: Live) -> None:
+        if not view.transient:
+            console.print(view.get_renderable())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarun.console.terminal.Console", lambda **options: console)
+        patch.setattr(Live, "start", lambda view, refresh=False: None)
+        patch.setattr(Live, "stop", stopped)
+        yield lambda: recorded(console)
 
 
 def assert_screen(name: str, text: str, fake: Mapping[str, str] | None = None) -> None:

@@ -116,4 +116,4 @@ def _widths(columns: Sequence[Column], room: int) -> list[int]:
 
 
 def _frame_width(count: int, frame: box.Box) -> int:
-    return 2 * count - 1 if frame is box.SIMPLE_HEAD else 3 * count + 1
+    return 2 * count - 2 if frame is box.SIMPLE_HEAD else 3 * count + 1

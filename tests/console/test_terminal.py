@@ -2,8 +2,9 @@
 
 from rich.table import Table
 
-from metarun.console.terminal import say, terminal
+from metarun.console.terminal import say, tell, terminal
 
+from ..screens import recorded, screen
 from ..training.small import SIX_STEPS, run_here
 
 
@@ -35,3 +36,25 @@ def test_a_run_in_a_folder_of_brackets_is_printed_as_it_is(tmp_path, capsys, mon
     assert f"stored in {folder}/evaluations/" in capsys.readouterr().out
     assert run_here("ls", str(tmp_path)) == 0
     assert str(folder) in capsys.readouterr().out
+
+
+def test_sentences_end_their_lines_at_blanks_and_paths_stay_whole():
+    console = screen(20)
+    tell(
+        console,
+        ("note:", "bold"),
+        " /a/path/that/is/longer/than/a/line cannot be read, and 1.5 % is lost\n  next",
+        indent=3,
+    )
+    assert recorded(console).splitlines() == [
+        "note:",
+        "   /a/path/that/is/longer/than/a/line",
+        "   cannot be read,",
+        "   and 1.5 % is lost",
+        "  next",
+    ]
+
+
+def test_off_a_terminal_a_sentence_is_one_line(capsys):
+    tell(terminal(width=20), "one two three four five six seven", indent=3)
+    assert capsys.readouterr().out == "one two three four five six seven\n"

@@ -63,8 +63,8 @@ def commands_on(width: int) -> Iterator[Callable[[], str]]:
         yield lambda: recorded(console)
 
 
-def assert_screen(name: str, text: str, fake: Mapping[str, str] | None = None) -> None:
-    """`text` is the screen that tests/screens holds as NAME.txt.
+def assert_screen(name: str, text: str, fake: Mapping[str, str] | None = None) -> str:
+    """`text` is the screen that tests/screens holds as NAME.txt, which is given back.
 
     Args:
         fake: what varies (a path, a time) -> what the file has in its place. A path is best made as long as what stands for
@@ -79,6 +79,7 @@ def assert_screen(name: str, text: str, fake: Mapping[str, str] | None = None) -
         path.write_text(text, encoding="utf-8")
     assert path.is_file(), f"{path} is missing: METARUN_SCREENS=write writes it"
     assert text == path.read_text(encoding="utf-8")
+    return text
 
 
 def words_of(text: str) -> Counter[str]:

@@ -22,7 +22,8 @@ from metarun.sweep.state import DONE, LOST, PENDING, JobState
 
 _STYLES = {PENDING: "dim", RUNNING: "cyan", DONE: "green", FAILED: "bold red", LOST: "bold red", PREEMPTED: "yellow"}
 _LINE_EVERY_S = 30.0
-_LEAST_RUN, _LEAST_ERROR = 14, 16
+_AROUND = 6  # lines of a table that are no rows: its head, its frame, the counts, and the line of the cursor
+_WHOLE_RUN, _LEAST_RUN, _LEAST_ERROR = 24, 14, 16
 
 
 class SweepView:
@@ -92,28 +93,40 @@ class SweepView:
 
     def _shown(self) -> Table:
         """As many rows as the terminal holds: what is running first, then what failed, what is next, what is done."""
+        room = max(4, self._console.height - _AROUND)
+        shown = self._first(room)
+        lines = len(self._console.render_lines(shown)) - _AROUND + 1
+        if lines > room:  # rows of several lines
+            shown = self._first(max(2, room * min(room, len(self._states)) // lines))
+        shown.caption = counts([state for _, state in self._states.values()])
+        return shown
+
+    def _first(self, room: int) -> Table:
+        """The table of so many jobs, in their order."""
         rows = [self._states[index] for index in sorted(self._states)]
-        room = max(4, self._console.height - 6)
         if len(rows) > room:
             order = (RUNNING, PREEMPTED, FAILED, LOST, PENDING, DONE)
             first = sorted(rows, key=lambda row: order.index(row[1].state))[:room]
             kept = {job.index for job, _ in first}
             rows = [row for row in rows if row[0].index in kept]
-        shown = sweep_table(rows, self._console.width)
-        shown.caption = counts([state for _, state in self._states.values()])
-        return shown
+        return sweep_table(rows, self._console.width)
 
 
 def sweep_table(rows: Sequence[tuple[Job, JobState]], width: int) -> Table:
     """One row for each job, of at most `width` characters: a narrow one names keys by their ends and counts in percent."""
-    full = _columns(rows, is_narrow=False)
-    is_room = is_fitting(full, width, box.HEAVY_HEAD)
-    drawn = table(full if is_room else _columns(rows, is_narrow=True), width)
+    columns = _columns(rows)
+    if not is_fitting(columns, width, box.HEAVY_HEAD):
+        columns = _columns(rows, least=_WHOLE_RUN)
+    if not is_fitting([column for column in columns if not column.left_out], width, box.SIMPLE_HEAD):
+        columns = _columns(rows, least=_LEAST_RUN)
+    drawn = table(columns, width)
     drawn.caption_justify = "left"
     return drawn
 
 
-def _columns(rows: Sequence[tuple[Job, JobState]], *, is_narrow: bool) -> list[Column]:
+def _columns(rows: Sequence[tuple[Job, JobState]], *, least: int | None = None) -> list[Column]:
+    """Those of a narrow table where what a job varies may be made as narrow as `least`, its longer words cut."""
+    is_narrow = least is not None
     jobs, states = [job for job, _ in rows], [state for _, state in rows]
     runs = _short_words(jobs) if is_narrow else [list(job.varied or job.overrides) for job in jobs]
     longest = max((cell_len(word) for words in runs for word in words), default=1)
@@ -127,7 +140,7 @@ def _columns(rows: Sequence[tuple[Job, JobState]], *, is_narrow: bool) -> list[C
         Column(
             heading="run",
             cells=[Text(" ".join(words)) for words in runs],
-            least=min(longest, _LEAST_RUN) if is_narrow else longest,
+            least=longest if least is None else min(longest, least),
             wraps=True,
         ),
         Column(heading="state", cells=[Text(w, _STYLES[s.state]) for w, s in zip(words, states, strict=True)]),

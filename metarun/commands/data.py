@@ -72,7 +72,7 @@ def list_sets(overrides: Sequence[str]) -> None:
         Column(heading="licence", cells=[entry.licence for entry in entries], left_out=1),
     ]
     console.print(table(columns, console.width, is_framed=False))
-    say(console, ("\nmade on the spot", "bold"), f"  {', '.join(_MADE)}")
+    tell(console, ("\nmade on the spot", "bold"), f"  {', '.join(_MADE)}", indent=_LABEL)
     for number, (needs, names) in enumerate(_ENVIRONMENTS.items()):
         lines = textwrap.wrap(", ".join(names), max(console.width - _LABEL, 40))
         ending = f"({needs})"  # whole, as it may hold a command

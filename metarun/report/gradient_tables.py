@@ -257,12 +257,15 @@ def _column(heading: str, cells: Sequence[str], style: str = "") -> Column:
 
 def _print(console: Console, title: str, grid: _Grid) -> None:
     tell(console, (f"\n{title}", "bold"))
-    # A pipe has no width: there a table is as wide as it needs to be.
-    width = console.width if console.is_terminal else _UNBOUNDED
-    for number_of, table in enumerate(grid.tables(width)):
+    if not console.is_terminal:  # a pipe has no width: there a table is as wide as it needs to be
+        (table,) = grid.tables(_UNBOUNDED)
+        for line in console.render_lines(table, console.options.update(width=_UNBOUNDED), pad=False):
+            console.print(Text("".join(part.text for part in line).rstrip()), soft_wrap=True)
+        return
+    for number_of, table in enumerate(grid.tables(console.width)):
         if number_of:
             console.print()
-        console.print(table, width=width, crop=False)
+        console.print(table)
 
 
 def columns_of(cells: Sequence[dict[str, Any]]) -> list[tuple[str, str | None, int | None]]:

@@ -1,5 +1,6 @@
 """metarun.training.evaluate: a measurement is a function of parameters and protocol, and touches nothing."""
 
+import dataclasses
 import math
 import statistics
 from dataclasses import replace
@@ -59,6 +60,18 @@ def test_asking_for_more_inner_steps_moves_no_other_number(stored):
     (alone,) = evaluator(theta, "test", 10, [1])
     among = evaluator(theta, "test", 10, [0, 1, 4])
     assert among[1] == alone
+
+
+def test_how_much_is_done_is_told_after_each_chunk_and_number_of_inner_steps(stored):
+    """Ten tasks, four at a time, after 0, 1 and 4 inner steps: a share of k steps counts k / 4 of its chunk."""
+    evaluator, theta = stored
+    told = []
+    measured = dataclasses.replace(evaluator, chunk=4)(theta, "test", 10, [0, 1, 4], told.append)
+    assert told == [done / 10 for done in (0, 1, 4, 4, 5, 8, 8, 8.5, 10)]
+    assert measured == dataclasses.replace(evaluator, chunk=4)(theta, "test", 10, [0, 1, 4])
+    told.clear()
+    dataclasses.replace(evaluator, chunk=5)(theta, "test", 10, [0], told.append)
+    assert told == [0.5, 1.0]
 
 
 def test_the_splits_are_different_tasks(stored):

@@ -108,3 +108,24 @@ def fits(text: str, width: int, *copied: str) -> None:
     """
     wide = [line for line in text.splitlines() if len(line) > width and not any(part in line for part in copied)]
     assert not wide, f"wider than {width}: {wide}"
+
+
+def left_on_terminal(sent: str) -> tuple[list[str], bool]:
+    """What stays on a terminal that was sent these characters, as rich sends them; and whether its cursor is shown."""
+    lines, row, column, is_shown = [""], 0, 0, True
+    for escape, letter in re.findall(r"\x1b\[([0-9;?]*[A-Za-z])|([^\x1b])", sent.replace("\r\n", "\n")):
+        if escape in ("?25h", "?25l"):
+            is_shown = escape == "?25h"
+        elif escape == "2K":
+            lines[row] = ""
+        elif escape.endswith("A"):
+            row = max(0, row - int(escape[:-1] or 1))
+        elif letter == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif letter == "\r":
+            column = 0
+        elif letter:
+            lines[row] = lines[row][:column].ljust(column) + letter + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines], is_shown

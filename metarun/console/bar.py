@@ -37,9 +37,9 @@ class Clock:
         return self.elapsed * (total - done) / new if new > 0 else None
 
     def to_go(self, done: float, total: float) -> str:
-        """`3:07 to go`; "" before anything is done."""
+        """`3:07 to go`; "" before anything is done, and when all is."""
         seconds = self.remaining(done, total)
-        return "" if seconds is None else f"{clock_words(seconds)} to go"
+        return "" if seconds is None or done >= total else f"{clock_words(seconds)} to go"
 
 
 class BarLine:

@@ -22,7 +22,7 @@ from metarun.sweep.state import DONE, LOST, PENDING, JobState
 
 _STYLES = {PENDING: "dim", RUNNING: "cyan", DONE: "green", FAILED: "bold red", LOST: "bold red", PREEMPTED: "yellow"}
 _LINE_EVERY_S = 30.0
-_AROUND = 6  # lines of a table that are no rows: its head, its frame, the counts, and the line of the cursor
+_HEAD, _AROUND = 4, 6  # lines of a table that are no rows; and with the counts below it and the line of the cursor
 _WHOLE_RUN, _LEAST_RUN, _LEAST_ERROR = 24, 14, 16
 
 
@@ -93,11 +93,12 @@ class SweepView:
 
     def _shown(self) -> Table:
         """As many rows as the terminal holds: what is running first, then what failed, what is next, what is done."""
-        room = max(4, self._console.height - _AROUND)
+        limit = max(4, self._console.height - _AROUND)
+        room = min(limit, len(self._states))
         shown = self._first(room)
-        lines = len(self._console.render_lines(shown)) - _AROUND + 1
-        if lines > room:  # rows of several lines
-            shown = self._first(max(2, room * min(room, len(self._states)) // lines))
+        while room > 1 and (lines := len(self._console.render_lines(shown)) - _HEAD) > limit:  # rows of several lines
+            room = min(room - 1, room * limit // lines)
+            shown = self._first(room)
         shown.caption = counts([state for _, state in self._states.values()])
         return shown
 

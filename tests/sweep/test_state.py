@@ -63,6 +63,13 @@ def test_a_run_that_was_killed_is_lost(job, changes):
     assert (state.state, state.error) == ("lost", "slurmstepd: error: Detected 1 oom_kill event")
 
 
+def test_where_a_run_goes_on_and_how_far_its_test_is(job):
+    write(job)
+    assert (job_state(job).start_step, job_state(job).tested) == (0, None)  # of an earlier version
+    write(job, start_step=20, tested=0.5)
+    assert (job_state(job).start_step, job_state(job).tested) == (20, 0.5)
+
+
 def test_another_host_is_believed_while_it_writes(job):
     write(job, host="another", pid=2**22 + 1)
     assert job_state(job).state == "running"
@@ -125,6 +132,7 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
         with RunStatus(path, steps=7) as status:
             status.start(2)
             status.at(3)
+            status.testing(0.25)
             before = read_status(path)
             if error is not None:
                 raise error
@@ -133,6 +141,7 @@ def test_how_a_run_ends_is_in_its_status(error, state, words, tmp_path):
     after = read_status(path)
     assert (before["state"], before["step"], before["steps"]) == ("running", 0, 7)
     assert (after["state"], after["start_step"], after["step"], after["error"]) == (state, 2, 3, words)
+    assert (before["tested"], after["tested"]) == (None, 0.25)  # what is told is written with the next heartbeat
     assert set(after) == {
         "state",
         "pid",

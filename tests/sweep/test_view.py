@@ -84,6 +84,25 @@ def test_a_narrow_table_names_keys_by_their_ends_where_those_are_of_one_key():
     assert "algorithm.inner.steps=1" in text and "schedule.steps=200" in text
 
 
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_the_live_table_is_no_higher_than_the_terminal_and_shows_first_what_runs(repeats):
+    """At 60 columns nine jobs take 31 of the 40 lines; of 36 jobs those are shown that run, 16, as far as there is room."""
+    console = screen(60)
+    view = SweepView(console)
+    for index in range(repeats * 9):
+        view.know(replace(JOBS[index % 9], index=index), STATES[index % 9])
+    table = view._shown()
+    indices = [int(str(cell)) for cell in table.columns[0].cells]
+    assert len(console.render_lines(table)) <= console.height
+    counted = [f"{repeats} {state}" for state in ("preempted", "done", "failed", "lost", "pending")]
+    assert table.caption == f"{4 * repeats} running, {', '.join(counted)} of {9 * repeats}"
+    running = [i for i in range(9 * repeats) if i % 9 in (2, 3, 4, 5)]
+    if repeats == 1:
+        assert indices == list(range(9))
+    else:
+        assert len(indices) >= 9 and indices == running[: len(indices)]
+
+
 def test_off_a_terminal_each_change_is_a_line(capsys):
     view = SweepView(terminal(width=60))
     with view:

@@ -339,6 +339,9 @@ def test_what_the_observer_is_told(tmp_path):
         def stepped(self, step, loss, tasks):
             told.append((step, tasks))
 
+        def evaluating(self, split, share):
+            told.append((split, share))
+
         def validated(self, step, score, is_best):
             told.append((step, score.num_tasks, is_best))
 
@@ -346,7 +349,12 @@ def test_what_the_observer_is_told(tmp_path):
     replace(trainer, observer=Listener()).run(trainer.start("f"))
     steps = [(step, 3) for step in range(1, 8)]
     # The parameters hardly move, so the first validation stays the best: an equal score is no better one.
-    assert told == [*steps[:3], (3, 4, True), *steps[3:6], (6, 4, False), steps[6], (7, 4, False)]
+    all_at_once = ("val", 1.0)
+    assert told == [
+        *(*steps[:3], all_at_once, (3, 4, True)),
+        *(*steps[3:6], all_at_once, (6, 4, False)),
+        *(steps[6], all_at_once, (7, 4, False)),
+    ]
 
 
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path):

@@ -9,12 +9,15 @@ from rich.live import Live
 from metarun.build import make_parts
 from metarun.commands.header import header_of
 from metarun.console import progress
+from metarun.console.profile import show_profile
 from metarun.console.progress import RunConsole
 from metarun.console.results import header, report, results
+from metarun.console.terminal import terminal
 from metarun.device.ranks import ALONE
 from metarun.maths.stats import Summary
 from metarun.run_folder.folder import RunFolder
 from metarun.run_folder.state import TrainState
+from metarun.training.profile import Profile, StageCost
 
 from ..screens import FOLDER as FOLDER_OF_SCREENS
 from ..screens import WIDTHS, assert_screen, fits, no_broken_word, recorded, screen
@@ -146,3 +149,37 @@ def test_the_end_of_a_run(tmp_path, monkeypatch):
         (tmp_path / "figures" / figure).touch()
     monkeypatch.setattr(RunFolder, "figures", property(lambda folder: tmp_path / "figures"))
     on_all("run-ends", lambda console: report(console, RunFolder(FOLDER), result_of(), OTHER), str(FOLDER), OTHER)
+
+
+def test_where_the_time_of_a_step_goes():
+    stages = [
+        StageCost("draw", 0.0001, 0.0125, 35),
+        StageCost("inner loop", 0.0069, 0.8625, 1234),
+        StageCost("other", 0.001, 0.125, 5),
+    ]
+    profile = Profile(steps=10, step_s=0.008, unit="operations", stages=stages)
+    trace = FOLDER / "profile" / "trace.json"
+    on_all("profile", lambda console: show_profile(console, profile, trace), str(trace))
+
+
+def test_off_a_terminal_a_line_every_ten_seconds(monkeypatch, capsys):
+    elapsed = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: elapsed)
+    watcher = RunConsole(terminal(), score="mse", total=100, done=0)
+    with watcher:
+        for step in range(1, 101):
+            elapsed += 1.0
+            watcher.stepped(step, 0.5, 4)
+            if step == 15:
+                for share in (0.25, 0.5, 1.0):
+                    elapsed += 4.0
+                    watcher.evaluating("val", share)
+                watcher.validated(step, Summary(mean=0.5, ci95=0.1, std=0.2, num_tasks=4, median=0.5), True)
+            if step == 30:
+                break
+    assert capsys.readouterr().out.splitlines() == [
+        "step 11/100 (11 %)  4 tasks/s  loss 0.500  1:29 to go",
+        "step 15/100 (15 %)  validating 50 %  2:10 to go",  # 23 s for 15 steps
+        "step 15/100  val mse 0.500 ± 0.100  best",
+        "step 22/100 (22 %)  3 tasks/s  loss 0.500  val mse 0.500 ± 0.100  2:01 to go",  # 34 s for 22
+    ]

@@ -71,7 +71,7 @@ def train(
         configuration: overrides as `compose` takes them, or a configuration that it gave, changed or not. What you change is
             taken as an override: what follows from it in the files (`schedule.shots` from `dataset.shots`) follows.
         config_dir: a folder of your own groups and options beside ours.
-        quiet: print nothing; else there is a bar, on a terminal and in a notebook (which needs ipywidgets), and a table.
+        quiet: print nothing; else there is a bar, on a terminal and in a notebook, and a table.
     Returns:
         The run, as `load` gives it; `run.result` holds its numbers, `run.path` is its folder.
     Raises:

@@ -56,6 +56,7 @@ DOORS = {
     "wandb": {"tracking"},
     "gymnasium": {"tasks"},
     "mujoco": {"tasks"},
+    "IPython": {"console"},
     "onnx": {"trained"},
     "onnxscript": {"trained"},
     "onnxruntime": {"trained"},
@@ -63,7 +64,7 @@ DOORS = {
 }
 WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_private")
 ONLY_WHEN_USED = {"torchmeta", "wandb", "optuna", "sklearn", "pandas", "h5py", "requests", "gymnasium", "mujoco"}
-ONLY_WHEN_USED |= {"onnx", "onnxscript", "onnxruntime"}
+ONLY_WHEN_USED |= {"IPython", "onnx", "onnxscript", "onnxruntime"}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")

@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metarun.console.notebook import shown_in_notebook
+from metarun.console.terminal import is_live
 from metarun.console.words import clock_words
 
 LINE_EVERY_S = 10.0
@@ -95,7 +97,7 @@ def advancing(
     def advanced(done: float, total: float, words: str = "") -> None:
         nonlocal state, last_line
         state = done, total, words
-        if not console.is_terminal and time.perf_counter() - last_line > LINE_EVERY_S:
+        if not is_live(console) and time.perf_counter() - last_line > LINE_EVERY_S:
             last_line = time.perf_counter()
             ending = f"  {clock.to_go(done, total)}" if total else ""
             console.print(f"{label}: {amount(done, total)}{f'  {words}' if words else ''}{ending}", soft_wrap=True)
@@ -106,12 +108,16 @@ def advancing(
 
 @contextmanager
 def live(console: Console, shown: Callable[[], BarLine], *, is_transient: bool = False) -> Iterator[None]:
-    """Show what `shown` gives, four times a second, on a terminal; nothing elsewhere.
+    """Show what `shown` gives, on a terminal four times a second, and in a notebook; nothing elsewhere.
 
     The last line stays unless `is_transient`, and never where the work was broken off: half a bar says nothing.
     """
-    if not console.is_terminal:
+    if not is_live(console):
         yield
+        return
+    if not console.is_terminal:
+        with shown_in_notebook(shown):
+            yield
         return
     view = Live(get_renderable=shown, console=console, refresh_per_second=4, transient=is_transient)
     with view:

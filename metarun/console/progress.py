@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from metarun.console.bar import LINE_EVERY_S, BarLine, Clock, advancing, live
+from metarun.console.terminal import is_live
 from metarun.console.words import clock_words, interval, summary_words
 from metarun.maths.stats import Summary
 
@@ -86,7 +87,7 @@ class RunConsole:
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """Remember the validation for the bar; off a terminal, print it."""
         self._validation, self._meanwhile = score, ""
-        if not self._console.is_terminal:
+        if not is_live(self._console):
             self._console.print(
                 f"step {step}/{self._total}  {self._validation_words}{'  best' if is_best else ''}", soft_wrap=True
             )
@@ -94,11 +95,11 @@ class RunConsole:
     def doing(self, words: str) -> None:
         """Say what is done meanwhile, until the next step."""
         self._meanwhile = words
-        if not self._console.is_terminal:
+        if not is_live(self._console):
             self._console.print(f"{words} ...", soft_wrap=True)
 
     def _say_now_and_then(self, words: str) -> None:
-        if self._console.is_terminal or time.perf_counter() - self._last_line <= LINE_EVERY_S:
+        if is_live(self._console) or time.perf_counter() - self._last_line <= LINE_EVERY_S:
             return
         self._last_line = time.perf_counter()
         percent = 100 * self._step // self._total

@@ -19,6 +19,11 @@ def terminal(**options: Any) -> Console:
     return Console(highlight=False, markup=False, emoji=False, **options)
 
 
+def is_live(console: Console) -> bool:
+    """Whether something can be shown that changes: on a terminal, or in a notebook."""
+    return console.is_terminal or (console.is_jupyter and not console.quiet)
+
+
 def say(console: Console, *parts: str | tuple[str, str]) -> None:
     """Print a line of texts and (text, style) pairs; a command or a path in it is to be copied, and nothing is wrapped."""
     console.print(Text.assemble(*parts), soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 
@@ -28,3 +29,14 @@ def run_composed_once(task: Callable[[DictConfig], Any], conf: Path, overrides: 
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None, "initialized in the line above"
         hydra.run(config_name="config", task_function=task, overrides=list(overrides))
+
+
+def files_of(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """The files that these overrides compose, in the order in which they are merged: ("algorithm/maml", "algorithm").
+
+    Hydra must be initialized. A package is where the content of a file goes, "" for the top.
+    """
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None, "the caller has initialized it"
+    made = hydra.config_loader.compute_defaults_list("config", list(overrides), RunMode.RUN)
+    return [(str(entry.config_path), entry.package or "") for entry in made.defaults if entry.config_path]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.configuration.config_folder import config_folder
+from metarun.configuration.habits import habitual_key, habitual_option, habitual_subcommand
 
 
 def unknown_word(word: str, subcommands: Iterable[str], available: Mapping[str, Iterable[str]]) -> str:
@@ -17,6 +18,9 @@ def unknown_word(word: str, subcommands: Iterable[str], available: Mapping[str, 
         subcommands: the names that could stand there.
         available: options of each config group.
     """
+    habit = habitual_subcommand(word)
+    if habit:
+        return habit
     choices = [f"{group}={word}" for group, options in available.items() if word in options]
     if choices:
         return f"{word!r} is no subcommand; did you mean {either(choices)}?"
@@ -49,6 +53,11 @@ def no_such_key(
     key: str, value: str, keys: set[str], available: Mapping[str, Iterable[str]], folders: Iterable[Path]
 ) -> str:
     """`unknown_key`, among all `keys` by their dotted names, for a key that was given a `value`."""
+    folders = list(folders)
+    options = {group: list(names) for group, names in available.items()}
+    habit = habitual_key(key, value, keys, options, lambda name: bool(_choices_that_bring(name, available, folders)))
+    if habit:
+        return habit
     group = _near_group(key, available)
     option = closest(value, available[group]) if group else None
     if group and (option or "/" in key):
@@ -62,7 +71,6 @@ def no_such_key(
     inside = sorted(name for name in keys if name.startswith(f"{parent}.") and "." not in name[len(parent) + 1 :])
     if parent and not inside:
         return f"there is no key {key}: {parent} has no keys inside it."
-    folders = list(folders)
     owners, below = _choices_that_bring(key, available, folders), _deeper(key, keys, available, folders)
     if owners:
         other = f" Or did you mean {below}?" if below else ""
@@ -152,7 +160,7 @@ def no_option(group: str, option: str, options: Iterable[str]) -> str:
     options = list(options)
     if not options:
         return f"{group} must name an option, got {option}."
-    match = "none" if option == "null" and "none" in options else closest(option, options)
+    match = habitual_option(option, options) or closest(option, options)
     guess = f"; did you mean {match}?" if match else "."
     return f"{group} has no option {option!r}{guess} {listed(options)}"
 

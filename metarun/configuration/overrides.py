@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from metarun.configuration.config_folder import groups
 from metarun.configuration.defaults import default_choices
 from metarun.configuration.did_you_mean import closest, listed, no_option
+from metarun.configuration.habits import habitual_choice
 from metarun.configuration.hydra_private import flags_parser
 from metarun.errors import ConfigurationError
 
@@ -92,6 +93,9 @@ def check(parsed: argparse.Namespace, conf: Path) -> None:
         group = name.partition("@")[0]
         if group in available or group.partition("/")[0] == "hydra":
             _check_choice(override, group, available.get(group, ()), is_required=defaults.get(group, "null") != "null")
+        habit = habitual_choice(name, value, available)
+        if habit:
+            raise ConfigurationError(habit)
         group = name.replace(".", "/")
         if "." in name and value in available.get(group, ()):
             raise ConfigurationError(f"{name} is a group, chosen with a slash: write {group}={value}.")

@@ -62,7 +62,7 @@ DOORS = {
     "onnxruntime": {"trained"},
     "pandas": {"interface"},
 }
-WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_private")
+WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_account", "metarun.tracking.wandb_private")
 ONLY_WHEN_USED = {"torchmeta", "wandb", "optuna", "sklearn", "pandas", "h5py", "requests", "gymnasium", "mujoco"}
 ONLY_WHEN_USED |= {"IPython", "onnx", "onnxscript", "onnxruntime"}
 
@@ -170,7 +170,7 @@ def test_pyplot_is_the_users(module):
 def test_torchmeta_comes_in_at_one_door(module):
     named = {node.value for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)}
     imported = "torchmeta" in packages(module) or "torchmeta" in named
-    says_version = module == "metarun.commands.result"
+    says_version = module in ("metarun.commands.result", "metarun.commands.doctor")
     assert not imported or says_version or module == "metarun.tasks.sources.torchmeta_compat"
 
 
@@ -181,6 +181,8 @@ def test_torchmeta_comes_in_at_one_door(module):
         "metarun.command_line.main",
         "metarun.tasks.sources.catalogue",
         "metarun.command_line.help",
+        "metarun.command_line.help_keys",
+        "metarun.command_line.completion",
         "metarun.configuration.explain",
         "metarun.configuration.config_folder",
         "metarun.maths.stats",
@@ -229,11 +231,9 @@ def test_objects_are_made_from_configuration_in_one_place(module):
     assert len(instantiating) == (1 if module == "metarun.configuration.instantiate" else 0)
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if m not in ("metarun.console.terminal", "metarun.command_line.help")]
-)
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "metarun.console.terminal"])
 def test_every_console_prints_data_as_it_is(module):
-    """rich reads `[bold]` and `:name:` in texts, unless told otherwise; help prints nothing that is not ours."""
+    """rich reads `[bold]` and `:name:` in texts, unless told otherwise."""
     calls = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
     assert not [call for call in calls if ast.unparse(call.func) in ("Console", "Text.from_markup")]
     # A bar's column of text reads markup by itself.

@@ -75,24 +75,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> None:
     first = arguments[0] if arguments else ""
-    if first == "_job":  # one job of a sweep, as a launcher starts it
+    if first == "_complete":  # what a half-typed line may become, as the scripts of `metarun completion` ask
+        from metarun.command_line.completion import print_candidates
+
+        print_candidates(arguments[1:])
+    elif first == "_job":  # one job of a sweep, as a launcher starts it
         from metarun.commands.job import run_job
 
         run_job(Path(arguments[1]), int(arguments[2]))
     elif first in SUBCOMMANDS:
         SUBCOMMANDS[first][2](arguments[1:])
+    elif "--version" in arguments:
+        print(f"metarun {__version__}")
+    elif "--help" in arguments or "-h" in arguments:
+        _help([word for word in arguments if word not in ("--help", "-h")])
     elif re.fullmatch(r"[A-Za-z][\w-]*", first):
         from metarun.configuration.did_you_mean import unknown_word
 
         raise ConfigurationError(unknown_word(first, list(SUBCOMMANDS), groups(config_folder())))
-    elif "--version" in arguments:
-        print(f"metarun {__version__}")
-    elif "--help" in arguments or "-h" in arguments:
-        from metarun.command_line.help import print_help
-
-        print_help(config_folder(), {f"{name} {usage}": line for name, (usage, line, _) in SUBCOMMANDS.items()})
     else:
         train(arguments)
+
+
+def _help(words: list[str]) -> None:
+    """`--help`, and what stands beside it: nothing, a folder of the user's, a subcommand, or what is chosen."""
+    if words and words[0] in SUBCOMMANDS:
+        SUBCOMMANDS[words[0]][2](["--help"])
+    elif not words or (words[0].startswith("--config-dir") and len(words) + words[0].count("=") == 2):
+        from metarun.command_line.help import print_help
+
+        own = [Path("=".join(words).partition("=")[2])] if words else []
+        if not all(folder.is_dir() for folder in own):
+            raise ConfigurationError(f"--config-dir must name a folder, and {own[0]} is not one.")
+        print_help([config_folder(), *own], {name: line for name, (_, line, _) in SUBCOMMANDS.items()})
+    else:
+        from metarun.command_line.help_keys import print_keys
+
+        print_keys(words, config_folder(), list(SUBCOMMANDS))
 
 
 def _report(message: str, status: int) -> int:

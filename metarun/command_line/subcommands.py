@@ -1,17 +1,21 @@
 """The subcommands of `metarun` and the words that each takes; what does the work is imported when it is called for."""
 
 import argparse
-import os
 import shlex
+import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from metarun import __version__
 from metarun.command_line.hydra_main import run_hydra
 from metarun.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_ASK = "--ask-parser"
 
 
 def train(arguments: list[str]) -> None:
@@ -20,7 +24,7 @@ def train(arguments: list[str]) -> None:
     Raises:
         ConfigurationError: what was asked for cannot be.
     """
-    run_hydra(arguments, _run, _completes_subcommand)
+    run_hydra(arguments, _run, _completes)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -116,14 +120,19 @@ def submit(arguments: list[str]) -> None:
     Raises:
         ConfigurationError: as for a sweep; a launcher that is not one of Slurm's.
     """
+    if {"-h", "--help", _ASK} & {*arguments}:
+        parser = _parser("submit")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print the script; neither write nor submit anything"
+        )
+        _add_settings(parser)
+        parser.parse_args([_ASK if _ASK in arguments else "--help"])
     words = [word for word in arguments if word not in ("--dry-run", "-m", "--multirun")]
     chosen = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
     if chosen and not chosen[-1].startswith("slurm"):
         raise ConfigurationError(f"metarun submit needs a launcher of Slurm's, got hydra/launcher={chosen[-1]}.")
     launcher = [] if chosen else ["hydra/launcher=slurm_cpu"]
     how = ["hydra.launcher.wait=false", *(["hydra.launcher.dry_run=true"] if "--dry-run" in arguments else [])]
-    if {"-h", "--help"} & {*words}:
-        _parser("submit").parse_args(["--help"])
     run_hydra(["-m", *launcher, *words, *how], _run)
 
 
@@ -207,9 +216,8 @@ def ls(arguments: list[str]) -> None:
 
     parser = _parser("ls")
     parser.add_argument("dir", metavar="DIR", type=Path, nargs="?", help="by default outputs/, or METARUN_OUTPUTS")
-    parser.add_argument(
-        "--state", choices=command.STATES, action="append", default=[], help="only runs of this state; repeatable"
-    )
+    states = {"metavar": "STATE", "choices": command.STATES, "action": "append", "default": []}
+    parser.add_argument("--state", **states, help=f"only runs of this state; repeatable: {', '.join(command.STATES)}")
     parsed = parser.parse_args(arguments)
     command.ls(parsed.dir, states=parsed.state)
 
@@ -239,15 +247,47 @@ def data(arguments: list[str]) -> None:
         {"check": check_set, "prepare": prepare_set}[parsed.verb](name, parsed.words)
 
 
+def doctor(arguments: list[str]) -> None:
+    """`metarun doctor`.
+
+    Raises:
+        OSError: something that every run needs is missing or broken.
+    """
+    _parser("doctor").parse_args(arguments)
+    from metarun.commands.doctor import examine
+
+    examine()
+
+
+def completion(arguments: list[str]) -> None:
+    """`metarun completion bash|zsh|fish`.
+
+    Raises:
+        ConfigurationError: another shell, or none.
+    """
+    from metarun.command_line.completion_scripts import SCRIPTS
+
+    parser = _parser("completion")
+    parser.add_argument("shell", choices=tuple(SCRIPTS), help="the shell that is to read the script")
+    print(SCRIPTS[parser.parse_args(arguments).shell], end="")
+
+
+def version(arguments: list[str]) -> None:
+    """`metarun version`."""
+    _parser("version").parse_args(arguments)
+    print(f"metarun {__version__}")
+
+
 def gradients(arguments: list[str]) -> None:
     """`metarun gradients [KEY=VALUE ...]`.
 
     Raises:
         ConfigurationError: several configurations at once, or whatever a run would refuse.
     """
-    if "--help" in arguments or "-h" in arguments:
-        _parser("gradients").print_help()
-        return
+    if {"-h", "--help", _ASK} & {*arguments}:
+        parser = _parser("gradients")
+        _add_settings(parser)
+        parser.parse_args([_ASK if _ASK in arguments else "--help"])
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigurationError("metarun gradients takes one configuration at a time: leave out -m.")
     run_hydra(arguments, _gradients)
@@ -280,6 +320,13 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
         "hold the meta-gradient's estimators against the exact one: how many CG steps?",
         gradients,
     ),
+    "doctor": ("", "what is here: Python, PyTorch, GPU, compiler, extras, data sets, folders, W&B, Slurm", doctor),
+    "completion": (
+        "bash | zsh | fish",
+        'print the script of tab completion: eval "$(metarun completion bash)"',
+        completion,
+    ),
+    "version": ("", "print the version", version),
 }
 
 
@@ -295,30 +342,54 @@ def _gradients(cfg: "DictConfig") -> None:
     compare(cfg)
 
 
-def _completes_subcommand(line: str) -> bool:
-    """Print the subcommands that the first word of a half-typed `line` may become; True if Hydra has no more to say.
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a subcommand's words: the subcommand makes it, and is asked for it, so that each is written once."""
+    try:
+        SUBCOMMANDS[name][2]([_ASK])
+    except _Asked as asked:
+        return asked.parser
+    raise TypeError(f"metarun {name} parses its words without `_parser`")
 
-    After `gradients` come Hydra's own words, and it is told a line without it; after any other subcommand come files, which
-    the shell completes itself.
-    """
-    words = line.split()[1:]
-    if words[:1] == ["gradients"] and (len(words) > 1 or line.endswith(" ")):
-        os.environ["COMP_LINE"] = line.replace(" gradients", "", 1)
-        return False
-    if words and words[0] in SUBCOMMANDS and (len(words) > 1 or line.endswith(" ")):
-        return True
-    if not words or (len(words) == 1 and not line.endswith(" ")):
-        prefix = words[0] if words else ""
-        print(*(name for name in SUBCOMMANDS if name.startswith(prefix)))
-    return False
+
+def _completes(line: str) -> bool:
+    """Print what the last word of a half-typed `line` may become, as `-sc query=bash` does; there is nothing more to say."""
+    from metarun.command_line.completion import candidates
+
+    print(*(candidate.word for candidate in candidates(line)), sep="\n")
+    return True
+
+
+class _Asked(Exception):
+    """Carries the parser to whoever asked for it."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__(parser.prog)
+        self.parser = parser
+
+
+class _Ask(argparse.Action):
+    """What `--help` is to a person, for `parser_of`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        raise _Asked(parser)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{self.prog}: {message}. {self.format_usage().strip()}")
+        raise ConfigurationError(f"{self.prog}: {message}. {' '.join(self.format_usage().split())}")
 
 
 def _parser(name: str) -> _Parser:
     usage, line, _ = SUBCOMMANDS[name]
     sentence = f"{line[0].upper()}{line[1:]}" + ("" if line.endswith("?") else ".")
-    return _Parser(prog=f"metarun {name}", usage=f"metarun {name} {usage}", description=sentence)
+    width = shutil.get_terminal_size().columns - 2  # as argparse has it, which does not wrap a usage that it is given
+    form = textwrap.fill(f"usage: metarun {name} {usage}", width, subsequent_indent=" " * 9, break_on_hyphens=False)
+    parser = _Parser(prog=f"metarun {name}", usage=form.removeprefix("usage: "), description=sentence)
+    parser.add_argument(_ASK, action=_Ask, nargs=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """The words that Hydra reads, for help and completion."""
+    parser.add_argument("settings", metavar="KEY=VALUE", nargs="*", help="as for a run: metarun --help")
+    parser.add_argument("--config-dir", metavar="DIR", help="your own groups and options beside ours")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from metarun import __version__
-from metarun.command_line.help import Key, config_keys, print_help
+from metarun.command_line.help import print_help
 from metarun.command_line.main import main
+from metarun.command_line.subcommands import SUBCOMMANDS, parser_of
 from metarun.configuration.config_folder import config_folder, first_comment, groups
 from metarun.configuration.defaults import default_choices
 from metarun.errors import ConfigurationError
@@ -69,9 +71,12 @@ def conf(tmp_path: Path) -> Path:
     return tmp_path / "conf"
 
 
-def rendered(conf: Path, width: int) -> str:
+SUMMARIES = {"evaluate": "test again, on other tasks if you like", "ls": "list runs"}
+
+
+def rendered(folders: list[Path], width: int, summaries: dict[str, str] | None = None) -> str:
     stream = io.StringIO()
-    print_help(conf, {"evaluate RUN_DIR": "test again"}, Console(file=stream, width=width, highlight=False))
+    print_help(folders, summaries or SUMMARIES, Console(file=stream, width=width, highlight=False))
     return stream.getvalue()
 
 
@@ -115,17 +120,6 @@ def test_default_choices_are_those_that_hydra_makes() -> None:
     assert default_choices(CONF) == expected
 
 
-def test_config_keys_with_inline_and_leading_comments(conf: Path) -> None:
-    assert list(config_keys((conf / "config.yaml").read_text())) == [
-        Key(name="seed", value="0", description="every draw follows from it"),
-        Key(name="steps", value="100", description="updates of theta, not of phi"),
-        Key(name="title", value='"a # b"', description=""),
-        Key(name="run.dir", value="out/${seed}", description="where the files go"),
-        Key(name="run.overwrite", value="false", description="train again"),
-        Key(name="bare", value="null", description=""),
-    ]
-
-
 def test_config_folder_prefers_the_one_inside_the_package(tmp_path: Path) -> None:
     package = tmp_path / "metarun"
     with pytest.raises(ConfigurationError, match=r"no config\.yaml in .*metarun/conf and .*/conf\."):
@@ -139,26 +133,79 @@ def test_config_folder_prefers_the_one_inside_the_package(tmp_path: Path) -> Non
 # --- what help shows -------------------------------------------------------------------------------------------------
 
 
-def test_help_marks_defaults_and_aligns_descriptions(conf: Path) -> None:
-    lines = rendered(conf, 80).splitlines()
-    assert "  * maml              MAML, second order" in lines
-    assert "    hf                Newton inside" in lines
-    assert "  * conv4             four blocks" in lines
-    assert "  algorithm/inner  one part of algorithm; * is that of algorithm=maml" in lines
-    assert "  experiment  nothing by default" in lines
-    assert "  metarun evaluate RUN_DIR" in "\n".join(lines)
-    assert not any("slurm" in line for line in lines)
-    assert lines.index("  algorithm") < lines.index(
-        "  algorithm/inner  one part of algorithm; * is that of algorithm=maml"
-    )
+AT_80 = f"""\
+metarun {__version__}
+Train, evaluate, sweep and compare meta-learning algorithms from one command.
+
+Usage
+  metarun [GROUP=OPTION ...] [KEY=VALUE ...]  train, then evaluate on the test
+                                              tasks
+  metarun -m KEY=VALUE,VALUE ... [...]        the same for every combination of
+                                              the values
+
+Subcommands
+  evaluate  test again, on other tasks if you like
+  ls        list runs
+
+Groups  chosen with GROUP=OPTION, as algorithm/inner=newton_cg; * is the default
+  algorithm   hf, maml*
+    /inner    gradient_descent*, newton_cg
+  dataset     glyphs*, plain
+  model       conv4*, mlp
+  experiment  paper
+
+More
+  metarun --help algorithm                         what the options of a group
+                                                   are, and their keys
+  metarun algorithm=imaml dataset=omniglot --help  every key of what is chosen,
+                                                   its value
+  metarun report --help                            what a subcommand takes
+  --config-dir DIR                                 your own groups and options
+                                                   beside ours
+  --cfg job                                        print the configuration as
+                                                   YAML, and stop
+"""
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_help_fits_the_console_and_leaves_no_blanks_at_line_ends(width: int) -> None:
-    lines = rendered(CONF, width).splitlines()
-    assert [line for line in lines if line != line.rstrip()] == []
-    # What is to be copied is never broken, so only lines of a single word or a command may be longer.
-    assert [line for line in lines if len(line) > width and not line.startswith(("  metarun ", "  run."))] == []
+def test_the_whole_help_at_80_columns(conf: Path) -> None:
+    assert rendered([conf], 80) == AT_80
+
+
+def test_the_help_at_60_columns(conf: Path) -> None:
+    text = rendered([conf], 60)
+    assert text.splitlines()[:9] == [
+        f"metarun {__version__}",
+        "Train, evaluate, sweep and compare meta-learning algorithms",
+        "from one command.",
+        "",
+        "Usage",
+        "  metarun [GROUP=OPTION ...] [KEY=VALUE ...]",
+        "      train, then evaluate on the test tasks",
+        "  metarun -m KEY=VALUE,VALUE ... [...]",
+        "      the same for every combination of the values",
+    ]
+    assert "\n  metarun algorithm=imaml dataset=omniglot --help\n      every key of what is chosen, its value\n" in text
+
+
+def test_a_folder_of_ones_own_is_in_the_help(conf: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "transformer.yaml").write_text("width: 8\n")
+    assert "  model       conv4*, mlp, transformer\n" in rendered([conf, tmp_path / "mine"], 120)
+
+
+WORDS = {name: line for name, (_, line, _) in SUBCOMMANDS.items()}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_fits_the_console_breaks_no_word_and_leaves_no_blanks_at_line_ends(width: int) -> None:
+    lines = rendered([CONF], width, WORDS).splitlines()
+    assert [line for line in lines if line != line.rstrip() or len(line) > width] == []
+    # The same words at any width, but for the column that a line begins in.
+    assert " ".join(lines).split() == rendered([CONF], 400, WORDS).split()
+
+
+def test_help_is_one_screen() -> None:
+    assert len(rendered([CONF], 100, WORDS).splitlines()) < 60
 
 
 def metarun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -168,14 +215,32 @@ def metarun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_names_every_option_of_the_repository(flag: str) -> None:
+def test_help_names_every_subcommand_and_every_option_of_the_repository(flag: str) -> None:
     done = metarun(flag)
     assert (done.returncode, done.stderr) == (0, "")
-    words = {line.removeprefix("  * ").split()[0] for line in done.stdout.splitlines() if line.strip()}
+    words = {*re.findall(r"[\w/]+", done.stdout)}
     files = [file for file in CONF.rglob("*.yaml") if file.parent != CONF and "hydra" not in file.parts]
     assert files
     assert {file.stem for file in files} - words == set()
-    assert {file.parent.relative_to(CONF).as_posix() for file in files} - words == set()
+    assert {file.parent.name for file in files} - {word.strip("/") for word in words} == set()
+    assert SUBCOMMANDS.keys() - words == set()
+
+
+@pytest.mark.parametrize("width", ["60", "80", "120"])
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_the_help_of_each_subcommand_fits_and_breaks_no_word(
+    name: str, width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argv in ([name, "--help"], ["--help", name]):
+        monkeypatch.setenv("COLUMNS", width)
+        with pytest.raises(SystemExit) as left:
+            main(argv)
+        assert left.value.code == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: metarun {name}")
+        assert [line for line in text.splitlines() if len(line) > int(width)] == []
+        monkeypatch.setenv("COLUMNS", "400")
+        assert text.split() == parser_of(name).format_help().split()
 
 
 def test_every_option_of_the_repository_has_a_description() -> None:
@@ -300,6 +365,8 @@ def test_a_failing_job_of_a_sweep_is_named_and_the_others_run(
         (["algorithm=mamll"], "algorithm has no option 'mamll'; did you mean maml? Options: hf, maml."),
         (["-m", "algorithm=maml,mamll"], "algorithm has no option 'mamll'; did you mean maml? Options: hf, maml."),
         (["--multrun", "seed=3"], "there is no flag --multrun; did you mean --multirun?"),
+        (["--config-dir", "nowhere", "--help"], "--config-dir must name a folder, and nowhere is not one."),
+        (["--config-dir=nowhere", "--help"], "--config-dir must name a folder, and nowhere is not one."),
         (["evalute", "out"], "'evalute' is no subcommand; did you mean evaluate?"),
         (
             ["evaluate"],
@@ -328,8 +395,9 @@ def test_what_cannot_be_is_one_line_and_status_2(
     assert build.seen == []
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
     assert capsys.readouterr().out == f"metarun {__version__}\n"
 
 

@@ -83,6 +83,10 @@ def _dispatch(arguments: list[str]) -> None:
         from metarun.commands.job import run_job
 
         run_job(Path(arguments[1]), int(arguments[2]))
+    elif first == "_track":  # one tracker of a run, as the run starts it
+        from metarun.tracking.follow import follow
+
+        raise SystemExit(follow())
     elif first in SUBCOMMANDS:
         SUBCOMMANDS[first][2](arguments[1:])
     elif "--version" in arguments:

@@ -293,6 +293,35 @@ def gradients(arguments: list[str]) -> None:
     run_hydra(arguments, _gradients)
 
 
+def sync(arguments: list[str]) -> None:
+    """`metarun sync RUN_DIR ... --to TRACKER [KEY=VALUE ...] [--allow CLASS]`.
+
+    Raises:
+        ConfigurationError: no folder of a run, or no such tracker.
+    """
+    parser = _parser("sync")
+    parser.add_argument("words", metavar="RUN_DIR", nargs="+", help="folders of runs; KEY=VALUE: the tracker's settings")
+    parser.add_argument("--to", metavar="TRACKER", required=True, help="wandb, tensorboard or mlflow")
+    parser.add_argument(
+        "--allow",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="a tracker of yours that RUN_DIR may name; repeatable",
+    )
+    parsed = parser.parse_intermixed_args(arguments)
+    overrides = [word for word in parsed.words if "=" in word and not Path(word).exists()]
+    folders = [Path(word) for word in parsed.words if word not in overrides]
+    for path in folders:
+        if not path.is_dir():
+            raise ConfigurationError(f"metarun sync needs folders of runs, and {path} is not a folder.")
+    if not folders:
+        raise ConfigurationError("metarun sync needs the folder of a run.")
+    from metarun.commands.sync import sync as send
+
+    send(folders, parsed.to, overrides, parsed.allow)
+
+
 # name -> (usage after the name, one line for --help, function of the arguments after the name)
 SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
     "evaluate": (
@@ -314,6 +343,7 @@ SUBCOMMANDS: dict[str, tuple[str, str, Callable[[list[str]], None]]] = {
         report,
     ),
     "ls": ("[DIR] [--state STATE]", "list runs: state, score, age, command", ls),
+    "sync": ("RUN_DIR ... --to TRACKER [KEY=VALUE ...]", "send a run's record to a tracker later", sync),
     "data": ("list | check NAME | prepare NAME", "which data sets are here; get, check and pack one", data),
     "gradients": (
         "[KEY=VALUE ...]",

@@ -131,13 +131,3 @@ def tasks_csv(measurements: Sequence[Measurement]) -> str:
         for task, values in enumerate(zip(*measurement.metrics.values(), strict=True)):
             writer.writerow([task, measurement.inner_steps, *values])
     return text.getvalue()
-
-
-def flat_results(result: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers for a tracker's summary: test/<steps>/<metric>."""
-    score, headline = result["score"], result["results"][-1]
-    flat = {f"test/{score}": headline[score]["mean"], f"test/{score}_ci95": headline[score]["ci95"]}
-    flat["test/diverged"] = len(headline["diverged"])
-    for row in result["results"]:
-        flat[f"test/{score}_after_{row['inner_steps']}"] = row[score]["mean"]
-    return flat

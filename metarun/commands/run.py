@@ -1,7 +1,6 @@
 """One run from beginning to end: `metarun [KEY=VALUE ...]`."""
 
 import contextlib
-import hashlib
 import logging
 import math
 import os
@@ -18,12 +17,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from metarun import __version__
-from metarun.build import Parts, fitted, make_parts, make_trainer, require_program, require_tasks
+from metarun.build import (
+    Parts,
+    fitted,
+    make_parts,
+    make_trackers,
+    make_trainer,
+    require_program,
+    require_tasks,
+    tracker_nodes,
+)
 from metarun.commands.header import header_of
 from metarun.commands.illustrate import check_video, draw
-from metarun.commands.result import environment_of, flat_results, measure_test, require_score, tasks_csv
+from metarun.commands.result import environment_of, measure_test, require_score, tasks_csv
 from metarun.configuration.command_text import command_line, config_dirs, other_algorithm
-from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.configuration.trusted import untrusted_classes
 from metarun.console.notes import LogFile, shown
@@ -45,7 +52,8 @@ from metarun.run_folder.state import TrainState, load
 from metarun.run_folder.status import RunStatus
 from metarun.run_folder.stored_result import stored_result
 from metarun.tasks.episodes import Episodes
-from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, TrackerSettings
+from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, flat_results, identity, run_id_of
+from metarun.tracking.guard import GuardedTrackers
 from metarun.tracking.jsonl import MetricsFile, Reach
 from metarun.training.observer import NoObserver
 from metarun.training.profile import profiled
@@ -101,7 +109,7 @@ def run_resolved(
 
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
-        make(config, "tracker")  # refused, if at all, before anything is written
+        make_trackers(config)  # refused, if at all, before anything is written
     use_cache(Path(config["data"]["cache"]).expanduser() / "programs")
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
@@ -170,20 +178,20 @@ def _train_and_test(
     if resumed and record.lost:
         _logger.warning("%s; the run goes on without the others", record.lost)
         resumed.lost.append(record.lost)
-    run_id = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:8] + mark[:8]
-    settings: TrackerSettings = make(config, "tracker")
-    second = settings.open(
-        RunInfo(
-            folder=folder.path,
-            name=folder.path.name,
-            config=config,
-            group=sweep,
-            job_type="train",
-            tags=(config["choices"]["algorithm"], config["choices"]["dataset"]),
-            run_id=run_id,
-        )
+    told = RunInfo(
+        folder=folder.path,
+        name=folder.path.name,
+        config=config,
+        group=sweep,
+        job_type="train",
+        tags=(config["choices"]["algorithm"], config["choices"]["dataset"]),
+        run_id=run_id_of(folder.path, mark),
+        is_new=resumed is None,
     )
-    tracker = TeeTracker((record, second))
+    folder.write_json(folder.tracking, identity(told))
+    settings, nodes = make_trackers(config), tracker_nodes(config)
+    trackers = GuardedTrackers({name: nodes[name] for name in settings}, settings, told, folder.log)
+    tracker = TeeTracker((record, trackers))
     exit_code = 1
     try:
         watcher = RunConsole(

@@ -6,6 +6,8 @@ from pathlib import Path
 from metarun.errors import ConfigurationError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+SEVERAL = "tracker"
+"""The group of which several options may be chosen at once, tracker=[wandb,tensorboard]: each lies in a package of its own."""
 
 
 def config_folder(package: Path = PACKAGE) -> Path:

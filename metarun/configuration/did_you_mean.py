@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from metarun.configuration.config_folder import config_folder
+from metarun.configuration.config_folder import SEVERAL, config_folder
 from metarun.configuration.habits import habitual_key, habitual_option, habitual_subcommand
 
 
@@ -110,14 +110,21 @@ def _near_group(key: str, available: Iterable[str]) -> str | None:
 def _choices_that_bring(key: str, available: Mapping[str, Iterable[str]], folders: Iterable[Path]) -> list[str]:
     """The choices that would bring `key`: for `algorithm.inner.cg_steps`, `algorithm/inner=newton_cg`."""
     parent, _, leaf = key.rpartition(".")
-    group = parent.replace(".", "/")
+    group = next((name for name in available if name.replace("/", ".") == parent), SEVERAL)
     files = [(folder / group / f"{option}.yaml", option) for folder in folders for option in available.get(group, ())]
     holds_leaf = re.compile(rf"^{re.escape(leaf)}:", re.MULTILINE)
+    texts = [(file.read_text(encoding="utf-8"), option) for file, option in files if file.is_file()]
     return [
         f"{group}={option}"
-        for file, option in files
-        if file.is_file() and holds_leaf.search(file.read_text(encoding="utf-8"))
+        for text, option in texts
+        if holds_leaf.search(text) and _package(text, group.replace("/", ".")) == parent
     ]
+
+
+def _package(text: str, usual: str) -> str:
+    """Where in the configuration the keys of a file lie, which its first line may say."""
+    said = re.match(r"#\s*@package\s+(\S+)", text)
+    return said[1] if said else usual
 
 
 def _deeper(key: str, keys: set[str], available: Mapping[str, Iterable[str]], folders: Iterable[Path]) -> str | None:

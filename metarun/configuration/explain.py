@@ -19,7 +19,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun.configuration.config_folder import groups
+from metarun.configuration.config_folder import SEVERAL, groups
 from metarun.configuration.did_you_mean import closest, either, key_names, listed, no_option, no_such_key
 from metarun.configuration.overrides import SWEEP_VALUES_TRIED, can_be_read, config_folders, parse
 
@@ -193,6 +193,8 @@ def _sweep_without_flag(override: Override, is_group: bool) -> str:
     if override.value_type != ValueType.SIMPLE_CHOICE_SWEEP:
         return f"{line} asks for several runs: add -m."
     text = f"{line} gives several values: add -m to run each of them"
+    if override.key_or_group == SEVERAL:
+        return f"{text}, or write '{SEVERAL}=[{line.partition('=')[2]}]' to have them in one run."
     if is_group:
         return f"{text}."
     key, _, value = line.partition("=")

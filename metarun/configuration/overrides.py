@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
-from metarun.configuration.config_folder import groups
+from metarun.configuration.config_folder import SEVERAL, groups
 from metarun.configuration.defaults import default_choices
 from metarun.configuration.did_you_mean import closest, listed, no_option
 from metarun.configuration.habits import habitual_choice
@@ -143,9 +143,12 @@ def _check_choice(text: str, group: str, options: Iterable[str], *, is_required:
         names = value if isinstance(value, list) else [value]
         if value is None and options and not is_required:
             raise ConfigurationError(f"{group}={given}: none is chosen unless you name one, so leave {group} out.")
-        if isinstance(value, list) and is_required:
+        if isinstance(value, list) and is_required and (group != SEVERAL or not value):
             raise ConfigurationError(f"{group} takes one option, got {given}. {listed(options)}")
         if not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
+            if group == SEVERAL and isinstance(value, list):
+                value = next(name for name in value if not isinstance(name, str))
+                given = str(value)
             wrong = str(value) if is_list and value is not None else "null" if value is None else given
             raise ConfigurationError(no_option(group, wrong, options))
 

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.configuration.config_folder import SEVERAL
 from metarun.configuration.instantiate import make
 from metarun.configuration.schema import check_places, check_shape, plain, refuse_hydra_folders
 from metarun.errors import ConfigurationError
@@ -23,7 +24,7 @@ def resolved(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
         ConfigurationError: an unknown or a missing key, a value of another kind than in the files, a path that is none, or a
             number that is NaN or infinite: files of JSON could not keep it.
     """
-    choices = hydra.runtime.choices
+    choices = all_choices(cfg, hydra)
     sources = [
         source.path for source in hydra.runtime.config_sources if source.provider not in ("hydra", "main", "schema")
     ]
@@ -40,6 +41,17 @@ def resolved(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
     for key in ("root", "cache"):
         config["data"][key] = str(Path(config["data"][key]).expanduser())
     return _with_expanded_data(cfg, config)
+
+
+def all_choices(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
+    """The option chosen in each group; of several trackers the list of them, which Hydra does not report.
+
+    Each of them lies in a package of its name.
+    """
+    choices = dict(hydra.runtime.choices)
+    if SEVERAL not in choices and isinstance(cfg.get(SEVERAL), DictConfig):
+        choices[SEVERAL] = [str(name) for name in cfg[SEVERAL]]
+    return choices
 
 
 def _check_reference(reference: Any) -> None:

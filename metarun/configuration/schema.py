@@ -41,7 +41,7 @@ def plain(config: DictConfig, *, resolve: bool, throw_on_missing: bool = False) 
 
 def check_shape(
     cfg: DictConfig,
-    choices: Mapping[str, str | None],
+    choices: Mapping[str, Any],
     folders: Sequence[str] = (),
     overrides: Sequence[str] | None = None,
 ) -> None:
@@ -49,7 +49,7 @@ def check_shape(
 
     Args:
         cfg: the composed configuration, unresolved.
-        choices: the option chosen in each group.
+        choices: the option chosen in each group, or a list of them.
         folders: folders of configuration beside ours (`--config-dir`).
         overrides: the words that led from config.yaml to `cfg`, where they are known: those that cannot change its shape
             spare composing it once more, without them.
@@ -59,7 +59,11 @@ def check_shape(
     """
     if overrides is not None and not folders and _keep_shape(overrides, cfg, choices):
         return
-    chosen = {group: option for group, option in choices.items() if "hydra/" not in group and option is not None}
+    chosen = {
+        group: f"[{','.join(option)}]" if isinstance(option, list) else option
+        for group, option in choices.items()
+        if "hydra/" not in group and option is not None
+    }
     schema, needed = _composed(tuple(sorted(chosen.items())), tuple(folders))
     available = groups(config_folder(), *map(Path, folders))
     for group in needed:
@@ -144,7 +148,7 @@ def _composed(chosen: tuple[tuple[str, str], ...], folders: tuple[str, ...]) -> 
     return {key: value for key, value in plain(composed, resolve=False).items() if key in top}, needed
 
 
-def _keep_shape(overrides: Sequence[str], cfg: DictConfig, choices: Mapping[str, str | None]) -> bool:
+def _keep_shape(overrides: Sequence[str], cfg: DictConfig, choices: Mapping[str, Any]) -> bool:
     """Whether the configuration is the one of its choices alone, but for single values in the place of single values.
 
     So it is where every word is GROUP=OPTION or KEY=VALUE with a key that has a single value in config.yaml itself, and no

@@ -13,6 +13,10 @@ _RENAMED = {
 """Classes of metarun that stood in configurations under another name -> their names now."""
 
 
+_TRACKERS = ("wandb", "none")
+"""Trackers from before several could be chosen: their settings lay in `tracker` itself."""
+
+
 def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration as this version reads it: what came later as it was then, without what is gone."""
     stored = _with_targets(stored, _RENAMED)
@@ -26,6 +30,9 @@ def of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
         device = {"tf32": False, "program": "auto", **device}
         if device.pop("compile", False) is True:
             device["program"] = "compiled"
+    if isinstance(tracker := stored.get("tracker"), Mapping) and "_target_" in tracker:
+        chosen = stored["choices"].get("tracker") if isinstance(stored.get("choices"), Mapping) else None
+        stored = {**stored, "tracker": {chosen if chosen in _TRACKERS else "tracker": tracker}}
     return {
         "head": None,
         "profile": False,

@@ -119,6 +119,11 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def tracking(self) -> Path:
+        """What the run is called by its trackers (`metarun.tracking.base.identity`)."""
+        return self.path / "tracking.json"
+
+    @property
     def log(self) -> Path:
         """What happened, in words."""
         return self.path / "log.txt"

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from metarun.build import make_parts, require_tasks
+from metarun.build import make_parts, make_trackers, require_tasks
 from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.errors import ConfigurationError
@@ -81,7 +81,7 @@ def check(config: dict[str, Any], *, is_elsewhere: bool, num_ranks: int) -> None
         device["kind"] = "cpu"  # a context on the GPU would stay there for as long as the sweep
     make_parts(config | {"device": device})
     require_tasks(config, num_ranks)
-    make(config, "tracker")
+    make_trackers(config)
     stored_result(folder_of(config), config)
 
 

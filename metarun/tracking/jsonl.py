@@ -105,6 +105,40 @@ class MetricsFile:
                 self._file.close()
 
 
+class MetricsReader:
+    """Reads a record while its run writes it: each line once, as the numbers that were logged."""
+
+    def __init__(self, path: Path):
+        self._path = Path(path)
+        self._bytes = 0
+
+    def new(self) -> list[tuple[int, dict[str, float]]]:
+        """Steps and metrics of the complete lines that were not read before.
+
+        Raises:
+            ValueError: a line is not a JSON object with an integer "step" and numbers.
+            FileError: the file cannot be read.
+        """
+        if not self._path.exists():
+            return []
+        with naming(self._path, "read"), open(self._path, "rb") as file:
+            file.seek(self._bytes)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]  # what follows is being written
+        rows = [_as_logged(row) for _, row in _rows(self._path, whole)]
+        self._bytes += len(whole)
+        return rows
+
+
+def _as_logged(row: dict[str, Any]) -> tuple[int, dict[str, float]]:
+    """A line's step, and its metrics with the NaN and infinities that stand as null in it."""
+    words = row.get(NOT_FINITE, {})
+    metrics = {key: value for key, value in row.items() if key not in ("step", NOT_FINITE)}
+    return row["step"], {
+        key: float(words.get(key, "nan")) if value is None else value for key, value in metrics.items()
+    }
+
+
 def read_metrics(path: Path, reach: Reach | None = None) -> list[dict[str, Any]]:
     """The lines of a record in file order: the integer "step", and numbers; None stands for a NaN or an infinity.
 

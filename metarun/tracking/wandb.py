@@ -1,12 +1,12 @@
-"""Weights & Biases as a second tracker beside the local record: it may come late, stop or be missing, and the run goes on.
+"""Weights & Biases as a second tracker beside the local record: online where it can be, else offline.
 
-The rules: never a prompt, never an unbounded wait, never an exception out of here, at most one warning per failure, and
-nothing of W&B's own chatter on the terminal. `wandb` is imported when a run is opened, not before.
+The rules: never a prompt, never an unbounded wait for the network. `wandb` is imported when a run is opened, not before.
 """
 
 import contextlib
 import http.client
 import logging
+import shlex
 import ssl
 import threading
 import time
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from metarun import checks
-from metarun.tracking.base import NullTracker, RunInfo, Tracker
+from metarun.tracking.base import NullTracker, RunInfo, Tracker, flat, words
 from metarun.tracking.wandb_private import has_key, report_nothing_home
 
 _MODES = ("auto", "online", "offline", "disabled")
@@ -57,62 +57,42 @@ class WandbTracker:
             checks.number(name, getattr(self, name), minimum=0, exclusive=True)
 
     def open(self, run: RunInfo) -> Tracker:
-        """Starts the tracker; returns one that keeps nothing where that is not possible, after one warning.
+        """Starts the W&B run; one that keeps nothing where the user disabled W&B.
 
         Waits for the network at most about `init_timeout_s`.
+
+        Raises:
+            Exception: wandb is missing or broken; of a run that is sent later, why it cannot be sent now.
         """
-        if self.mode == "disabled":
-            return NullTracker()
-        try:
-            started = _start(self, run)
-        except Exception as error:  # whatever fails inside a second tracker, the run must go on
-            _logger.warning("W&B is off for this run: %s. Metrics are kept in %s.", _words(error), run.folder)
-            return NullTracker()
-        if started is None:
-            return NullTracker()
-        return _LiveRun(started, self.finish_timeout_s, run)
+        started = None if self.mode == "disabled" else _start(self, run)
+        if started is not None:
+            _logger.info("wandb: this run is %s", started.url or f"offline, in {run.folder / 'wandb'}")
+            return _LiveRun(started)
+        if run.is_sync:
+            raise ValueError("W&B is disabled (tracker.wandb.mode, WANDB_MODE)")
+        return NullTracker()
 
 
 class _LiveRun:
-    """A started W&B run. The first failure is a warning; nothing is sent after it."""
+    """A started W&B run."""
 
-    def __init__(self, wandb_run: Any, finish_timeout_s: float, run: RunInfo):
+    def __init__(self, wandb_run: Any):
         self._wandb_run = wandb_run
-        self._finish_timeout_s = finish_timeout_s
-        self._folder = run.folder
-        self._is_on = True
+        # Of a run that W&B knows already: the step after its last one. Below it wandb would ignore what it is given.
+        self._first_step = wandb_run.starting_step
         self._is_closed = False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        # wandb ignores a step below its last one, so a resumed run does not log anything twice.
-        if self._is_on:
-            self._guarded(lambda: self._wandb_run.log(dict(metrics), step=step))
+        if step >= self._first_step:
+            self._wandb_run.log(dict(metrics), step=step)
 
     def summarize(self, results: Mapping[str, float]) -> None:
-        if self._is_on:
-            self._guarded(lambda: self._wandb_run.summary.update(dict(results)))
+        self._wandb_run.summary.update(dict(results))
 
     def close(self, exit_code: int) -> None:
-        if self._is_closed:
-            return
-        self._is_closed = True
-        # Tried also after a failure: what was sent until then should still end with the right exit code.
-        limit = self._finish_timeout_s + _GRACE_S
-        self._guarded(
-            lambda: _bounded(lambda: self._wandb_run.finish(exit_code=exit_code), limit, "ending the W&B run")
-        )
-
-    def _guarded(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever fails inside a second tracker, the run must go on
-            if self._is_on:
-                _logger.warning(
-                    "W&B stopped: %s. Nothing more is sent to it; the local files in %s are complete.",
-                    _words(error),
-                    self._folder,
-                )
-            self._is_on = False
+        if not self._is_closed:
+            self._is_closed = True
+            self._wandb_run.finish(exit_code=exit_code)
 
 
 def _start(tracker: WandbTracker, run: RunInfo) -> Any:
@@ -134,16 +114,18 @@ def _start(tracker: WandbTracker, run: RunInfo) -> Any:
                     lambda: _init(wandb, tracker, run, "online", left_s), left_s + _GRACE_S, "starting the W&B run"
                 )
             except Exception as error:  # offline is the answer to all of them
-                reason = _words(error)
+                reason = words(error)
                 # wandb's process holds on to the id of the failed run ("run ID is in use") and in a dead network ends
                 # slowly. teardown() detaches from it at once: the next init has a new process, whatever the old does.
                 with contextlib.suppress(Exception):
                     _bounded(wandb.teardown, _GRACE_S, "ending wandb's process")
+        if run.is_sync:
+            raise ConnectionError(reason)
         if reason != _NO_KEY or tracker.mode == "online":  # without a key, offline is what auto means
             _logger.warning(
-                "W&B is offline for this run: %s. Upload it later with `wandb sync %s`.",
+                "W&B is offline for this run: %s. Send it later: metarun sync %s --to wandb",
                 reason,
-                run.folder / "wandb" / "offline-run-*",
+                shlex.quote(str(run.folder)),
             )
     wandb.setup(wandb.Settings(silent=True, mode="offline"))
     return _bounded(
@@ -158,7 +140,7 @@ def _why_not_online(settings: Any, timeout_s: float) -> str | None:
             return _NO_KEY
         _require_answer(settings, timeout_s)
     except Exception as error:  # a malformed key, a dead network, another wandb: offline answers them all
-        return _words(error)
+        return words(error)
     return None
 
 
@@ -173,7 +155,7 @@ def _init(wandb: Any, tracker: WandbTracker, run: RunInfo, mode: str, init_timeo
         group=tracker.group or run.group,
         job_type=run.job_type,
         tags=[tag[:_MAX_TAG_LENGTH] for tag in dict.fromkeys([*tracker.tags, *run.tags])],
-        config=_flat(run.config),
+        config=flat(run.config),
         resume="allow",
         # One W&B run per metarun run, also for several runs in one process; "finish_previous" would end the others'
         # when they go on in threads beside this one.
@@ -210,13 +192,13 @@ def _require_answer(settings: Any, timeout_s: float) -> None:
     try:
         _bounded(ask, timeout_s, "waiting")  # a look-up of the name is not covered by open's own time-out
     except TimeoutError:
-        raise ConnectionError(f"{url} did not answer within {timeout_s:g} s (tracker.init_timeout_s)") from None
+        raise ConnectionError(f"{url} did not answer within {timeout_s:g} s (tracker.wandb.init_timeout_s)") from None
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return  # a server is there; whom to trust is for wandb to decide, which has its own certificates
         if isinstance(cause, TimeoutError):
-            cause = f"no answer within {timeout_s:g} s (tracker.init_timeout_s)"
+            cause = f"no answer within {timeout_s:g} s (tracker.wandb.init_timeout_s)"
         raise ConnectionError(f"{url} cannot be reached ({cause})") from None
 
 
@@ -243,19 +225,3 @@ def _bounded(action: Callable[[], _Result], limit_s: float, doing: str) -> _Resu
     if not results:
         raise TimeoutError(f"{doing} took longer than {limit_s:g} s")
     return results[0]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: what W&B's tables can sort and filter by."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _words(error: Exception) -> str:
-    """The error on one line, without a full stop; its type where it says nothing."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -54,6 +54,8 @@ DOORS = {
     "optuna": {"sweep"},
     "numpy": {"rng", "tasks", "trained"},
     "wandb": {"tracking"},
+    "tensorboard": {"tracking"},
+    "mlflow": {"tracking"},
     "gymnasium": {"tasks"},
     "mujoco": {"tasks"},
     "IPython": {"console"},
@@ -62,8 +64,26 @@ DOORS = {
     "onnxruntime": {"trained"},
     "pandas": {"interface"},
 }
-WANDB = ("metarun.tracking.wandb", "metarun.tracking.wandb_account", "metarun.tracking.wandb_private")
-ONLY_WHEN_USED = {"torchmeta", "wandb", "optuna", "sklearn", "pandas", "h5py", "requests", "gymnasium", "mujoco"}
+TRACKERS = {
+    "metarun.tracking.wandb": {"wandb"},
+    "metarun.tracking.wandb_account": {"wandb"},
+    "metarun.tracking.wandb_private": {"wandb"},
+    "metarun.tracking.tensorboard": {"tensorboard"},
+    "metarun.tracking.mlflow": {"mlflow"},
+}
+ONLY_WHEN_USED = {
+    "torchmeta",
+    "wandb",
+    "tensorboard",
+    "mlflow",
+    "optuna",
+    "sklearn",
+    "pandas",
+    "h5py",
+    "requests",
+    "gymnasium",
+    "mujoco",
+}
 ONLY_WHEN_USED |= {"IPython", "onnx", "onnxscript", "onnxruntime"}
 
 MODULES = sorted(
@@ -145,9 +165,9 @@ def test_no_module_imports_itself_by_a_detour():
 @pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) == "tracking"])
 def test_tracking_needs_nothing_but_python(module):
     assert packages(module, lazy=False) - {"metarun"} <= sys.stdlib_module_names
-    # W&B is imported when a run is opened, and there alone.
+    # The others are imported when a run is opened, and there alone.
     others = packages(module) - {"metarun"} - sys.stdlib_module_names
-    assert others == ({"wandb"} if module in WANDB else set())
+    assert others == TRACKERS.get(module, set())
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -249,7 +249,8 @@ def _train_and_test(
         _logger.error("the run ended by %s: %s", type(error).__name__, error)
         raise
     finally:
-        tracker.close(exit_code)
+        with waiting(console, "handing the last numbers to the trackers"):
+            tracker.close(exit_code)
     return result
 
 

@@ -130,7 +130,9 @@ def _package(text: str, usual: str) -> str:
 def _deeper(key: str, keys: set[str], available: Mapping[str, Iterable[str]], folders: Iterable[Path]) -> str | None:
     """The key of this name one group further down (`direction.point` finds `direction.metric.point`), and what brings it."""
     parent, _, leaf = key.rpartition(".")
-    for group in available:
+    # Of a group of which several may be chosen each option lies one further down, as a group does elsewhere.
+    inner = [f"{SEVERAL}/{option}" for option in available.get(SEVERAL, ())] if parent == SEVERAL else []
+    for group in sorted([*available, *inner], key=lambda name: f"{name.replace('/', '.')}.{leaf}" not in keys):
         if parent and group.startswith(f"{parent.replace('.', '/')}/"):
             deeper = f"{group.replace('/', '.')}.{leaf}"
             owners = _choices_that_bring(deeper, available, folders)

@@ -143,7 +143,9 @@ def _check_choice(text: str, group: str, options: Iterable[str], *, is_required:
         names = value if isinstance(value, list) else [value]
         if value is None and options and not is_required:
             raise ConfigurationError(f"{group}={given}: none is chosen unless you name one, so leave {group} out.")
-        if isinstance(value, list) and is_required and (group != SEVERAL or not value):
+        if value == [] and group == SEVERAL:
+            raise ConfigurationError(f"{group}=[] names no option. {listed(options)}")
+        if isinstance(value, list) and is_required and group != SEVERAL:
             raise ConfigurationError(f"{group} takes one option, got {given}. {listed(options)}")
         if not isinstance(value, dict) and not all(isinstance(name, str) for name in names):
             if group == SEVERAL and isinstance(value, list):

@@ -28,7 +28,8 @@ def sources_of(config: Mapping[str, Any]) -> Sources:
     what the class is made of. metarun, Python's own modules and installed packages have versions, in environment.json.
     """
     found: Sources = {}
-    for top in sorted({target.partition(".")[0] for target in _targets(config)}):
+    deciding = {key: value for key, value in config.items() if key != "tracker"}  # which changes no number
+    for top in sorted({target.partition(".")[0] for target in _targets(deciding)}):
         root = _root(top)
         if root is not None:
             own = sorted(file for file in _imported() if root in file.parents and not _is_installed(file))

@@ -26,7 +26,7 @@ def follow() -> int:
     When standard input closes, whoever started this is gone, and so is this process, whatever it is doing.
 
     Returns:
-        0, or 1 where the tracker has stopped before.
+        0; where the tracker has stopped before, the process ends at once.
     """
     said = _Said(os.fdopen(os.dup(1), "w", buffering=1))
     os.dup2(2, 1)
@@ -53,7 +53,7 @@ def follow() -> int:
         if tracker is not None and not isinstance(error, OSError):
             # What was sent until now should not look as if it were still going on.
             _close_quietly(tracker)
-        return 1
+        os._exit(1)  # what its libraries would do at the end has no one to wait for it
 
 
 def _open(given: dict[str, Any], folder: Path) -> Tracker:

@@ -93,6 +93,7 @@ class _MlflowRun:
     def __init__(self, client: Any, experiment: str, settings: MlflowTracker, run: RunInfo):
         self._client = client
         self._step = 0
+        self._is_sync = run.is_sync
         found = client.search_runs([experiment], f"tags.`{_ID}` = '{run.run_id}'")
         if run.is_new:  # what is there is of a run that was begun anew
             for other in found:
@@ -131,10 +132,13 @@ class _MlflowRun:
         self._client.set_terminated(self._id, status=status)
 
     def _holds(self, point: Any) -> bool:
-        """Whether MLflow has this point.
+        """Whether MLflow has a point of this name at this step.
+
+        Of a run that goes on it may be of an attempt that was killed after its last checkpoint: the same but for the clock,
+        and MLflow takes no point back.
 
         Raises:
-            ValueError: it has another at this step.
+            ValueError: the run has ended, and the point is another.
         """
         if self._held is None:
             return False
@@ -144,6 +148,8 @@ class _MlflowRun:
         values = self._held[point.key]
         if point.step not in values:
             return False
+        if not self._is_sync or point.key.startswith("time/"):
+            return True
         before, now = values[point.step], point.value
         clipped = math.copysign(_LARGEST, now) if math.isinf(now) else now
         if before not in (now, clipped) and not (math.isnan(before) and math.isnan(now)):

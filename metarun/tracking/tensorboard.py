@@ -1,8 +1,8 @@
 """TensorBoard's event files: one file that holds the record, begun anew whenever a run goes on.
 
 So no point is there twice, and the file is whole even where an earlier attempt was killed or had another tracker. Numbers are
-written as doubles, exactly as in metrics.jsonl; TensorBoard's curves show them in single precision. `tensorboard` is imported
-when a run is opened, not before, and torch's writer, which rounds to single precision, is not used.
+rounded to single precision: of doubles TensorBoard 2.21 shows no curve, unless it is started with --load_fast=false. `tensorboard`
+is imported when a run is opened, not before.
 """
 
 import os
@@ -15,6 +15,9 @@ from typing import Any
 
 from metarun import checks
 from metarun.tracking.base import RunInfo, Tracker, flat, require_extra
+
+_NO_COLUMNS = ("run", "tracker", "data", "gradients", "profile", "figures", "reference")
+"""Keys of the configuration that decide nothing, and would be columns of the HPARAMS page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class TensorBoardTracker:
         require_extra("tensorboard", "tensorboard")
 
     def open(self, run: RunInfo) -> Tracker:
-        """Begin the run's event file and take earlier ones away.
+        """Begin the run's event file and empty earlier ones.
 
         Raises:
             OSError: the folder cannot be written.
@@ -53,14 +56,16 @@ class _EventFile:
 
         folder.mkdir(parents=True, exist_ok=True)
         earlier = list(folder.glob("events.out.tfevents.*"))
-        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = open(folder / name, "wb")  # noqa: SIM115 (closed in close)
+        seconds, rest = divmod(time.time_ns(), 10**9)  # TensorBoard reads files in the order of their names
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
+        self._file = open(folder / name, "xb")  # noqa: SIM115 (closed in close)
         for path in earlier:
-            if path.name != name:
-                path.unlink(missing_ok=True)
+            if path.stat().st_size:
+                os.truncate(path, 0)  # and not taken away: a TensorBoard that reads it would not go on to the next
+            else:
+                path.unlink()
         self._writer = RecordWriter(self._file)
         self._step = 0
-        self._described: set[str] = set()
         self._write(file_version="brain.Event:2")
         # A TensorBoard that is looking drops what it has read of the run before.
         self._write(step=0, session_log=SessionLog(status=SessionLog.START))
@@ -71,7 +76,8 @@ class _EventFile:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self._step = step
-        self._write(step=step, summary=Summary(value=[self._scalar(*each) for each in metrics.items()]))
+        values = [Summary.Value(tag=name, simple_value=number) for name, number in metrics.items()]
+        self._write(step=step, summary=Summary(value=values))
         self._file.flush()
 
     def summarize(self, results: Mapping[str, float]) -> None:
@@ -94,7 +100,8 @@ class _EventFile:
         from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 
         start = plugin_data_pb2.SessionStartInfo(group_name=run.name, start_time_secs=time.time())
-        settings = flat(run.config) | {"id": run.run_id, "sweep": run.group or "", "tags": ", ".join(run.tags)}
+        config = {key: value for key, value in run.config.items() if key not in _NO_COLUMNS}
+        settings = flat(config) | {"id": run.run_id, "sweep": run.group or "", "tags": ", ".join(run.tags)}
         for name, value in sorted(settings.items()):
             if isinstance(value, bool):
                 start.hparams[name].bool_value = value
@@ -110,21 +117,6 @@ class _EventFile:
 
         value = Summary.Value(tag=tag, metadata=create_summary_metadata(content), tensor=NULL_TENSOR)
         self._write(summary=Summary(value=[value]))
-
-    def _scalar(self, tag: str, number: float) -> Any:
-        from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.compat.proto.types_pb2 import DT_DOUBLE
-        from tensorboard.plugins.scalar.metadata import create_summary_metadata
-
-        value = Summary.Value(tag=tag, tensor=TensorProto(dtype=DT_DOUBLE, double_val=[number]))
-        value.tensor.tensor_shape.SetInParent()  # a scalar, not a tensor of unknown shape
-        if tag not in self._described:  # readers look for it in the first value of a tag alone
-            metadata = create_summary_metadata("", "")
-            metadata.data_class = DATA_CLASS_SCALAR
-            value.metadata.CopyFrom(metadata)
-            self._described.add(tag)
-        return value
 
     def _write(self, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -66,7 +66,8 @@ class WandbTracker:
         """
         started = None if self.mode == "disabled" else _start(self, run)
         if started is not None:
-            _logger.info("wandb: this run is %s", started.url or f"offline, in {run.folder / 'wandb'}")
+            if started.url or run.is_sync:  # offline there is none
+                _logger.info("wandb: this run is %s", started.url or f"offline, in {run.folder / 'wandb'}")
             return _LiveRun(started)
         if run.is_sync:
             raise ValueError("W&B is disabled (tracker.wandb.mode, WANDB_MODE)")

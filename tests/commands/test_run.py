@@ -47,6 +47,7 @@ def test_what_lies_in_a_run_folder(finished):
         ".lock",
         "config.json",
         "overrides.json",
+        "tracking.json",
         "environment.json",
         "metrics.jsonl",
         "tasks.csv",

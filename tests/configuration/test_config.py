@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from metarun.algorithm import FirstOrder, Implicit, Unrolled
-from metarun.build import make_parts
+from metarun.build import make_parts, make_trackers
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.instantiate import make
 from metarun.errors import ConfigurationError
@@ -110,7 +110,7 @@ def test_every_option_is_accepted_by_its_part(choice):
     parts = make_parts(config)
     if config["choices"]["dataset"] == "sinusoid" and config["choices"]["model"] == "mlp":
         assert parts.learner.num_parameters == 1761, "the default model, whatever else is chosen"
-    assert callable(make(config, "tracker").open)
+    assert {*make_trackers(config)} == {config["choices"]["tracker"]} - {"none"}
 
 
 def test_defaults_are_the_papers_sinusoids():
@@ -307,7 +307,7 @@ def test_the_name_says_what_was_chosen():
         "run.root=/elsewhere",
         "run.overwrite=true",
         "tracker=none",
-        "tracker.project=other",
+        "tracker.wandb.project=other",
         "data.root=/elsewhere",
         "data.cache=/elsewhere",
         "data.residence=host",

@@ -17,7 +17,8 @@ GROUPS = groups(config_folder())
 PARTS = [
     *[(key, ()) for key in ("schedule", "evaluation", "gradients")],
     *[("device", (f"device={option}",)) for option in ("auto", "cpu")],
-    *[(key, (f"{key}={option}",)) for key in ("optimizer", "lr_schedule", "tracker") for option in GROUPS[key]],
+    *[(key, (f"{key}={option}",)) for key in ("optimizer", "lr_schedule") for option in GROUPS[key]],
+    *[(f"tracker.{option}", (f"tracker={option}",)) for option in GROUPS["tracker"]],
     *[("algorithm", (f"algorithm={option}",)) for option in GROUPS["algorithm"]],
     *[("algorithm", ("algorithm=imaml", f"algorithm/meta_gradient/solver={o}")) for o in ("minres", "fixed_point")],
     *[("algorithm", ("algorithm=imaml_ng", f"algorithm/direction/metric={o}")) for o in ("step_tasks", "fresh_tasks")],
@@ -33,8 +34,8 @@ PARTS = [
 NONSENSE = ["nonsense", True, None, -3, 1.5, math.nan, -math.inf, 10**30, ["nonsense"], {"non": "sense"}]
 
 # What is no nonsense after all, by the setting's last word: any name, null for "none", numbers that may be negative.
-NAMES = {"project", "entity", "group"}
-OPTIONAL = {"entity", "group", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
+NAMES = {"project", "entity", "group", "experiment", "folder"}
+OPTIONAL = {"entity", "group", "folder", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
 OPTIONAL |= {
     "preconditioner",
     "num_tasks",
@@ -81,6 +82,7 @@ def may_be(path: tuple[str, ...], old: Any, value: Any) -> bool:
         "eval_proximal_weight",
         "finish_timeout_s",
         "init_timeout_s",
+        "request_timeout_s",
     )
     return value == 1.5 and (is_number or name == "proximal_weight")
 

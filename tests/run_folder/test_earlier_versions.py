@@ -31,14 +31,24 @@ def test_names_are_those_of_the_version_before_keys_and_classes_moved(overrides,
 
 def test_classes_that_were_renamed_are_read_under_their_names_now():
     config = configuration("tracker=none")
-    now = {key: config[key]["_target_"] for key in ("device", "tracker", "gradients")}
+    now = {key: config[key]["_target_"] for key in ("device", "gradients")}
     mark = fingerprint(config)
     config["device"]["_target_"] = "metarun.train.device.Device"
-    config["tracker"]["_target_"] = "metarun.tracking.base.NoMirror"
+    config["tracker"] = {"_target_": "metarun.tracking.base.NoMirror"}
     config["gradients"]["_target_"] = "metarun.gradients.measure.Grid"
     read = of_today(config)
     assert {key: read[key]["_target_"] for key in now} == now
+    assert read["tracker"] == {"none": {"_target_": "metarun.tracking.base.NoTracker"}}
     assert fingerprint(config) == fingerprint(read) == mark
+
+
+def test_the_one_tracker_of_then_is_read_among_those_of_today():
+    config = configuration("tracker=wandb", "tracker.wandb.project=mine")
+    now, mark = config["tracker"], fingerprint(config)
+    then = config | {"tracker": now["wandb"]}
+    assert of_today(then)["tracker"] == now
+    assert fingerprint(then) == mark
+    assert of_today(config)["tracker"] == now
 
 
 @pytest.mark.parametrize("metric", ["step_tasks", "task_empirical"])

@@ -38,7 +38,7 @@ def refused(tmp_path, capsys, monkeypatch):
         (["seed=0,x,y"], "job #1 (seed=x): seed: the seed must be an integer >= 0, got 'x' (1 more of the 3 jobs"),
         (["algorithm=maml,imamml"], "algorithm has no option 'imamml'; did you mean imaml?"),
         (["seed=0,1", "run.folder=x"], "its run folder "),
-        (["seed=0,1", "tracker=wandb", "tracker.mode=foo"], "tracker: mode must be one of"),
+        (["seed=0,1", "tracker=wandb", "tracker.wandb.mode=foo"], "tracker.wandb: mode must be one of"),
         (
             ["optimizer.lr=interval(0.1,1)"],
             "optimizer.lr=interval(0.1,1) is a range and names no values: search it with",

@@ -30,7 +30,7 @@ def test_the_file_for_agents_gives_commands_that_compose():
 
 def test_the_runs_of_a_sweep_are_a_group(tmp_path):
     words = [word for word in SHORT if not word.startswith("tracker")]
-    config = configuration(*words, "tracker=wandb", "tracker.mode=offline", f"run.folder={tmp_path / 'run'}")
+    config = configuration(*words, "tracker=wandb", "tracker.wandb.mode=offline", f"run.folder={tmp_path / 'run'}")
     run_resolved(config, words, "seeds_of_maml-1a2b3c4d")
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     stored = read_offline_run(Path(file))

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from metarun.tracking.base import NullTracker, TeeTracker
-from metarun.tracking.jsonl import MetricsFile, read_metrics
+from metarun.tracking.jsonl import MetricsFile, MetricsReader, read_metrics
 
 
 def write(path, steps, last_step=-1):
@@ -128,3 +128,24 @@ def test_tee_hands_on_every_call_and_closes_all_when_one_fails():
         ("a", 1),
         ("b", 1),
     ]
+
+
+def test_a_reader_gives_each_complete_line_once_as_it_was_logged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    reader = MetricsReader(path)
+    assert reader.new() == []
+    record = MetricsFile(path, -1)
+    record.log(1, {"a": 0.1 + 0.2, "n": 5, "b": -math.inf})
+    record.log(2, {"a": 1e-320, "b": math.inf})
+    assert reader.new() == [(1, {"a": 0.1 + 0.2, "n": 5, "b": -math.inf}), (2, {"a": 1e-320, "b": math.inf})]
+    assert reader.new() == []
+    with path.open("ab") as file:  # a line that is being written
+        file.write(b'{"step": 3, "a": 0.')
+        file.flush()
+        assert reader.new() == []
+        file.write(b"5}\n")
+    assert reader.new() == [(3, {"a": 0.5})]
+    record.log(4, {"a": math.nan})
+    ((step, metrics),) = reader.new()
+    assert step == 4 and math.isnan(metrics["a"])
+    record.close(0)

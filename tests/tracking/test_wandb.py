@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from metarun.tracking.base import NullTracker, RunInfo
-from metarun.tracking.wandb import WandbTracker, _flat
+from metarun.tracking.wandb import WandbTracker
 
 pytest.importorskip("wandb", reason="wandb is an optional dependency")
 from .wandb_reader import read_offline_run
@@ -101,63 +101,21 @@ def test_an_overlong_tag_is_cut_to_what_wandb_takes(tmp_path, caplog):
     assert said(caplog) == []
 
 
-def test_a_failure_while_logging_is_one_warning_and_ends_the_tracker(tmp_path, caplog):
+def test_steps_that_wandb_has_are_passed_over(tmp_path):
+    """Of a run that W&B knows already, wandb says at which step it goes on; offline it knows of none."""
     tracker = settings().open(info(tmp_path, "cafe000d"))
-    calls = []
-
-    def broken(metrics, step):
-        calls.append(step)
-        raise RuntimeError("the pipe\nis broken.")
-
-    tracker._wandb_run.log = broken
-    for step in range(3):
-        tracker.log(step, {"x": 1.0})
-    tracker.summarize({"y": 1.0})
-    tracker.close(1)
-    assert calls == [0]
-    warning = (
-        f"W&B stopped: the pipe is broken. Nothing more is sent to it; the local files in {tmp_path} are complete."
-    )
-    assert said(caplog) == [("WARNING", warning)]
-    assert stored(tmp_path).exit_code == 1
-    assert "y" not in stored(tmp_path).summary
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_being_told_to_stop_is_not_a_failure_of_the_tracker(tmp_path, error):
-    tracker = settings().open(info(tmp_path, "cafe000e"))
-
-    def stopped(metrics, step):
-        raise error
-
-    tracker._wandb_run.log = stopped
-    with pytest.raises(error):
-        tracker.log(1, {"x": 1.0})
-    tracker.close(1)
-
-
-def test_an_end_that_hangs_is_left_behind(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("metarun.tracking.wandb._GRACE_S", 0.1)
-    tracker = settings(finish_timeout_s=0.1).open(info(tmp_path, "cafe000f"))
-    finish, released = tracker._wandb_run.finish, threading.Event()
-    tracker._wandb_run.finish = lambda exit_code: released.wait(30)
-    started = time.monotonic()
+    assert tracker._first_step == 0
+    tracker._first_step = 5
+    for step in (3, 4, 5, 8):
+        tracker.log(step, {"x": 0.5})
     tracker.close(0)
-    assert time.monotonic() - started < 5
-    cause = "W&B stopped: ending the W&B run took longer than 0.2 s."
-    rest = f"Nothing more is sent to it; the local files in {tmp_path} are complete."
-    assert said(caplog) == [("WARNING", f"{cause} {rest}")]
-    released.set()
-    finish(exit_code=0)
+    assert [row["_step"] for row in stored(tmp_path).history] == [5, 8]
 
 
-def test_without_wandb_the_run_goes_on(tmp_path, caplog, monkeypatch):
+def test_a_missing_wandb_is_an_error_for_the_guard_to_tell(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    tracker = settings().open(info(tmp_path))
-    tracker.log(1, {"x": 1.0})
-    tracker.close(0)
-    cause = "W&B is off for this run: import of wandb halted; None in sys.modules."
-    assert said(caplog) == [("WARNING", f"{cause} Metrics are kept in {tmp_path}.")]
+    with pytest.raises(ImportError, match="import of wandb halted"):
+        settings().open(info(tmp_path))
 
 
 def test_disabled_does_not_import_wandb(tmp_path, monkeypatch):
@@ -173,8 +131,14 @@ def test_settings_are_checked():
         settings(finish_timeout_s=0)
 
 
-def test_flat_keeps_empty_mappings_and_lists():
-    assert _flat({"a": {"b": {"c": 1}, "d": {}}, "e": [{"f": 2}]}) == {"a.b.c": 1, "a.d": {}, "e": [{"f": 2}]}
+def test_a_run_that_is_sent_later_does_not_fall_back(tmp_path, monkeypatch):
+    """There is an offline record already: the local one."""
+    with pytest.raises(ValueError, match=r"^W&B is disabled \(tracker\.wandb\.mode, WANDB_MODE\)$"):
+        settings(mode="disabled").open(info(tmp_path, is_sync=True))
+    monkeypatch.setattr("metarun.tracking.wandb._why_not_online", lambda *_: "no answer")
+    with pytest.raises(ConnectionError, match="^no answer$"):
+        settings(mode="online").open(info(tmp_path, is_sync=True))
+    assert list(tmp_path.iterdir()) == []
 
 
 # What depends on the environment is asked of a new process: wandb reads the environment once.

@@ -283,7 +283,9 @@ def make_trackers(config: Mapping[str, Any]) -> dict[str, TrackerSettings]:
             )
         tracker = make(config, key)
         if not isinstance(tracker, TrackerSettings):
-            raise ConfigurationError(f"{key}._target_ must be a class with open and finish_timeout_s, got {node['_target_']}")
+            raise ConfigurationError(
+                f"{key}._target_ must be a class with open and finish_timeout_s, got {node['_target_']}"
+            )
         made[name] = tracker
     several = [name for name, tracker in made.items() if isinstance(tracker, NoTracker)]
     if several and len(made) > 1:

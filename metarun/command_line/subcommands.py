@@ -300,7 +300,9 @@ def sync(arguments: list[str]) -> None:
         ConfigurationError: no folder of a run, or no such tracker.
     """
     parser = _parser("sync")
-    parser.add_argument("words", metavar="RUN_DIR", nargs="+", help="folders of runs; KEY=VALUE: the tracker's settings")
+    parser.add_argument(
+        "words", metavar="RUN_DIR", nargs="+", help="folders of runs; KEY=VALUE: the tracker's settings"
+    )
     parser.add_argument("--to", metavar="TRACKER", required=True, help="wandb, tensorboard or mlflow")
     parser.add_argument(
         "--allow",

@@ -56,11 +56,15 @@ def sync(run_dirs: Sequence[Path], to: str, overrides: Sequence[str], allowed: S
             follower.end(1 if result is None else 0, None if result is None else flat_results(result))
             follower.wait(time.monotonic())
         if follower.is_whole:
-            words = f"{lines} lines of metrics.jsonl" + (" and its result" if result is not None else ", and no result yet")
+            words = f"{lines} lines of metrics.jsonl" + (
+                " and its result" if result is not None else ", and no result yet"
+            )
             say(console, f"{folder.path} is in {to}: {words}")
         failed += not follower.is_whole
     if failed:
-        raise ConnectionError(f"{failed} of {len(folders)} runs could not be sent to {to}. The same command sends the rest.")
+        raise ConnectionError(
+            f"{failed} of {len(folders)} runs could not be sent to {to}. The same command sends the rest."
+        )
 
 
 def _planned(

@@ -73,14 +73,12 @@ class Tracker(Protocol):
 
 @runtime_checkable
 class TrackerSettings(Protocol):
-    """What `conf/tracker/*.yaml` describes: settings from which a run's tracker is opened.
-
-    Attributes:
-        finish_timeout_s: how long the end of a run waits for the tracker; then it is left behind.
-    """
+    """What `conf/tracker/*.yaml` describes: settings from which a run's tracker is opened."""
 
     @property
-    def finish_timeout_s(self) -> float: ...
+    def finish_timeout_s(self) -> float:
+        """How long the end of a run waits for the tracker; then it is left behind."""
+        ...
 
     def open(self, run: RunInfo) -> Tracker:
         """A tracker for this run; raises what keeps it from being one."""

@@ -119,7 +119,9 @@ class Follower:
             self._process.wait(_LOOK_S)
         status = self._process.returncode
         if status != 0:
-            self._stopped(f"its process ended with status {status}" if status is not None else "its process fell silent")
+            self._stopped(
+                f"its process ended with status {status}" if status is not None else "its process fell silent"
+            )
         self._kill()
 
     def _kill(self) -> None:
@@ -168,9 +170,7 @@ class GuardedTrackers:
             run: what they are told.
             log: where what their libraries print goes.
         """
-        self._followers = [
-            Follower(name, nodes[name], run, log, settings[name].finish_timeout_s) for name in nodes
-        ]
+        self._followers = [Follower(name, nodes[name], run, log, settings[name].finish_timeout_s) for name in nodes]
         self._results: dict[str, float] | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -48,7 +48,9 @@ class MlflowTracker:
             if not getattr(self, name):
                 raise ValueError(f"{name} must be given, got ''")
         if "://" not in self.uri and not self.uri.startswith("databricks"):
-            raise ValueError(f"uri must be sqlite:///FILE or a server's address, such as http://HOST:5000, got {self.uri!r}")
+            raise ValueError(
+                f"uri must be sqlite:///FILE or a server's address, such as http://HOST:5000, got {self.uri!r}"
+            )
         for name in ("request_timeout_s", "finish_timeout_s"):
             checks.number(name, getattr(self, name), minimum=0, exclusive=True)
         require_extra("mlflow", "mlflow", *(("sqlalchemy", "alembic") if self.uri.startswith("sqlite:") else ()))
@@ -66,20 +68,23 @@ class MlflowTracker:
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         from mlflow import MlflowClient
 
+        artifacts = None  # where a server says
         if self.uri.startswith(_SQLITE):
-            Path(self.uri.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(self.uri.removeprefix(_SQLITE)).absolute().parent
+            folder.mkdir(parents=True, exist_ok=True)
+            artifacts = (folder / "mlartifacts").as_uri()  # MLflow's own is below the current folder
         client = MlflowClient(tracking_uri=self.uri)
-        return _MlflowRun(client, _experiment(client, self.experiment), self, run)
+        return _MlflowRun(client, _experiment(client, self.experiment, artifacts), self, run)
 
 
-def _experiment(client: Any, name: str) -> str:
-    """The experiment's id."""
+def _experiment(client: Any, name: str, artifacts: str | None) -> str:
+    """The experiment's id; made where there is none, its artifacts to lie at `artifacts`."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name)
+            return client.create_experiment(name, artifact_location=artifacts)
         except MlflowException:  # another run of the sweep was first
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -99,7 +104,9 @@ class _MlflowRun:
             for other in found:
                 client.delete_run(other.info.run_id)
             found = []
-        self._held: dict[str, dict[int, float]] | None = {} if found else None  # points by name and step; None: no request
+        self._held: dict[str, dict[int, float]] | None = (
+            {} if found else None
+        )  # points by name and step; None: no request
         tags = {
             "mlflow.source.name": "metarun", "folder": str(run.folder.absolute()), "job_type": run.job_type,
             "group": run.group or "", "tags": ", ".join(run.tags), **settings.tags, _ID: run.run_id,
@@ -163,7 +170,9 @@ class _MlflowRun:
         """The configuration, of which MLflow takes nothing back: what it has stays as it is."""
         from mlflow.entities import Param
 
-        params = [Param(_name(key), str(value)[:_MAX_LENGTH]) for key, value in config.items() if _name(key) not in there]
+        params = [
+            Param(_name(key), str(value)[:_MAX_LENGTH]) for key, value in config.items() if _name(key) not in there
+        ]
         for first in range(0, len(params), _MAX_PARAMS):
             self._client.log_batch(self._id, params=params[first : first + _MAX_PARAMS])
 

@@ -51,9 +51,16 @@ class _EventFile:
     """The one event file of a run."""
 
     def __init__(self, folder: Path, run: RunInfo):
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        # The classes of messages are made when their modules are imported, so that a type checker sees none.
+        self._events: Any = event_pb2
+        self._summaries: Any = summary_pb2
+        self._hparams: Any = plugin_data_pb2
+        self._statuses: Any = api_pb2
+        self._tags = metadata
         folder.mkdir(parents=True, exist_ok=True)
         earlier = list(folder.glob("events.out.tfevents.*"))
         seconds, rest = divmod(time.time_ns(), 10**9)  # TensorBoard reads files in the order of their names
@@ -68,38 +75,30 @@ class _EventFile:
         self._step = 0
         self._write(file_version="brain.Event:2")
         # A TensorBoard that is looking drops what it has read of the run before.
-        self._write(step=0, session_log=SessionLog(status=SessionLog.START))
+        self._write(step=0, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
         self._write_settings(run)
         self._file.flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         self._step = step
-        values = [Summary.Value(tag=name, simple_value=number) for name, number in metrics.items()]
-        self._write(step=step, summary=Summary(value=values))
+        values = [self._summaries.Summary.Value(tag=name, simple_value=number) for name, number in metrics.items()]
+        self._write(step=step, summary=self._summaries.Summary(value=values))
         self._file.flush()
 
     def summarize(self, results: Mapping[str, float]) -> None:
         self.log(self._step, results)
 
     def close(self, exit_code: int) -> None:
-        from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-        from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
-
         if self._file.closed:
             return
-        status = api_pb2.STATUS_SUCCESS if exit_code == 0 else api_pb2.STATUS_FAILURE
-        end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
-        self._write_hparams(SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        status = self._statuses.STATUS_SUCCESS if exit_code == 0 else self._statuses.STATUS_FAILURE
+        end = self._hparams.SessionEndInfo(status=status, end_time_secs=time.time())
+        self._write_hparams(self._tags.SESSION_END_INFO_TAG, session_end_info=end)
         self._file.close()
 
     def _write_settings(self, run: RunInfo) -> None:
         """The configuration, the sweep and the tags as the hyperparameters of TensorBoard's HPARAMS page."""
-        from tensorboard.plugins.hparams import plugin_data_pb2
-        from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
-
-        start = plugin_data_pb2.SessionStartInfo(group_name=run.name, start_time_secs=time.time())
+        start = self._hparams.SessionStartInfo(group_name=run.name, start_time_secs=time.time())
         config = {key: value for key, value in run.config.items() if key not in _NO_COLUMNS}
         settings = flat(config) | {"id": run.run_id, "sweep": run.group or "", "tags": ", ".join(run.tags)}
         for name, value in sorted(settings.items()):
@@ -109,16 +108,12 @@ class _EventFile:
                 start.hparams[name].number_value = value
             else:
                 start.hparams[name].string_value = "null" if value is None else str(value)
-        self._write_hparams(SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start))
+        self._write_hparams(self._tags.SESSION_START_INFO_TAG, session_start_info=start)
 
-    def _write_hparams(self, tag: str, content: Any) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.plugins.hparams.metadata import NULL_TENSOR, create_summary_metadata
-
-        value = Summary.Value(tag=tag, metadata=create_summary_metadata(content), tensor=NULL_TENSOR)
-        self._write(summary=Summary(value=[value]))
+    def _write_hparams(self, tag: str, **content: Any) -> None:
+        metadata = self._tags.create_summary_metadata(self._hparams.HParamsPluginData(**content))
+        value = self._summaries.Summary.Value(tag=tag, metadata=metadata, tensor=self._tags.NULL_TENSOR)
+        self._write(summary=self._summaries.Summary(value=[value]))
 
     def _write(self, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+        self._writer.write(self._events.Event(wall_time=time.time(), **content).SerializeToString())

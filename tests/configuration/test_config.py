@@ -5,15 +5,18 @@ import itertools
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun.algorithm import FirstOrder, Implicit, Unrolled
 from metarun.build import make_parts, make_trackers
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.instantiate import make
+from metarun.configuration.resolve import resolved
 from metarun.errors import ConfigurationError
 from metarun.run_folder.folder import RunFolder, differences, fingerprint, flatten, moved, name, settings
 from metarun.tasks.sources.catalogue import CATALOGUE
@@ -292,6 +295,47 @@ def test_paths_come_from_the_environment(monkeypatch):
         assert flatten(configuration())[key] == "/some where/else"
 
 
+# ---- several trackers ------------------------------------------------------------------------------------------------
+
+
+def chosen_trackers(*words: str) -> tuple[list[str], Any]:
+    """The trackers of a run's configuration, and what is stored as their choice, by the way that a command takes."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = compose("config", list(words), return_hydra_config=True)
+    hydra = composed.hydra
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    config = resolved(composed, hydra)
+    return list(make_trackers(config)), config["choices"]["tracker"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), (["wandb"], "wandb")),
+        (("tracker=none",), ([], "none")),
+        (("tracker=tensorboard",), (["tensorboard"], "tensorboard")),
+        (("tracker=[wandb]",), (["wandb"], ["wandb"])),
+        (("tracker=[wandb,tensorboard]",), (["wandb", "tensorboard"], ["wandb", "tensorboard"])),
+        (
+            ("tracker=[mlflow,wandb]", "tracker.wandb.project=x", "seed=3"),
+            (["mlflow", "wandb"], ["mlflow", "wandb"]),
+        ),
+    ],
+)
+def test_several_trackers_are_a_list_of_options(words, expected):
+    assert chosen_trackers(*words) == expected
+
+
+def test_where_mlflow_keeps_runs_follows_the_folder_of_runs_and_its_own_variable(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = configuration("tracker=mlflow", "run.root=/there")["tracker"]["mlflow"]
+    assert tracker["uri"] == "sqlite:////there/mlflow.db"
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+        assert compose("config", ["tracker=mlflow"]).tracker.mlflow.uri == "http://127.0.0.1:5000"
+
+
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +352,7 @@ def test_the_name_says_what_was_chosen():
         "run.overwrite=true",
         "tracker=none",
         "tracker.wandb.project=other",
+        "tracker=[tensorboard,wandb]",
         "data.root=/elsewhere",
         "data.cache=/elsewhere",
         "data.residence=host",

@@ -35,7 +35,17 @@ NONSENSE = ["nonsense", True, None, -3, 1.5, math.nan, -math.inf, 10**30, ["nons
 
 # What is no nonsense after all, by the setting's last word: any name, null for "none", numbers that may be negative.
 NAMES = {"project", "entity", "group", "experiment", "folder"}
-OPTIONAL = {"entity", "group", "folder", "run", "threads", "task_chunk", "init_std", "eval_proximal_weight", "max_divergence"}
+OPTIONAL = {
+    "entity",
+    "group",
+    "folder",
+    "run",
+    "threads",
+    "task_chunk",
+    "init_std",
+    "eval_proximal_weight",
+    "max_divergence",
+}
 OPTIONAL |= {
     "preconditioner",
     "num_tasks",

@@ -78,6 +78,27 @@ def test_a_run_that_is_there_twice_is_run_once(tmp_path, monkeypatch, capsys):
     assert "4 done of 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words, trackers",
+    [
+        (["tracker=[tensorboard,mlflow]", "seed=0,1"], [["tensorboard", "mlflow"]] * 2),  # in each run
+        (["tracker=[tensorboard,mlflow],none", "seed=0"], [["tensorboard", "mlflow"], "none"]),  # values
+        (["tracker=tensorboard,none", "seed=0"], ["tensorboard", "none"]),
+    ],
+)
+def test_several_trackers_are_told_from_values_of_a_sweep(tmp_path, monkeypatch, words, trackers):
+    from metarun.sweep.manifest import read
+    from metarun.sweep.state import DONE, JobState
+
+    monkeypatch.setattr(
+        "metarun.sweep.launch.run_locally", lambda jobs, *_: {j.index: JobState(state=DONE, value=1.0) for j in jobs}
+    )
+    short = [word for word in SHORT if not word.startswith("tracker")]
+    assert run_here("-m", *short, f"run.root={tmp_path}", *words) == 0
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    assert [job.config["choices"]["tracker"] for job in read(sweep).jobs] == trackers
+
+
 def test_overwrite_takes_the_old_run_away_once_and_not_at_each_start_of_the_job(tmp_path, monkeypatch):
     """A job that is requeued must find its own checkpoint, although the command said run.overwrite=true."""
     from metarun.sweep.state import JobState

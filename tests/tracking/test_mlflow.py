@@ -44,7 +44,13 @@ def runs(settings):
     experiment = client.get_experiment_by_name(settings.experiment)
     found = client.search_runs([experiment.experiment_id])
     return [
-        (run, {key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics})
+        (
+            run,
+            {
+                key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+                for key in run.data.metrics
+            },
+        )
         for run in found
     ]
 
@@ -77,7 +83,9 @@ def test_a_run_holds_the_record_to_the_bit_the_configuration_and_the_results(tmp
     run = assert_whole(settings)
     assert run.info.run_name == "sinusoid-maml"
     assert run.data.params == {"seed": "3", "model.hidden": "[40, 40]", "model.head": "None", "long": "x" * 500}
-    tags = {key: value for key, value in run.data.tags.items() if key in ("metarun.id", "group", "tags", "job_type", "mine")}
+    tags = {
+        key: value for key, value in run.data.tags.items() if key in ("metarun.id", "group", "tags", "job_type", "mine")
+    }
     assert tags == {
         "metarun.id": "cafe0001", "group": "sweep7", "tags": "maml, sinusoid", "job_type": "train", "mine": "yes"
     }  # fmt: skip
@@ -102,7 +110,9 @@ def test_a_run_that_is_begun_anew_takes_the_place_of_the_other(tmp_path, setting
 
 def test_another_record_under_the_same_id_is_refused(tmp_path, settings):
     finished(settings, info(tmp_path), rows=[*ROWS, (10, {"time/step_s": 1.0})])
-    with pytest.raises(ValueError, match=r"^MLflow holds train/loss = 0\.30000000000000004 at step 10, and the record 9\.0: "):
+    with pytest.raises(
+        ValueError, match=r"^MLflow holds train/loss = 0\.30000000000000004 at step 10, and the record 9\.0: "
+    ):
         finished(settings, info(tmp_path, is_sync=True), rows=[(10, {"time/step_s": 9.0, "train/loss": 9.0})])
 
 
@@ -114,7 +124,9 @@ def test_how_a_run_ended_is_its_status(tmp_path, settings, code, status):
 
 def test_settings_are_checked(store, monkeypatch):
     good = dict(uri=store, experiment="e", tags={}, request_timeout_s=10, finish_timeout_s=30)
-    with pytest.raises(ValueError, match=r"^uri must be sqlite:///FILE or a server's address, such as .*, got 'mlruns'$"):
+    with pytest.raises(
+        ValueError, match=r"^uri must be sqlite:///FILE or a server's address, such as .*, got 'mlruns'$"
+    ):
         MlflowTracker(**{**good, "uri": "mlruns"})
     with pytest.raises(ValueError, match=r"^experiment must be given, got ''$"):
         MlflowTracker(**{**good, "experiment": ""})

@@ -58,7 +58,10 @@ def test_the_event_file_holds_the_record_in_single_precision_and_the_results_at_
         "test/mse": [(20, rounded(0.7))],
     }
     start = hparams(held, "session_start_info").session_start_info
-    values = {name: value.WhichOneof("kind") and getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+    values = {
+        name: value.WhichOneof("kind") and getattr(value, value.WhichOneof("kind"))
+        for name, value in start.hparams.items()
+    }
     assert start.group_name == "sinusoid-maml"
     assert values == {
         "seed": 3.0, "model.hidden": "[40, 40]", "model.head": "null",
@@ -86,7 +89,11 @@ def test_a_run_that_goes_on_leaves_one_file_without_a_point_twice(tmp_path):
     tracker.close(0)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "tensorboard").iterdir())]
     assert sizes[:-1] == [0] and sizes[-1] > 0
-    assert points(read(tmp_path / "tensorboard"))["train/loss"] == [(10, rounded(0.1 + 0.2)), (20, rounded(1e-3)), (30, 2.0)]
+    assert points(read(tmp_path / "tensorboard"))["train/loss"] == [
+        (10, rounded(0.1 + 0.2)),
+        (20, rounded(1e-3)),
+        (30, 2.0),
+    ]
 
 
 def test_a_reader_that_was_looking_drops_what_it_had_read(tmp_path):

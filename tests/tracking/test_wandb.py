@@ -136,7 +136,7 @@ def test_a_run_that_is_sent_later_does_not_fall_back(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^W&B is disabled \(tracker\.wandb\.mode, WANDB_MODE\)$"):
         settings(mode="disabled").open(info(tmp_path, is_sync=True))
     monkeypatch.setattr("metarun.tracking.wandb._why_not_online", lambda *_: "no answer")
-    with pytest.raises(ConnectionError, match="^no answer$"):
+    with pytest.raises(ConnectionError, match=r"^no answer$"):
         settings(mode="online").open(info(tmp_path, is_sync=True))
     assert list(tmp_path.iterdir()) == []
 

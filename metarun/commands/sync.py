@@ -27,6 +27,7 @@ from metarun.tracking.base import RunInfo, flat_results, run_id_of
 from metarun.tracking.guard import Follower
 from metarun.tracking.jsonl import read_metrics
 
+_WAY_OUT = "Delete it: what it says follows from the folder, but for the name of the sweep."
 _IDENTITY = {"run_id": str, "name": str, "group": (str, None), "job_type": str, "tags": [str]}
 
 
@@ -53,8 +54,11 @@ def sync(run_dirs: Sequence[Path], to: str, overrides: Sequence[str], allowed: S
             lines = len(read_metrics(folder.metrics)) if folder.metrics.exists() else 0
             result = folder.read_result()
             follower = Follower(to, node, run, folder.log, None)
-            follower.end(1 if result is None else 0, None if result is None else flat_results(result))
-            follower.wait(time.monotonic())
+            try:
+                follower.end(1 if result is None else 0, None if result is None else flat_results(result))
+                follower.wait(time.monotonic())
+            finally:
+                follower.kill()
         if follower.is_whole:
             words = f"{lines} lines of metrics.jsonl" + (
                 " and its result" if result is not None else ", and no result yet"
@@ -89,7 +93,7 @@ def _planned(
         "tags": [config["choices"]["algorithm"], config["choices"]["dataset"]],
     }
     if folder.tracking.exists():  # not in runs of earlier versions
-        told = {key: read_json(folder.tracking, _IDENTITY)[key] for key in told}
+        told = {key: read_json(folder.tracking, _IDENTITY, _WAY_OUT)[key] for key in told}
     return node, RunInfo(folder=folder.path, config=config, is_sync=True, **told | {"tags": tuple(told["tags"])})
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from metarun.tracking.base import RunInfo, TrackerSettings
 
 _GRACE_S = 5.0  # beyond the time that a tracker is given to end by itself
+_STOPPED_S = 10.0  # a cluster that has told a run to stop kills it soon
 _LOOK_S = 1.0
 
 _logger = logging.getLogger(__name__)
@@ -75,8 +76,7 @@ class Follower:
         except BlockingIOError:
             return True
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            said = json.loads(line)
+        for said in map(json.loads, lines):
             if "stopped" in said:
                 self._stopped(said["stopped"])
             else:
@@ -89,17 +89,27 @@ class Follower:
         """Tell the process that the run has ended, and how."""
         self._tell({"exit_code": exit_code, "results": results})
 
-    def wait(self, since: float) -> None:
+    def wait(self, since: float, at_most_s: float | None = None) -> None:
         """Wait until the process has ended; end it where it takes longer than it may since `since`."""
-        try:
-            while self.hear(_LOOK_S):
-                limit_s = self._limit_s if self.is_whole else 0.0
-                if limit_s is not None and time.monotonic() - since > limit_s + _GRACE_S:
-                    self._stopped(f"it did not end within {limit_s:g} s (tracker.{self._name}.finish_timeout_s)")
-                    self._kill()
-        except BaseException:  # Ctrl-C: nobody waits any more
-            self._kill()
-            raise
+        limits = [limit for limit in (self._limit_s, at_most_s) if limit is not None]
+        while self.hear(_LOOK_S):
+            limit_s = min(limits, default=None) if self.is_whole else 0.0
+            if limit_s is not None and time.monotonic() - since > limit_s + _GRACE_S:
+                self._stopped(f"it did not end within {limit_s:g} s (tracker.{self._name}.finish_timeout_s)")
+                self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        process.wait()
 
     def _tell(self, order: Mapping[str, Any]) -> None:
         if self._process is None:
@@ -122,19 +132,7 @@ class Follower:
             self._stopped(
                 f"its process ended with status {status}" if status is not None else "its process fell silent"
             )
-        self._kill()
-
-    def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        process.wait()
+        self.kill()
 
     def _stopped(self, why: str) -> None:
         folder = self._run.folder
@@ -186,7 +184,11 @@ class GuardedTrackers:
         """Tells each that the run has ended, and waits for all of them together."""
         followers, self._followers = self._followers, []
         since = time.monotonic()
-        for follower in followers:
-            follower.end(exit_code, self._results)
-        for follower in followers:
-            follower.wait(since)
+        try:
+            for follower in followers:
+                follower.end(exit_code, self._results)
+            for follower in followers:
+                follower.wait(since, _STOPPED_S if exit_code > 128 else None)
+        finally:  # after Ctrl-C nobody waits any more
+            for follower in followers:
+                follower.kill()

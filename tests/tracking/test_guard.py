@@ -95,6 +95,53 @@ def test_the_end_of_a_trackers_process_is_found_while_the_run_goes_on(tmp_path, 
     assert len(said(caplog)) == 1
 
 
+def test_a_run_that_was_told_to_stop_waits_for_a_shorter_time(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("metarun.tracking.guard._STOPPED_S", 1.0)
+    tracker = hostile(tmp_path, "open", "hang", 60)
+    started = time.monotonic()
+    tracker.close(143)
+    assert 1 < time.monotonic() - started < 5
+    assert said(caplog) == warning(tmp_path, "it did not end within 1 s (tracker.hostile.finish_timeout_s)")
+
+
+def test_ctrl_c_while_a_run_waits_ends_every_tracker(tmp_path, monkeypatch):
+    settings = Hostile(at="close", how="hang", finish_timeout_s=60)
+    node = {**vars(settings), "_target_": "hostile.Hostile"}
+    run = run_in(tmp_path)
+    tracker = GuardedTrackers({"a": node, "b": node}, {"a": settings, "b": settings}, run, tmp_path / "log.txt")
+    processes = [follower._process for follower in tracker._followers]
+
+    def interrupted(self, wait_s=0.0):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Follower, "hear", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.close(0)
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
+
+
+def test_a_damaged_record_stops_a_tracker_and_not_the_run(tmp_path, caplog):
+    tracker = hostile(tmp_path, "", "", 60)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"st\n')
+    tracker.close(0)
+    ((level, words),) = said(caplog)
+    assert (level, "metrics.jsonl, line 1: expected a JSON object" in words) == ("WARNING", True)
+
+
+def test_a_missing_extra_is_an_error_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    def missing(extra, *packages):
+        raise ImportError(f"{extra} is not installed: pip install 'metarun[{extra}]', or leave this tracker out")
+
+    monkeypatch.setattr("metarun.tracking.tensorboard.require_extra", missing)
+    command = [word for word in SIX_STEPS if not word.startswith("tracker")]
+    assert run_here(*command, "tracker=[wandb,tensorboard]", f"run.root={tmp_path / 'runs'}") == 2
+    assert capsys.readouterr().err == (
+        "metarun: error: tracker.tensorboard: tensorboard is not installed: pip install 'metarun[tensorboard]', "
+        "or leave this tracker out\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_a_tracker_prints_goes_to_the_log(tmp_path, caplog, capfd):
     hostile(tmp_path, "open", "print", 60).close(0)
     assert said(caplog) == []
@@ -121,7 +168,7 @@ def test_whoever_is_left_alone_ends(tmp_path):
     assert process.poll() is None
     process.stdin.close()
     assert process.wait(20) == 1
-    follower._kill()
+    follower.kill()
 
 
 def test_a_run_with_every_hostile_tracker_at_once_is_the_run_without(tmp_path, capsys, monkeypatch):

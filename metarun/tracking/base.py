@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+_MAX_WORDS = 300  # characters
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
@@ -165,5 +167,6 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def words(error: BaseException) -> str:
-    """The error on one line, without a full stop; its type where it says nothing."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    """The error on one line, without a full stop; its type where it says nothing. Of a long one (SQL) the beginning."""
+    line = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return line if len(line) <= _MAX_WORDS else f"{line[:_MAX_WORDS]} ..."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun import checks
+from metarun.files import lock
 from metarun.tracking.base import RunInfo, Tracker, flat, require_extra
 
 _ID = "metarun.id"
@@ -68,13 +69,18 @@ class MlflowTracker:
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         from mlflow import MlflowClient
 
-        artifacts = None  # where a server says
-        if self.uri.startswith(_SQLITE):
-            folder = Path(self.uri.removeprefix(_SQLITE)).absolute().parent
-            folder.mkdir(parents=True, exist_ok=True)
-            artifacts = (folder / "mlartifacts").as_uri()  # MLflow's own is below the current folder
-        client = MlflowClient(tracking_uri=self.uri)
-        return _MlflowRun(client, _experiment(client, self.experiment, artifacts), self, run)
+        if not self.uri.startswith(_SQLITE):
+            client = MlflowClient(tracking_uri=self.uri)
+            return _MlflowRun(client, _experiment(client, self.experiment, None), self, run)
+        folder = Path(self.uri.removeprefix(_SQLITE).partition("?")[0]).absolute().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        artifacts = (folder / "mlartifacts").as_uri()  # MLflow's own is below the current folder
+        # The runs of a sweep begin at once, and MLflow makes a new file's tables without looking whether another does.
+        with open(folder / ".mlflow.lock", "w") as file:
+            lock(file, folder / ".mlflow.lock", waits=True)
+            client = MlflowClient(tracking_uri=self.uri)
+            experiment = _experiment(client, self.experiment, artifacts)
+        return _MlflowRun(client, experiment, self, run)
 
 
 def _experiment(client: Any, name: str, artifacts: str | None) -> str:

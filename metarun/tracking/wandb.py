@@ -68,6 +68,13 @@ class WandbTracker:
         if started is not None:
             if started.url or run.is_sync:  # offline there is none
                 _logger.info("wandb: this run is %s", started.url or f"offline, in {run.folder / 'wandb'}")
+            if run.is_new and started.starting_step:
+                _logger.warning(
+                    "W&B has steps of this run from before it was begun anew, and those below %d are not sent. Delete the run "
+                    "there, and send it whole: metarun sync %s --to wandb",
+                    started.starting_step,
+                    shlex.quote(str(run.folder)),
+                )
             return _LiveRun(started)
         if run.is_sync:
             raise ValueError("W&B is disabled (tracker.wandb.mode, WANDB_MODE)")

@@ -29,3 +29,4 @@ def test_the_results_for_a_summary_are_those_of_the_result():
 def test_an_error_is_told_on_one_line():
     assert words(RuntimeError("the pipe\nis broken.")) == "the pipe is broken"
     assert words(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert words(RuntimeError("x" * 301)) == "x" * 300 + " ..."

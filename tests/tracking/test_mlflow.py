@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from metarun.tracking.base import RunInfo
+from metarun.tracking.guard import GuardedTrackers
 from metarun.tracking.mlflow import MlflowTracker
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
@@ -114,6 +115,28 @@ def test_another_record_under_the_same_id_is_refused(tmp_path, settings):
         ValueError, match=r"^MLflow holds train/loss = 0\.30000000000000004 at step 10, and the record 9\.0: "
     ):
         finished(settings, info(tmp_path, is_sync=True), rows=[(10, {"time/step_s": 9.0, "train/loss": 9.0})])
+
+
+@pytest.mark.scenario
+def test_the_runs_of_a_sweep_may_begin_at_once(tmp_path):
+    """The tables of a new database are made by one of them: MLflow does not look whether another does."""
+    settings = MlflowTracker(
+        uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="e", tags={}, request_timeout_s=10, finish_timeout_s=60
+    )
+    node = {**vars(settings), "_target_": "metarun.tracking.mlflow.MlflowTracker"}
+    trackers = []
+    for seed in range(4):
+        folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "metrics.jsonl").write_text('{"step": 1, "x": 0.5}\n')
+        run = replace(info(folder), run_id=f"cafe{seed}", config={})
+        trackers.append(GuardedTrackers({"mlflow": node}, {"mlflow": settings}, run, folder / "log.txt"))
+    for tracker in trackers:
+        tracker.close(0)
+    found = runs(settings)
+    assert sorted(run.data.tags["metarun.id"] for run, _ in found) == [f"cafe{seed}" for seed in range(4)]
+    assert [points for _, points in found] == [{"x": [(1, 0.5)]}] * 4
 
 
 @pytest.mark.parametrize("code, status", [(1, "FAILED"), (143, "KILLED")])

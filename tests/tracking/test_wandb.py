@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,16 @@ def test_steps_that_wandb_has_are_passed_over(tmp_path):
         tracker.log(step, {"x": 0.5})
     tracker.close(0)
     assert [row["_step"] for row in stored(tmp_path).history] == [5, 8]
+
+
+def test_a_run_that_was_begun_anew_says_what_wandb_keeps_of_the_other(tmp_path, caplog, monkeypatch):
+    started = types.SimpleNamespace(url="https://wandb.ai/run", starting_step=7)
+    monkeypatch.setattr("metarun.tracking.wandb._start", lambda *_: started)
+    assert settings().open(info(tmp_path))._first_step == 7
+    assert said(caplog) == []
+    settings().open(info(tmp_path, is_new=True))
+    words = "W&B has steps of this run from before it was begun anew, and those below 7 are not sent. Delete the run there, "
+    assert said(caplog) == [("WARNING", f"{words}and send it whole: metarun sync {tmp_path} --to wandb")]
 
 
 def test_a_missing_wandb_is_an_error_for_the_guard_to_tell(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def follow() -> int:
         return 0
     except BaseException as error:  # SystemExit too: whatever it was, the run is told and goes on
         said.say({"stopped": words(error)})
-        if tracker is not None and not isinstance(error, OSError):
+        if tracker is not None and not isinstance(error, OSError):  # of a connection, which would be waited for again
             # What was sent until now should not look as if it were still going on.
             _close_quietly(tracker)
         os._exit(1)  # what its libraries would do at the end has no one to wait for it

@@ -150,7 +150,7 @@ def _overrides_of(config: Mapping[str, Any], config_dir: str | os.PathLike[str] 
     for groups in (("experiment",), ("algorithm", "dataset"), tuple(config["choices"])):
         wanted = [(group, config["choices"].get(group)) for group in groups]
         differing = [
-            f"{group}={option}" for group, option in wanted if option not in (None, plain["choices"].get(group))
+            f"{group}={_word(option)}" for group, option in wanted if option not in (None, plain["choices"].get(group))
         ]
         if differing:
             choices += differing

@@ -83,8 +83,11 @@ ONLY_WHEN_USED = {
     "requests",
     "gymnasium",
     "mujoco",
+    "IPython",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
 }
-ONLY_WHEN_USED |= {"IPython", "onnx", "onnxscript", "onnxruntime"}
 
 MODULES = sorted(
     ".".join(("metarun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")

@@ -46,6 +46,7 @@ def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
         [],
         ["algorithm=imaml", "dataset=glyphs", "optimizer.lr=0.01", "tracker=none"],
         ["experiment=imaml_omniglot_15min", "seed=3"],
+        ["tracker=[wandb,tensorboard]", "tracker.wandb.project=mine"],
         ["dataset=folder", 'dataset.path="a b/it\'s"', "dataset.split_fractions=[0.5,0.25,0.25]"],
         ["algorithm=maml", "algorithm/inner=newton_cg", "lr_schedule=cosine", "run.folder='null'"],
     ],

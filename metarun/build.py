@@ -99,16 +99,28 @@ def numbers_like_inputs(shape: Sequence[int]) -> torch.Tensor:
     return rng.uniform(rng.key(0, "example"), torch.arange(trial.SHOTS), *shape).float()
 
 
+def _with_sizes(config: Mapping[str, Any], input_shape: Sequence[int], num_outputs: int) -> Mapping[str, Any]:
+    """The configuration with the sizes in its model that are left to the data: null in the data set's file, and so in the model."""
+    model = config["model"]
+    if not isinstance(model, Mapping):
+        return config
+    found = {"input_shape": list(input_shape), "num_outputs": num_outputs}
+    missing = {key: value for key, value in found.items() if key in model and model[key] is None}
+    return {**config, "model": {**model, **missing}}
+
+
 def make_learner(
     config: Mapping[str, Any], dtype: torch.dtype, example: Callable[[], torch.Tensor], output_size: int
 ) -> Learner:
     """The model, run once on a few inputs.
 
     Args:
-        example: gives inputs [S, *input_shape]; asked once the model is made.
+        example: gives inputs [S, *input_shape].
     Raises:
         ConfigurationError: it is no model, does not fit in memory, or does not fit its data.
     """
+    inputs = example()
+    config = _with_sizes(config, inputs.shape[1:], output_size)
     with rng.seeded_construction(config["seed"], "init"):
         _require_room(config, dtype)
         module = make(config, "model")
@@ -118,7 +130,7 @@ def make_learner(
         )
     with named("model", config):
         learner = Learner(module, config["batch_norm"], config["head"])
-        learner.check(example(), output_size)
+        learner.check(inputs, output_size)
     return learner
 
 

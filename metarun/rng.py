@@ -36,6 +36,14 @@ def seeded_construction(seed: int, *labels: str | int) -> Iterator[None]:
         yield
 
 
+def generator(seed: int, *labels: str | int) -> torch.Generator:
+    """A generator on the CPU, seeded by (seed, labels), for code of a person's own that draws from one.
+
+    What it gives depends on PyTorch's version, and on how much is drawn at once: what is metarun's own draws by `bits`.
+    """
+    return torch.Generator().manual_seed(key(seed, *labels) & (2**63 - 1))
+
+
 def _shifted_right(x: Tensor, amount: int) -> Tensor:
     """Logical right shift, as a new tensor; PyTorch's own shift of signed integers copies the sign."""
     return (x >> amount).bitwise_and_((1 << (64 - amount)) - 1)

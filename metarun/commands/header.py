@@ -13,6 +13,7 @@ from metarun.models.learner import Learner
 from metarun.run_folder.folder import RunFolder
 from metarun.run_folder.state import TrainState
 from metarun.tasks.episodes import Episodes
+from metarun.tasks.stored_regression import StoredRegression
 
 _PARTS = ("inner", "meta_gradient", "direction")
 _TOLD = ("steps", "step_size", "rates", "curvature", "cg_steps", "point", "max_divergence", "solver")
@@ -55,7 +56,7 @@ def header_of(
     return [
         ("algorithm", f"{choices['algorithm']}: {composition}"),
         ("data", f"{choices['dataset']}: {sizes}; {evaluation_words}"),
-        *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes) else []),
+        *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes | StoredRegression) else []),
         ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
          f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),

@@ -45,13 +45,12 @@ from metarun.files import naming, write_atomically
 from metarun.json_text import json_text
 from metarun.report.published import compared
 from metarun.run_folder.checkpoints import BEST, newest, take_up
-from metarun.run_folder.data_record import record_data
+from metarun.run_folder.data_record import record_data, store_of
 from metarun.run_folder.folder import RunFolder, fingerprint, folder_of
 from metarun.run_folder.source_record import record_sources
 from metarun.run_folder.state import TrainState, load
 from metarun.run_folder.status import RunStatus
 from metarun.run_folder.stored_result import stored_result
-from metarun.tasks.episodes import Episodes
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, flat_results, identity, run_id_of
 from metarun.tracking.guard import GuardedTrackers
 from metarun.tracking.jsonl import MetricsFile, Reach
@@ -154,8 +153,8 @@ def _train_and_test(
     folder.write_json(folder.config, config)
     folder.write_json(folder.path / "overrides.json", {"overrides": list(overrides), "command": command})
     folder.write_json(folder.path / "environment.json", environment)
-    if isinstance(parts.source, Episodes):
-        record_data(folder, parts.source.store)
+    if (store := store_of(parts.source)) is not None:
+        record_data(folder, store)
     programs = record_sources(folder, config, resumed.step if resumed else None)
     if len(programs) > 1 and resumed is not None and programs[-1]["step"] == resumed.step:
         _logger.warning(

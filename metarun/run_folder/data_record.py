@@ -9,17 +9,42 @@ from metarun.files import read_json
 from metarun.run_folder.folder import RunFolder
 from metarun.run_folder.shapes import DATA
 from metarun.tasks.class_store import ClassStore
+from metarun.tasks.episodes import Episodes
+from metarun.tasks.stored_regression import StoredRegression
+from metarun.tasks.types import TaskSource
 
 _logger = logging.getLogger(__name__)
 
 
-def own_images(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What decides a store of the user's own images, wherever it is packed; None where a configuration has another.
+_OF_A_USER = tuple(
+    f"metarun.tasks.sources.{name}"
+    for name in (
+        "folder.folder",
+        "arrays.arrays",
+        "arrays.regression_arrays",
+        "table.table",
+        "table.regression_table",
+    )
+)
+"""The functions that read a person's own files: their examples may change while the configuration stays."""
+_HASHES = {
+    "sha256": "the examples are",
+    "split_sha256": "the split of the classes is",
+    "classes_sha256": "the classes of the examples are",
+    "targets_sha256": "the targets are",
+}
+"""What is compared, where both have it, and how the sentence begins that says it differs."""
 
-    It is the one store whose examples may change while the configuration stays.
-    """
+
+def store_of(source: TaskSource) -> ClassStore | None:
+    """The stored examples of a source; None where tasks are made on the spot."""
+    return source.store if isinstance(source, Episodes | StoredRegression) else None
+
+
+def own_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What decides a store of the user's own files, wherever it is packed; None where a configuration has another."""
     store = config["dataset"]["source"].get("store")
-    if not isinstance(store, Mapping) or store["_target_"] != "metarun.tasks.sources.folder.folder":
+    if not isinstance(store, Mapping) or store["_target_"] not in _OF_A_USER:
         return None
     return {key: value for key, value in store.items() if key not in ("cache", "max_pixels")}
 
@@ -59,8 +84,8 @@ def check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do
             f"{versions[1]} now."
         )
     )
-    for key, words in (("sha256", "the examples are"), ("split_sha256", "the split of the classes is")):
-        if before["provenance"][key] != store.provenance[key]:
+    for key, words in _HASHES.items():
+        if before["provenance"].get(key) != store.provenance.get(key):
             raise ConfigurationError(
                 f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
                 f"{otherwise}"

@@ -8,7 +8,7 @@ from metarun.configuration.instantiate import make
 from metarun.errors import ConfigurationError, DamagedFile
 from metarun.maths.stats import has_score
 from metarun.run_folder.checkpoints import newest
-from metarun.run_folder.data_record import check_same_data, own_images
+from metarun.run_folder.data_record import check_same_data, own_data
 from metarun.run_folder.folder import RunFolder, differences, fingerprint
 from metarun.run_folder.source_record import changed_sources
 
@@ -16,8 +16,8 @@ from metarun.run_folder.source_record import changed_sources
 def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] | None:
     """The result of a finished run of this very configuration; refuses a folder that holds another one.
 
-    The images of dataset=folder are no part of the configuration: where they are there still, they must be the same. Only
-    what changed by name, size or time since it was packed is read.
+    A person's own files (dataset=folder, table, arrays) are no part of the configuration: where they are there still, they must
+    be the same. Of images only what changed by name, size or time since it was packed is read.
     """
     if config["run"]["overwrite"]:
         return None
@@ -43,8 +43,8 @@ def stored_result(folder: RunFolder, config: dict[str, Any]) -> dict[str, Any] |
             f"{', '.join(map(str, changed_files[:5]))} changed since this finished run was made with it: {folder.path}. Give it "
             "back as it was, choose another run.folder to keep this result, or replace it with run.overwrite=true."
         )
-    store = own_images(config)
-    if store and Path(store["path"]).expanduser().is_dir():
+    store = own_data(config)
+    if store and Path(store["path"]).expanduser().exists():
         again = "choose another run.folder to keep this result, or replace it with run.overwrite=true"
         check_same_data(folder, make(config, "dataset.source.store"), "this finished run was trained on", again)
     return result

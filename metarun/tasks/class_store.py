@@ -21,13 +21,14 @@ class ClassStore:
     """Every example of a data set, class after class. Classes may be of any size: nothing is padded.
 
     Attributes:
-        items: uint8 images [T, channels, H, W] or float32 vectors [T, F]; class c is `counts[c]` rows from `starts[c]`.
+        items: uint8 images [T, channels, H, W] or float32 features [T, ...]; class c is `counts[c]` rows from `starts[c]`.
         counts: int64 [C], examples per class.
         classes: C names, sorted; a class id is a position in this list.
         splits: for train, val and test, int64 class ids in ascending order; no class is in two of them.
         provenance: `source`, `version`, `sha256` of the items, `split_sha256` of the split's class names, and whatever
             else a source says about what it read.
         mapping: the memory map that `items` lie in, or None.
+        targets: of a regression, float32 [T, outputs], one row for each item; the classes are then its tasks.
         starts: int64 [C], first row of each class.
         largest: for each split, the examples of its largest class.
     """
@@ -38,16 +39,17 @@ class ClassStore:
     splits: Mapping[Split, Tensor]
     provenance: Mapping[str, str]
     mapping: mmap.mmap | None = None
+    targets: Tensor | None = None
     starts: Tensor = field(init=False)
     largest: Mapping[Split, int] = field(init=False)
 
     def __post_init__(self) -> None:
         is_images = self.items.dtype == torch.uint8 and self.items.dim() == 4
-        is_vectors = self.items.dtype == torch.float32 and self.items.dim() == 2
-        if not (is_images or is_vectors):
+        is_features = self.items.dtype == torch.float32 and self.items.dim() >= 2
+        if not (is_images or is_features):
             shape = tuple(self.items.shape)
             raise ValueError(
-                f"items must be uint8 [T, channels, H, W] or float32 [T, F], got {self.items.dtype} {shape}"
+                f"items must be uint8 [T, channels, H, W] or float32 [T, ...], got {self.items.dtype} {shape}"
             )
         num_classes = len(self.classes)
         if list(self.classes) != sorted(set(self.classes)):
@@ -56,6 +58,8 @@ class ClassStore:
             raise ValueError(f"counts must be {num_classes} numbers >= 1, one for each class")
         if int(self.counts.sum()) != len(self.items):
             raise ValueError(f"counts must add up to the {len(self.items)} items, got {int(self.counts.sum())}")
+        if self.targets is not None and (self.targets.dim() != 2 or len(self.targets) != len(self.items)):
+            raise ValueError(f"targets must be [{len(self.items)}, outputs], got {tuple(self.targets.shape)}")
         check_splits(self.classes, {split: ids.tolist() for split, ids in self.splits.items()})
         largest = {split: int(self.counts[ids].max()) if len(ids) else 0 for split, ids in self.splits.items()}
         object.__setattr__(self, "starts", self.counts.cumsum(0) - self.counts)
@@ -91,12 +95,14 @@ class ClassStore:
         items = self.items.to(device)
         splits = {split: ids.to(device) for split, ids in self.splits.items()}
         mapping = self.mapping if items.data_ptr() == self.items.data_ptr() else None
-        return dataclasses.replace(self, items=items, counts=self.counts.to(device), splits=splits, mapping=mapping)
+        targets = None if self.targets is None else self.targets.to(device)
+        moved = {"items": items, "counts": self.counts.to(device), "splits": splits, "targets": targets}
+        return dataclasses.replace(self, mapping=mapping, **moved)
 
     @property
     def num_bytes(self) -> int:
-        """Of the items."""
-        return self.items.numel() * self.items.element_size()
+        """Of the items, and of their targets."""
+        return self.items.nbytes + (0 if self.targets is None else self.targets.nbytes)
 
     def names(self, split: Split) -> list[str]:
         """The classes of a split."""

@@ -94,7 +94,7 @@ class Episodes:
             )
         checks.integer("crop_padding", self.crop_padding, minimum=0)
         checks.one_of("residence", self.residence, ("auto", "device", "host"))
-        is_image = self.store.items.dim() == 4
+        is_image = self.store.items.dtype == torch.uint8
         if is_image and self.crop_padding >= min(self.store.items.shape[-2:]):
             raise ValueError(
                 f"crop_padding must leave something of each image: < {min(self.store.items.shape[-2:])}, got "
@@ -102,7 +102,7 @@ class Episodes:
             )
         if not is_image and (self.rotations or self.flips or self.crop_padding):
             raise ValueError(
-                "rotations, flips and crop_padding are for images, and these examples are vectors. Leave them out."
+                "rotations, flips and crop_padding are for images, and these examples are features. Leave them out."
             )
         if self.rotations and self.store.items.shape[-2] != self.store.items.shape[-1]:
             height, width = self.store.items.shape[-2:]
@@ -126,7 +126,10 @@ class Episodes:
     @property
     def whereabouts(self) -> str:
         """What the store holds and where it lies, in words."""
-        store, shape = self.store, "x".join(map(str, reversed(self.input_shape)))
+        store, sides = self.store, self.input_shape
+        if store.items.dtype == torch.uint8:  # as images are spoken of: width x height x channels
+            sides = sides[::-1]
+        shape = "x".join(map(str, sides))
         counts = store.counts
         fewest, most = int(counts.min()), int(counts.max())
         each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -167,9 +170,10 @@ class Episodes:
         if num_short:
             fewest, position = (int(value) for value in counts.min(0))
             worst = self.store.classes[int(classes[position])]
+            kind = "images" if self.store.items.dtype == torch.uint8 else "examples"
             hint = f"{keys['queries']}={fewest - shots}" if fewest > shots else f"fewer {keys['shots']}"
             raise ValueError(
-                f"{shots} shots + {queries} queries need {shots + queries} images per class, but in split {split} "
+                f"{shots} shots + {queries} queries need {shots + queries} {kind} per class, but in split {split} "
                 f"{num_short} of {len(classes)} classes have fewer, {worst} the fewest with {fewest}. "
                 f"Lower {keys['shots']} or {keys['queries']} ({hint} would do)."
             )

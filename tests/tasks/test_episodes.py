@@ -313,7 +313,7 @@ def test_vectors_are_classified_as_they_are():
     assert episodes.input_shape == (3,)
     expected = vectors[batch.latent["classes"][..., None], batch.latent["query_images"]].flatten(1, 2)
     assert torch.equal(batch.query.inputs, expected)
-    with pytest.raises(ValueError, match="are for images, and these examples are vectors"):
+    with pytest.raises(ValueError, match="are for images, and these examples are features"):
         Episodes(store=episodes.store, ways=2, rotations=True)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from metarun import checks
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.packed_file import Originals, Progress, open_or_pack
+from metarun.tasks.sources.class_split import split_of
 from metarun.tasks.sources.image_files import as_text, find_images, some
 from metarun.tasks.sources.images import MAX_PIXELS, Survey, decoded, surveyed
 from metarun.tasks.types import SPLITS, Split
@@ -74,7 +75,7 @@ def folder(
     found = find_images(root)
     if words := found.in_words():
         logger.warning("%s: %s", as_text(root), words)
-    splits = found.splits or _split(list(found.members), split_file, split_fractions, split_seed)
+    splits = found.splits or split_of(list(found.members), split_file, split_fractions, split_seed, "a folder")
     members, splits, left_out = _kept(found.members, splits, min_images, root)
     if left_out:
         logger.warning("%d classes of %s are left out: %s", len(left_out), as_text(root), some(left_out))
@@ -136,40 +137,6 @@ def _remarks(survey: Survey, root: Path) -> list[str]:
         names = some([as_text(file.relative_to(root)) for file in survey.series], 3)
         remarks.append(f"of files with several images the first is used ({len(survey.series):,}): {names}")
     return remarks
-
-
-def _split(classes: Sequence[str], file: str | None, fractions: Sequence[float], seed: int) -> dict[Split, list[str]]:
-    if file is not None:
-        return _split_of_file(Path(file).expanduser(), classes)
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(
-            f"split_fractions must be three shares (train, val, test) that add up to 1, got {list(fractions)}. "
-            "Set dataset.split_fractions."
-        )
-    order = sorted(classes, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).hexdigest())
-    ends = [round(len(order) * sum(fractions[: i + 1])) for i in range(3)]
-    return {split: order[start:end] for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False)}
-
-
-def _split_of_file(path: Path, classes: Sequence[str]) -> dict[Split, list[str]]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the split file {path} is not there. Set dataset.split_file to a JSON file, or to null."
-        )
-    try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the split file {path} is not JSON: {error}") from error
-    is_lists = isinstance(splits, dict) and all(isinstance(names, list) for names in splits.values())
-    if not is_lists or set(splits) != set(SPLITS):
-        raise ValueError(f'the split file {path} must be {{"train": [classes], "val": [classes], "test": [classes]}}.')
-    for split in SPLITS:
-        unknown = [name for name in splits[split] if name not in classes]
-        if unknown:
-            raise ValueError(
-                f"the split file {path} names {len(unknown)} {split} classes without a folder: {some(unknown)}"
-            )
-    return {split: list(splits[split]) for split in SPLITS}
 
 
 def _kept(

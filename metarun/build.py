@@ -346,6 +346,8 @@ def fitted(stored: Params, theta: MetaParameters, device: torch.device, dtype: t
     """
     shapes = {name: tuple(leaf.shape) for name, leaf in stored.items()}
     expected = {name: tuple(leaf.shape) for name, leaf in theta.items()}
+    # What is not learned is there too where it is not as the seed makes it.
+    expected |= {name: tuple(leaf.shape) for name, leaf in theta.unlearned.items() if name in shapes}
     if shapes != expected:
         differing = sorted(k for k in {*shapes, *expected} if shapes.get(k) != expected.get(k))
         raise ConfigurationError(

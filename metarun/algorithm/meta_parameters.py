@@ -9,6 +9,8 @@ from torch import Tensor
 from metarun.maths.trees import Params
 
 _SOLVER, _REGULARISER = "inner/", "proximal_weight/"
+BESIDE_THE_MODEL = (_SOLVER, _REGULARISER)
+"""How the names begin of what an algorithm meta-learns beside the model."""
 
 
 @dataclass(frozen=True, eq=False)

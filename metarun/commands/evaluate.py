@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from metarun.build import fitted, make_parts
+from metarun.commands.other_domain import as_trained, domain_of, domain_words
 from metarun.commands.result import measure_test, require_score
 from metarun.configuration.config_folder import config_folder
 from metarun.configuration.did_you_mean import closest
@@ -24,14 +25,13 @@ from metarun.configuration.trusted import named_in, require_resolved, require_tr
 from metarun.console.notes import shown
 from metarun.console.progress import testing, waiting
 from metarun.console.results import results
-from metarun.console.terminal import terminal
+from metarun.console.terminal import say, terminal
 from metarun.errors import ConfigurationError
 from metarun.run_folder.checkpoints import selected
-from metarun.run_folder.data_record import check_same_data, own_images
+from metarun.run_folder.data_record import check_same_data, own_data, store_of
 from metarun.run_folder.earlier_versions import of_today
 from metarun.run_folder.folder import RunFolder, fingerprint, flatten, moved
 from metarun.run_folder.source_record import changed_sources
-from metarun.tasks.episodes import Episodes
 
 _logger = logging.getLogger("metarun")
 _OF_VALIDATION = {"dataset.val_ways", "evaluation.val_shots", "evaluation.val_queries"}
@@ -78,15 +78,19 @@ def evaluate_run(
     require_resolved(stored)
     # Published figures belong to the run's own protocol.
     stored = of_today(stored)
-    config = _overridden(stored, overrides) | ({"reference": None} if overrides else {})
+    config, other = _overridden(stored, overrides)
+    config |= {"reference": None} if overrides else {}
     require_trusted(config, {*allowed, *(name for override in overrides for name in named_in(override))})
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
         for file in changed_sources(folder):
             _logger.warning("%s has changed since this run was made: what is tested here is the new one", file)
-    images = own_images(config)
-    if isinstance(parts.source, Episodes) and images and images == own_images(stored):
-        check_same_data(folder, parts.source.store, "this run was trained on", "name another folder to test on others")
+    own, store = own_data(config), store_of(parts.source)
+    if store is not None and own and own == own_data(stored):
+        check_same_data(folder, store, "this run was trained on", "name another one to test on others")
+    domains = {"trained_on": domain_of(stored), "tested_on": domain_of(config)}
+    if domains["trained_on"] != domains["tested_on"]:
+        say(console, ("note", "bold"), f": {domain_words(stored, config, other)}")
     theta = fitted(checkpoint["theta"], parts.theta, parts.device, parts.dtype)
     with testing(console, parts.evaluator.evaluation.tasks) as advanced:
         result = measure_test(config, parts, theta, checkpoint["step"], advanced)
@@ -94,7 +98,7 @@ def evaluate_run(
     path = folder.path / "evaluations" / f"{changed}.json"
     path.parent.mkdir(exist_ok=True)
     scores = {str(each.inner_steps): each.metrics[result["score"]] for each in result.pop("per_task")}
-    result |= {"overrides": list(overrides), "config": config, "task_scores": scores}
+    result |= {"overrides": list(overrides), "config": config, "task_scores": scores, **domains}
     folder.write_json(path, result)
     results(console, result)
     console.print(f"stored in {path}", soft_wrap=True)
@@ -102,21 +106,27 @@ def evaluate_run(
     return result
 
 
-def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A stored configuration with KEY=VALUE changes; a group's name swaps the whole group.
+def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A stored configuration with KEY=VALUE changes; a group's name swaps the whole group, before any key is changed.
+
+    Another data set is taken with the sizes that the run was trained on (`as_trained`).
 
     What a run stores is resolved, so a key that took another's value (`evaluation.shots: ${dataset.test_shots}`) is
     changed along with it, unless the run had set it apart or an override gives it a value of its own. What validation was
     like stays: it selected the state that is tested.
+
+    Returns:
+        The configuration, and the settings of the other data set as its file has them, or None.
     """
     config = OmegaConf.create(stored)
     OmegaConf.set_struct(config, True)
     known = sorted(flatten(stored))
     followers = _followers(stored) if overrides else {}
     given = {override.partition("=")[0] for override in overrides} | _OF_VALIDATION
-    for override in overrides:
+    other = None
+    for override in sorted(overrides, key=lambda override: not _is_group(override)):
         key, _, value = override.partition("=")
-        if key and (config_folder() / key).is_dir():
+        if _is_group(override):
             options = sorted(path.stem for path in (config_folder() / key).glob("*.yaml"))
             if value not in options:
                 near = closest(value, options)
@@ -124,12 +134,16 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
                 raise ConfigurationError(f"{key} has no option {value!r}{hint} Options: {', '.join(options)}.")
             with initialize_config_dir(str(config_folder()), version_base="1.3"):
                 group = key.replace("/", ".")
-                OmegaConf.update(config, group, OmegaConf.select(compose("config", [override]), group), merge=False)
+                chosen = OmegaConf.select(compose("config", [override]), group)
+            if key == "dataset":
+                other = plain(chosen, resolve=False)
+                chosen = as_trained(value, other, stored["dataset"])
+            OmegaConf.update(config, group, chosen, merge=False)
             config.choices[key] = value
             continue
         if not key:
             raise ConfigurationError(f"{override!r} has no key before its '=': write KEY=VALUE.")
-        if key.partition(".")[0] in ("choices", "reference"):
+        if key.partition(".")[0] in ("choices", "reference", "init_from") or key == "run.init_from":
             raise ConfigurationError(f"{key} says what the run was, and an evaluation does not change it.")
         if OmegaConf.select(config, key, default=...) is ...:
             near = closest(key, known)
@@ -153,7 +167,12 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
         resolved = plain(config, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigurationError(str(error).splitlines()[0]) from error
-    return moved(resolved, stored["data"], resolved["data"])
+    return moved(resolved, stored["data"], resolved["data"]), other
+
+
+def _is_group(override: str) -> bool:
+    key = override.partition("=")[0]
+    return bool(key) and (config_folder() / key).is_dir()
 
 
 def _with_followers(key: str, followers: Mapping[str, set[str]], given: set[str]) -> list[str]:

@@ -59,6 +59,8 @@ def compare(cfg: DictConfig) -> None:
     """
     console = terminal()
     config = resolved(cfg, HydraConfig.get())
+    if "init_from" in config:
+        raise ConfigurationError("run.init_from is for a run; metarun gradients measures at gradients.run=RUN_DIR.")
     settings: GradientSettings = make(config, "gradients")
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config | {"device": config["device"] | {"dtype": settings.dtype}})

@@ -11,6 +11,7 @@ from metarun.console.words import collected_words
 from metarun.device.ranks import Ranks
 from metarun.models.learner import Learner
 from metarun.run_folder.folder import RunFolder
+from metarun.run_folder.start import Start
 from metarun.run_folder.state import TrainState
 from metarun.tasks.episodes import Episodes
 from metarun.tasks.stored_regression import StoredRegression
@@ -20,7 +21,12 @@ _TOLD = ("steps", "step_size", "rates", "curvature", "cg_steps", "point", "max_d
 
 
 def header_of(
-    folder: RunFolder, config: dict[str, Any], parts: Parts, resumed: TrainState | None, ranks: Ranks
+    folder: RunFolder,
+    config: dict[str, Any],
+    parts: Parts,
+    resumed: TrainState | None,
+    ranks: Ranks,
+    start: Start | None = None,
 ) -> list[tuple[str, str]]:
     """Rows of (what, words): what will run, on what, and where it goes, in the words of the configuration."""
     choices, schedule, evaluation = config["choices"], parts.schedule, parts.evaluator.evaluation
@@ -58,6 +64,7 @@ def header_of(
         ("data", f"{choices['dataset']}: {sizes}; {evaluation_words}"),
         *([("store", parts.source.whereabouts)] if isinstance(parts.source, Episodes | StoredRegression) else []),
         ("model", f"{choices['model']}: {_model_words(parts.learner)}"),
+        *([("start", start.words)] if start is not None else []),
         ("training", f"{schedule.steps} steps of {schedule.tasks_per_step} tasks, {choices['optimizer']}, "
          f"{choices['lr_schedule']} learning rate, seed {config['seed']}"),
         ("device", f"{parts.device}{threads}, {config['device']['dtype']}, {chunk} tasks at once"

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from metarun.run_folder.checkpoints import BEST, newest, take_up
 from metarun.run_folder.data_record import record_data, store_of
 from metarun.run_folder.folder import RunFolder, fingerprint, folder_of
 from metarun.run_folder.source_record import record_sources
+from metarun.run_folder.start import Start, keep_start, start_of_run, started
 from metarun.run_folder.state import TrainState, load
 from metarun.run_folder.status import RunStatus
 from metarun.run_folder.stored_result import stored_result
@@ -109,6 +110,8 @@ def run_resolved(
     with shown(console), waiting(console, "preparing data and model"):
         parts = make_parts(config)
         make_trackers(config)  # refused, if at all, before anything is written
+        if (start := start_of_run(folder, config)) is not None:
+            parts = replace(parts, theta=started(parts.theta, start, parts.learner.module))
     use_cache(Path(config["data"]["cache"]).expanduser() / "programs")
     ranks = ranks_from_environment(parts.device.type)
     require_tasks(config, ranks.size)
@@ -127,7 +130,7 @@ def run_resolved(
             folder.clear()
         with status:
             command = command_line(overrides, config_dirs)
-            result = _train_and_test(console, folder, config, parts, overrides, command, sweep, status, ranks)
+            result = _train_and_test(console, folder, config, parts, start, overrides, command, sweep, status, ranks)
         report(console, folder, result, other_algorithm(config, overrides, config_dirs), untrusted_classes(config))
         return result["validation"]["best_score"]
 
@@ -137,6 +140,7 @@ def _train_and_test(
     folder: RunFolder,
     config: dict[str, Any],
     parts: Parts,
+    start: Start | None,
     overrides: Sequence[str],
     command: str,
     sweep: str | None,
@@ -155,6 +159,8 @@ def _train_and_test(
     folder.write_json(folder.path / "environment.json", environment)
     if (store := store_of(parts.source)) is not None:
         record_data(folder, store)
+    if start is not None:
+        keep_start(folder, start, parts.theta)
     programs = record_sources(folder, config, resumed.step if resumed else None)
     if len(programs) > 1 and resumed is not None and programs[-1]["step"] == resumed.step:
         _logger.warning(
@@ -164,7 +170,7 @@ def _train_and_test(
             resumed.step,
         )
     _logger.info("metarun %s, %s", __version__, command)
-    header(console, header_of(folder, config, parts, resumed, ranks))
+    header(console, header_of(folder, config, parts, resumed, ranks, start))
     ranks.wait()  # the folder is as it was meant to be: the others read what there is to go on from
     ranks.wait()  # and have read it
     _say_what_the_optimizer_makes(parts, config)
@@ -224,6 +230,7 @@ def _train_and_test(
             folder,
             config,
             parts,
+            start,
             state,
             environment | ({"sources": programs} if programs else {}),
             added,
@@ -304,6 +311,7 @@ def _finish(
     folder: RunFolder,
     config: dict[str, Any],
     parts: Parts,
+    start: Start | None,
     state: TrainState,
     environment: dict[str, Any],
     training_memory_mib: float | None,
@@ -336,6 +344,7 @@ def _finish(
         "name": folder.path.name,
         "choices": config["choices"],
         "seed": config["seed"],
+        **({"init_from": start.record} if start is not None else {}),
         "validation": {"best_score": state.best_score, "best_step": state.best_step},
         "num_parameters": parts.learner.num_parameters,
         "counted": {parts.problem.counted: state.counted} if parts.problem.counted else None,

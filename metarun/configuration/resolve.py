@@ -10,12 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from metarun.configuration.config_folder import SEVERAL
 from metarun.configuration.instantiate import make
 from metarun.configuration.schema import check_places, check_shape, plain, refuse_hydra_folders
+from metarun.configuration.start import start_of
 from metarun.errors import ConfigurationError
 from metarun.json_text import not_finite
 
 
 def resolved(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
     """The whole configuration as plain values, with the group choices that led to it under `choices`.
+
+    What `run.init_from` names is under `init_from`, with the hash of its content.
 
     Args:
         cfg: the composed configuration.
@@ -40,7 +43,8 @@ def resolved(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:
     make(config, "gradients")  # which a run does not read
     for key in ("root", "cache"):
         config["data"][key] = str(Path(config["data"][key]).expanduser())
-    return _with_expanded_data(cfg, config)
+    start = config["run"]["init_from"]
+    return _with_expanded_data(cfg, config) | ({"init_from": start_of(start)} if start is not None else {})
 
 
 def all_choices(cfg: DictConfig, hydra: DictConfig | HydraConf) -> dict[str, Any]:

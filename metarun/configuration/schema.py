@@ -94,9 +94,9 @@ def check_places(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: one that is no path, no truth value, or of another kind.
     """
-    for key in ("data.root", "data.cache", "run.root", "run.folder"):
+    for key in ("data.root", "data.cache", "run.root", "run.folder", "run.init_from"):
         value = _at(config, key)
-        if not (isinstance(value, str) or (value is None and key == "run.folder")):
+        if not (isinstance(value, str) or (value is None and key in ("run.folder", "run.init_from"))):
             raise ConfigurationError(f"{key} must be a path, got {value!r}")
     for key in ("run.overwrite", "profile", "figures.video"):
         if not isinstance(_at(config, key), bool):

@@ -10,6 +10,8 @@ from metarun.run_folder.state import TrainState, load, load_state, save, save_st
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 """The newest state, the one before it, and theta as validation selected it, which the first two hold as well."""
+START = "start.pt"
+"""Of a run with `run.init_from`: its parameters before the first step, those that are not learned among them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -56,9 +58,19 @@ def newest(folder: Path) -> TrainState | None:
 def selected(folder: Path) -> dict[str, Any] | None:
     """`theta` as validation selected it, the `step` after which, and the `fingerprint`; None where nothing was selected yet.
 
+    Where the run has a start, what is not learned is in `theta` too, as the start had it.
+
     Raises:
-        DamagedFile: best.pt is damaged, and no other checkpoint holds what was in it.
+        DamagedFile: best.pt is damaged, and no other checkpoint holds what was in it; or the start is.
     """
+    found = _selected(folder)
+    if found is None or not (folder / START).exists():
+        return found
+    return found | {"theta": load(folder / START)["theta"] | found["theta"]}
+
+
+def _selected(folder: Path) -> dict[str, Any] | None:
+    """`selected`, without what is not learned."""
     try:
         return load(folder / BEST)
     except (FileNotFoundError, DamagedFile) as error:

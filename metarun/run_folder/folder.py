@@ -23,6 +23,8 @@ _WITHOUT_INFLUENCE = ("run", "tracker", "data", "reference", "choices", "gradien
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides the run's numbers."""
     deciding = {key: value for key, value in config.items() if key not in _WITHOUT_INFLUENCE}
+    if (start := deciding.pop("init_from", None)) is not None:  # what it holds decides, and not where it lies
+        deciding["run.init_from"] = start["sha256"]
     kept = as_first_written(deciding, config["evaluation"])
     # Where archives and the cache lie decides nothing either.
     return moved(kept, config["data"], {key: f"data.{key}" for key in config["data"]})

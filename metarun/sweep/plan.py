@@ -16,6 +16,7 @@ from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.errors import ConfigurationError
 from metarun.run_folder.folder import fingerprint, folder_of
+from metarun.run_folder.start import start_of_run, started
 from metarun.run_folder.stored_result import stored_result
 from metarun.sweep.manifest import Job
 
@@ -79,7 +80,9 @@ def check(config: dict[str, Any], *, is_elsewhere: bool, num_ranks: int) -> None
     device = dict(config["device"])
     if device.get("kind") in ("auto", "cuda"):
         device["kind"] = "cpu"  # a context on the GPU would stay there for as long as the sweep
-    make_parts(config | {"device": device})
+    parts = make_parts(config | {"device": device})
+    if (start := start_of_run(folder_of(config), config)) is not None:
+        started(parts.theta, start, parts.learner.module)
     require_tasks(config, num_ranks)
     make_trackers(config)
     stored_result(folder_of(config), config)

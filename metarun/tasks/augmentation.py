@@ -1,4 +1,4 @@
-"""Turns, flips and crops of images, as maps from each pixel to the one that it is taken from."""
+"""Turns, flips and crops of images, as maps from each pixel to the one that it is taken from; and grey for colour."""
 
 import torch
 from torch import Tensor
@@ -70,3 +70,16 @@ def moved(pixels: Tensor, rotation: Tensor | None, is_flipped: Tensor | None, sh
     if is_outside is not None:
         taken = taken.masked_fill(is_outside[..., None, :], 0)
     return taken.view(pixels.shape)
+
+
+def in_channels(images: Tensor, channels: int) -> Tensor:
+    """Images [..., channels, height, width] in grey (1) or colour (3), as Pillow converts them, without its rounding.
+
+    Source: ITU-R BT.601 for the luminance, 0.299 R + 0.587 G + 0.114 B.
+    """
+    if images.shape[-3] == channels:
+        return images
+    if channels == 3:
+        return images.expand(*images.shape[:-3], 3, *images.shape[-2:]).contiguous()
+    red, green, blue = images.unbind(-3)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(-3)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarun import checks, rng
-from metarun.tasks.augmentation import moved
+from metarun.tasks.augmentation import in_channels, moved
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.residence import Ahead, Residence, gathered, is_resident
 from metarun.tasks.rotated_images import RotatedImages
@@ -59,6 +59,8 @@ class Episodes:
         rotations: count a class turned by 0, 90, 180 and 270 degrees as four classes, in split train alone. One
             episode may hold two turns of one class, as is usual with Omniglot.
         flips: mirror half of the images left to right, in split train alone.
+        channels: of the images as they are given to a model: grey becomes colour in three equal channels, colour becomes grey by
+            its luminance (0.299 R + 0.587 G + 0.114 B); None: as they are stored.
         crop_padding: shift each image by up to so many pixels each way, black coming in, in split train alone.
         residence: "device" keeps the items on the device whole, "host" gathers them for each episode, "auto" decides by size.
     """
@@ -71,6 +73,7 @@ class Episodes:
     output_size: int | None = None
     flips: bool = False
     crop_padding: int = 0
+    channels: int | None = None
     residence: Residence = "auto"
     _device: torch.device | None = None
     _ahead: Ahead[_Run, tuple[TaskBatch, torch.cuda.Event]] | None = field(default=None, init=False)
@@ -100,6 +103,11 @@ class Episodes:
                 f"crop_padding must leave something of each image: < {min(self.store.items.shape[-2:])}, got "
                 f"{self.crop_padding}. Set dataset.source.crop_padding."
             )
+        if self.channels is not None and not (is_image and {self.channels, self.store.items.shape[1]} <= {1, 3}):
+            raise ValueError(
+                f"channels must be 1 (grey) or 3 (colour), of images that are either, got {self.channels}. Set "
+                "dataset.source.channels=null."
+            )
         if not is_image and (self.rotations or self.flips or self.crop_padding):
             raise ValueError(
                 "rotations, flips and crop_padding are for images, and these examples are features. Leave them out."
@@ -114,7 +122,8 @@ class Episodes:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Channels, height, width; or features."""
-        return tuple(self.store.items.shape[1:])
+        stored = tuple(self.store.items.shape[1:])
+        return stored if self.channels is None else (self.channels, *stored[1:])
 
     def to(self, device: torch.device | str) -> "Episodes":
         """The same episodes on `device`: moves the store there, or gathers from it on the host (`residence`)."""
@@ -292,9 +301,11 @@ class Episodes:
             items = stored.index_select(0, rows)
         if rotation is not None or is_flipped is not None or shift is not None:
             items = moved(items.view(tasks, ways, per_class, *items.shape[1:]), rotation, is_flipped, shift)
-        inputs = items.view(tasks, ways * per_class, *self.input_shape).to(torch.float32)
+        inputs = items.view(tasks, ways * per_class, *self.store.items.shape[1:]).to(torch.float32)
         if items.dtype == torch.uint8:
             inputs = inputs.mul_(_PER_WHITE)
+        if self.channels is not None:
+            inputs = in_channels(inputs, self.channels)
         targets = torch.arange(ways, device=inputs.device).repeat_interleave(per_class).expand(tasks, -1)
         return Examples(inputs, targets.contiguous(), ways)
 

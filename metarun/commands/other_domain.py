@@ -1,0 +1,87 @@
+"""A data set that a run was not trained on, made such that its model fits: what changes in its settings, and why not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from metarun.errors import ConfigurationError
+
+_KEPT = ("ways", "test_ways", "val_ways", "output_size", "shots", "queries", "test_shots", "test_queries")
+"""Sizes of tasks that stay the run's own."""
+_COLOURS = {1: "grey", 3: "colour"}
+
+
+def as_trained(option: str, dataset: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a data set, with the sizes of tasks and of images that a run was trained on.
+
+    Args:
+        option: its name, `dataset=OPTION`.
+        dataset: its settings as its file has them, references unresolved.
+        trained: those of the run's own data set, resolved.
+    Raises:
+        ConfigurationError: it is of another kind of problem, or its examples cannot be made to fit.
+    """
+    kinds = [str(settings["problem"]["_target_"]).rpartition(".")[2] for settings in (trained, dataset)]
+    if kinds[0] != kinds[1]:
+        raise ConfigurationError(
+            f"the run learned {_words(kinds[0])}, and dataset={option} is for {_words(kinds[1])}: its model cannot be tested there."
+        )
+    fitted = dict(dataset) | {key: trained[key] for key in _KEPT if key in dataset and key in trained}
+    shape, here = trained.get("input_shape"), dataset.get("input_shape")
+    if not _is_image(shape) or not _is_image(here):
+        if shape is not None and here is not None and _is_image(shape) != _is_image(here):
+            own = "images" if _is_image(shape) else "no images"
+            other = "images" if _is_image(here) else "none"
+            raise ConfigurationError(f"the run was trained on {own}, and dataset={option} has {other}.")
+        if shape is not None and here is not None and shape != here:
+            raise ConfigurationError(
+                f"the run was trained on examples of {_sizes(shape)} numbers, and those of dataset={option} have {_sizes(here)}."
+            )
+        return fitted
+    assert shape is not None
+    channels, size = shape[0], shape[-1]
+    fitted["input_shape"] = list(shape)
+    if "image_size" in dataset:
+        fitted["image_size"] = size
+    if "channels" in dataset:
+        fitted["channels"] = channels
+    else:
+        fitted["source"] = {**dataset["source"], "channels": channels}
+    return fitted
+
+
+def domain_of(config: Mapping[str, Any]) -> str:
+    """The data set of a configuration: the name of its option, with the path where the data are the user's own."""
+    path = config["dataset"].get("path")
+    name = str(config["choices"]["dataset"])
+    return f"{name} {path}" if isinstance(path, str) else name
+
+
+def domain_words(stored: Mapping[str, Any], config: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> str:
+    """What a person should know of a test on another domain.
+
+    Args:
+        stored: the run's configuration.
+        config: that of the test.
+        dataset: the settings of the other data set as its file has them; None where it is the same data set elsewhere.
+    """
+    words = f"another domain: trained on {domain_of(stored)}, tested on {domain_of(config)}"
+    shape = config["dataset"].get("input_shape")
+    if dataset is None or not _is_image(shape):
+        return words
+    usual = dataset["channels"] if "channels" in dataset else dataset["input_shape"][0]
+    made = [f"its images are resized to {shape[-1]}x{shape[-2]}, as in training"]
+    if usual != shape[0]:
+        made.append(f"and made {_COLOURS.get(shape[0], f'of {shape[0]} channels')}")
+    return f"{words}; {' '.join(made)}"
+
+
+def _is_image(shape: Any) -> bool:
+    return isinstance(shape, list) and len(shape) == 3
+
+
+def _sizes(shape: Any) -> str:
+    return "x".join(map(str, shape)) if isinstance(shape, list) else str(shape)
+
+
+def _words(problem: str) -> str:
+    return {"PolicyGradient": "policies"}.get(problem, problem.lower())

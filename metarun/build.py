@@ -86,9 +86,9 @@ def _require_room(config: Mapping[str, Any], dtype: torch.dtype) -> None:
             require_bytes(4 * count * dtype.itemsize, what, "Take a smaller one.")
 
 
-def example_inputs(source: TaskSource, shots: int) -> torch.Tensor:
-    """Inputs [S, *input_shape] of one training task; where none are stored, any numbers in [0, 1)."""
-    tasks = source.sample(0, "train", torch.arange(1), min(shots, trial.SHOTS), trial.QUERIES)
+def example_inputs(source: TaskSource, shots: int, split: Split = "train") -> torch.Tensor:
+    """Inputs [S, *input_shape] of one task; where none are stored, any numbers in [0, 1)."""
+    tasks = source.sample(0, split, torch.arange(1), min(shots, trial.SHOTS), trial.QUERIES)
     if tasks.support is not None:
         return tasks.to("cpu", torch.float32).support_set.inputs[0]
     return numbers_like_inputs(source.input_shape)
@@ -134,9 +134,11 @@ def make_learner(
     return learner
 
 
-def make_parts(config: Mapping[str, Any]) -> Parts:
+def make_parts(config: Mapping[str, Any], *, is_trained_here: bool = True) -> Parts:
     """Everything that computes, from a resolved configuration; nothing is written.
 
+    Args:
+        is_trained_here: whether these data are to be trained on; else the test split alone is looked at.
     Raises:
         ConfigurationError: a value that cannot be, with its key.
     """
@@ -153,15 +155,20 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         for name in ("shots", "queries", "test_shots", "test_queries"):
             if name in config["dataset"]:
                 checks.integer(name, config["dataset"][name], minimum=1)
-        source.check("train", schedule.shots, schedule.queries)
+        if is_trained_here:
+            source.check("train", schedule.shots, schedule.queries)
         # The test first: validation is like it unless it is set apart, and then one key mends both.
         source.check("test", *evaluation.examples("test"))
-        source.check("val", *evaluation.examples("val"))
+        if is_trained_here:
+            source.check("val", *evaluation.examples("val"))
+
+    tried: Split = "train" if is_trained_here else "test"
+    shots = schedule.shots if is_trained_here else evaluation.examples("test")[0]
 
     def few(tasks: int) -> TaskBatch:
-        return source.sample(0, "train", torch.arange(tasks), min(schedule.shots, trial.SHOTS), trial.QUERIES)
+        return source.sample(0, tried, torch.arange(tasks), min(shots, trial.SHOTS), trial.QUERIES)
 
-    learner = make_learner(config, dtype, lambda: example_inputs(source, schedule.shots), source.output_size)
+    learner = make_learner(config, dtype, lambda: example_inputs(source, shots, tried), source.output_size)
     problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))
     model = learner.init(dtype=dtype)
     with named("algorithm", config):
@@ -196,8 +203,10 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
         return size
 
     of_rank = -(-schedule.tasks_per_step // int(os.environ.get("WORLD_SIZE", 1)))
-    task_chunk = chunk(schedule.tasks_per_step, of_rank, "train", schedule.shots, schedule.queries)
-    measured: tuple[Split, ...] = ("val", "test")
+    measured: tuple[Split, ...] = ("val", "test") if is_trained_here else ("test",)
+    task_chunk = 1
+    if is_trained_here:
+        task_chunk = chunk(schedule.tasks_per_step, of_rank, "train", schedule.shots, schedule.queries)
     evaluation_chunk = min(
         100, *(chunk(evaluation.tasks, 100, split, *evaluation.examples(split)) for split in measured)
     )
@@ -215,8 +224,9 @@ def make_parts(config: Mapping[str, Any]) -> Parts:
             settings = {"split": split, "shots": shots, "queries": queries, "work": work}
             return Fitting(source=source, theta=dict(there), device=device, dtype=dtype, **settings).chunk(num_tasks)
 
-        fits = fitting(of_rank, "train", schedule.shots, schedule.queries)
-        task_chunk = task_chunk if fits == of_rank else fits
+        if is_trained_here:
+            fits = fitting(of_rank, "train", schedule.shots, schedule.queries)
+            task_chunk = task_chunk if fits == of_rank else fits
         evaluation_chunk = min(
             fitting(min(evaluation_chunk, evaluation.tasks), split, *evaluation.examples(split)) for split in measured
         )

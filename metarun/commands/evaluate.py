@@ -82,7 +82,7 @@ def evaluate_run(
     config |= {"reference": None} if overrides else {}
     require_trusted(config, {*allowed, *(name for override in overrides for name in named_in(override))})
     with shown(console), waiting(console, "preparing data and model"):
-        parts = make_parts(config)
+        parts = make_parts(config, is_trained_here=other is None)
         for file in changed_sources(folder):
             _logger.warning("%s has changed since this run was made: what is tested here is the new one", file)
     own, store = own_data(config), store_of(parts.source)
@@ -127,6 +127,8 @@ def _overridden(stored: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[
     for override in sorted(overrides, key=lambda override: not _is_group(override)):
         key, _, value = override.partition("=")
         if _is_group(override):
+            if key == "dataset" and value == stored["choices"]["dataset"]:
+                continue  # the run's own, with its own split: other settings of it could put training classes into the test
             options = sorted(path.stem for path in (config_folder() / key).glob("*.yaml"))
             if value not in options:
                 near = closest(value, options)

@@ -5,13 +5,15 @@ from typing import Any
 
 from metarun.errors import ConfigurationError
 
-_KEPT = ("ways", "test_ways", "val_ways", "output_size", "shots", "queries", "test_shots", "test_queries")
+_KEPT = ("ways", "test_ways", "shots", "queries", "test_shots", "test_queries")
 """Sizes of tasks that stay the run's own."""
 _COLOURS = {1: "grey", 3: "colour"}
 
 
 def as_trained(option: str, dataset: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data set, with the sizes of tasks and of images that a run was trained on.
+
+    Of a person's own images all classes are for the test, unless the folder or an override say otherwise: none was trained on.
 
     Args:
         option: its name, `dataset=OPTION`.
@@ -26,6 +28,16 @@ def as_trained(option: str, dataset: Mapping[str, Any], trained: Mapping[str, An
             f"the run learned {_words(kinds[0])}, and dataset={option} is for {_words(kinds[1])}: its model cannot be tested there."
         )
     fitted = dict(dataset) | {key: trained[key] for key in _KEPT if key in dataset and key in trained}
+    if "ways" in dataset:
+        fitted["output_size"] = trained.get("output_size")
+    elif _is_other(trained.get("output_size"), dataset.get("output_size")):
+        raise ConfigurationError(
+            f"the run's model has {trained['output_size']} output(s), and dataset={option} asks for {dataset['output_size']}."
+        )
+    if "val_ways" in dataset:
+        fitted["val_ways"] = None  # those of the test: nothing is validated
+    if "split_fractions" in dataset and "standardise" not in dataset:  # that is by the training classes
+        fitted["split_fractions"] = [0, 0, 1]
     shape, here = trained.get("input_shape"), dataset.get("input_shape")
     if not _is_image(shape) or not _is_image(here):
         if shape is not None and here is not None and _is_image(shape) != _is_image(here):
@@ -37,14 +49,14 @@ def as_trained(option: str, dataset: Mapping[str, Any], trained: Mapping[str, An
                 f"the run was trained on examples of {_sizes(shape)} numbers, and those of dataset={option} have {_sizes(here)}."
             )
         return fitted
-    assert shape is not None
+    assert shape is not None and here is not None  # images
     channels, size = shape[0], shape[-1]
     fitted["input_shape"] = list(shape)
     if "image_size" in dataset:
         fitted["image_size"] = size
     if "channels" in dataset:
         fitted["channels"] = channels
-    else:
+    elif here[0] != channels:
         fitted["source"] = {**dataset["source"], "channels": channels}
     return fitted
 
@@ -69,10 +81,14 @@ def domain_words(stored: Mapping[str, Any], config: Mapping[str, Any], dataset: 
     if dataset is None or not _is_image(shape):
         return words
     usual = dataset["channels"] if "channels" in dataset else dataset["input_shape"][0]
-    made = [f"its images are resized to {shape[-1]}x{shape[-2]}, as in training"]
-    if usual != shape[0]:
-        made.append(f"and made {_COLOURS.get(shape[0], f'of {shape[0]} channels')}")
-    return f"{words}; {' '.join(made)}"
+    made = [f"resized to {shape[-1]}x{shape[-2]}"] if dataset.get("image_size") != shape[-1] else []
+    made += [f"made {_COLOURS.get(shape[0], f'of {shape[0]} channels')}"] if usual != shape[0] else []
+    return f"{words}; its images are {' and '.join(made)}, as in training" if made else words
+
+
+def _is_other(one: Any, other: Any) -> bool:
+    """Whether two sizes are known and differ."""
+    return isinstance(one, int) and isinstance(other, int) and one != other
 
 
 def _is_image(shape: Any) -> bool:

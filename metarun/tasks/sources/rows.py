@@ -170,6 +170,8 @@ def _splits(rows: Rows, members: Mapping[str, list[int]], choices: Choices) -> d
 
 def _inputs(rows: Rows, training: np.ndarray, choices: Choices) -> tuple[np.ndarray, str]:
     """The features as they are given to a model, and the means and deviations they were standardised by, as JSON."""
+    if choices.standardise and not len(training):
+        logger.warning("%s has no training examples: features are left as they are in the file", rows.source)
     if not choices.standardise or not len(training):
         return rows.inputs, json.dumps(None)
     mean, deviation = _scale(rows.inputs[training])

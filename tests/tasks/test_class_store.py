@@ -63,7 +63,7 @@ def test_unsorted_names_and_other_dtypes_are_refused():
     with pytest.raises(ValueError, match="sorted, distinct names"):
         ClassStore.build(torch.zeros(2, 1, 1, 2, 2, dtype=torch.uint8), ["b", "a"], splits, "s", "1")
     with pytest.raises(ValueError, match="uint8"):
-        ClassStore.build(torch.zeros(2, 1, 1, 2, 2), ["a", "b"], splits, "s", "1")
+        ClassStore.build(torch.zeros(2, 1, 1, 2, 2, dtype=torch.float64), ["a", "b"], splits, "s", "1")
 
 
 def test_verify_finds_one_changed_byte():

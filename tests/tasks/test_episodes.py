@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metarun.tasks.class_store import ClassStore
 from metarun.tasks.episodes import Episodes
@@ -144,6 +145,7 @@ def test_shots_move_neither_classes_nor_queries():
 
 PROGRAM = """
 import torch
+from PIL import Image
 from test_episodes import counting_store, digest
 from metarun.tasks.episodes import Episodes
 print(digest(Episodes(store=counting_store(), ways=3, rotations=True).sample(7, "train", torch.arange(5, 20), 2, 3)))
@@ -349,3 +351,24 @@ def test_every_device_draws_the_same_episodes(device):
     batch = episodes.to(device).sample(7, "train", torch.arange(20), 2, 3)
     assert batch.support.inputs.device.type == device.type
     assert digest(batch.to("cpu", torch.float32)) == digest(episodes.sample(7, "train", torch.arange(20), 2, 3))
+
+
+def test_channels_are_converted_as_images_usually_are():
+    """Colour to grey by luminance, as Pillow does it up to its rounding to whole numbers; grey to three equal channels."""
+    items = torch.randint(0, 256, (3, 4, 3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    names = ["a", "b", "c"]
+    store = ClassStore.build(items, names, {"train": names, "val": [], "test": []}, "made", "1")
+    colour, grey = (Episodes(store=store, ways=3, rotations=False, channels=c) for c in (None, 1))
+    assert (colour.input_shape, grey.input_shape) == ((3, 6, 6), (1, 6, 6))
+    one, other = (episodes.sample(0, "train", torch.arange(2), 1, 2).query_set.inputs for episodes in (colour, grey))
+    pixels = (255 * one).round().to(torch.uint8).permute(0, 1, 3, 4, 2).flatten(0, 1).numpy()
+    expected = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in pixels]) / 255
+    assert np.abs(other[:, :, 0].flatten(0, 1).numpy() - expected).max() < 0.51 / 255
+    single = ClassStore.build(items[:, :, :1], names, {"train": names, "val": [], "test": []}, "made", "1")
+    three = Episodes(store=single, ways=3, rotations=False, channels=3).sample(0, "train", torch.arange(2), 1, 2)
+    plain = Episodes(store=single, ways=3, rotations=False).sample(0, "train", torch.arange(2), 1, 2)
+    assert torch.equal(three.query_set.inputs, plain.query_set.inputs.expand(-1, -1, 3, -1, -1))
+    with pytest.raises(
+        ValueError, match=r"channels must be 1 \(grey\) or 3 \(colour\), of images that are either, got 2"
+    ):
+        Episodes(store=store, ways=3, rotations=False, channels=2)

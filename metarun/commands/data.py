@@ -35,6 +35,15 @@ from metarun.tasks.sources.catalogue import (
 
 _LABEL = 18  # as wide as the labels of a list
 _OWN = "folder"
+_OWN_FILES = {
+    "table": "dataset.path=FILE.csv dataset.target=COLUMN",
+    "table_regression": "dataset.path=FILE.csv dataset.target=COLUMN dataset.task=COLUMN",
+    "arrays": "dataset.path=FILE.npz",
+    "arrays_regression": "dataset.path=FILE.npz",
+    "function": "dataset.source.function._target_=MODULE.FUNCTION",
+    "function_regression": "dataset.source.function._target_=MODULE.FUNCTION",
+}
+"""A person's own files and functions, which are read as they are -> what names them."""
 _MADE = ("sinusoid", "harmonic", "sinusoid_and_line", "glyphs")
 _ENVIRONMENTS = {
     "nothing to install": ("navigation2d", "tabular_mdp", "bandit"),
@@ -86,6 +95,9 @@ def list_sets(overrides: Sequence[str]) -> None:
         "       dataset=folder dataset.path=FOLDER, one folder for each class",
         indent=_LABEL,
     )
+    labels = {"table": "your files", "function": "your functions"}
+    for name, words in _OWN_FILES.items():
+        tell(console, (f"{labels.get(name, ''):{_LABEL}}", "bold"), f"dataset={name} {words}", indent=_LABEL)
     say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
     say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
     tell(
@@ -174,6 +186,10 @@ def _entry(name: str) -> DataSet:
         raise ConfigurationError(
             f"no data set with files is called {name!r}: your own images are checked when they are packed. "
             "Run: metarun data prepare folder dataset.path=FOLDER"
+        )
+    if name in _OWN_FILES:
+        raise ConfigurationError(
+            f"{name} is read as it is: there is nothing to get or to pack. Run: metarun dataset={name} {_OWN_FILES[name]}"
         )
     if name in (*_MADE, *itertools.chain(*_ENVIRONMENTS.values())):
         raise ConfigurationError(

@@ -223,6 +223,10 @@ def test_prepare_refuses_wrong_bytes_and_a_missing_file_in_one_line(data, server
             "navigation2d has no files: there is nothing to get or to check. Run: metarun dataset=na",
         ),
         (["prepare", "sinusoid"], "sinusoid has no files: there is nothing to get or to check. "),
+        (
+            ["check", "arrays"],
+            "arrays is read as it is: there is nothing to get or to pack. Run: metarun dataset=arrays dataset.path",
+        ),
         (["check", "folder"], "no data set with files is called 'folder': your own images are checked when they"),
         (["prepare", "cub", "birds"], "'birds' is neither"),
         (["prepare", "cub", "dataset.size=3"], "there is no key dataset.size; "),

@@ -4,9 +4,12 @@ import copy
 import itertools
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -52,6 +55,10 @@ ROBOTS = {
 }
 SIMULATED = ROBOTS | {"gymnasium": (*EPISODES, "dataset.source.workers=2")}
 SMALL |= SIMULATED
+OWN = ("table", "table_regression", "arrays", "arrays_regression", "function", "function_regression")
+"""A person's own data, without a class for them."""
+SMALL |= {name: ("dataset.ways=2", "dataset.queries=2") for name in ("table", "arrays", "function")}
+SMALL |= {f"{name}_regression": ("dataset.shots=2", "dataset.queries=2") for name in ("table", "arrays", "function")}
 SMALL |= {name: () for name in CATALOGUE if name not in SMALL}  # tests/tasks/test_training.py runs each of these
 
 
@@ -86,6 +93,34 @@ def folder(tmp_path_factory) -> tuple[str, ...]:
     root = tmp_path_factory.mktemp("pets")
     write_classes(root, {f"class {c:02d}": 2 + c % 2 for c in range(30)})
     return (f"dataset.path={root}", f"data.cache={tmp_path_factory.mktemp('cache')}")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Iterator[dict[str, tuple[str, ...]]]:
+    """For each kind of a person's own data the settings that find some: twelve classes or tasks of six examples."""
+    root = tmp_path_factory.mktemp("own")
+    rows = [(k * c, k + c, f"group {c:02d}", k - c) for c in range(12) for k in range(6)]
+    lines = [f"{a},{b},{group},{target}" for a, b, group, target in rows]
+    (root / "t.csv").write_text("\n".join(["a,b,group,target", *lines]))
+    features, groups, targets = ([row[:2] for row in rows], [row[2] for row in rows], [row[3] for row in rows])
+    np.savez(root / "classes.npz", X=np.array(features), y=np.array(groups))
+    np.savez(root / "tasks.npz", X=np.array(features), y=np.array(targets), task=np.array(groups))
+    (root / "own_functions_of_config.py").write_text(
+        "import torch\n\n\ndef curve(task):\n    x = torch.rand(task.num_examples, 1, generator=task.generator)\n    return x, x\n"
+        "\n\ndef classes(task):\n    labels = torch.arange(task.ways).repeat(task.num_examples)\n"
+        "    return labels[:, None] + torch.rand(len(labels), 2, generator=task.generator), labels\n"
+    )
+    sys.path.insert(0, str(root))
+    table = (f"dataset.path={root / 't.csv'}",)
+    yield {
+        "table": (*table, "dataset.target=group", "dataset.features=[a,b]"),
+        "table_regression": (*table, "dataset.target=target", "dataset.task=group"),
+        "arrays": (f"dataset.path={root / 'classes.npz'}",),
+        "arrays_regression": (f"dataset.path={root / 'tasks.npz'}",),
+        "function": ("dataset.source.function._target_=own_functions_of_config.classes",),
+        "function_regression": ("dataset.source.function._target_=own_functions_of_config.curve",),
+    }
+    sys.path.remove(str(root))
 
 
 def test_flat_keys_are_joined_by_dots_and_lists_are_values():
@@ -163,7 +198,7 @@ def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
         pytest.importorskip("mujoco", reason="needs the extra mujoco")
     if dataset == "gymnasium":
         pytest.importorskip("gymnasium", reason="needs the extra gymnasium")
-    is_regression = dataset in ("sinusoid", "harmonic", "sinusoid_and_line")
+    is_regression = dataset in ("sinusoid", "harmonic", "sinusoid_and_line") or dataset.endswith("_regression")
     are_episodes = EPISODES[0] in SMALL[dataset]
     if are_episodes and algorithm in ("imaml_hf", "protonet"):
         with pytest.raises(
@@ -171,11 +206,13 @@ def test_every_algorithm_meets_every_dataset(algorithm, dataset, request):
         ):
             make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset]))
         return
+    where = request.getfixturevalue(dataset) if dataset in ("omniglot", "folder") else ()
+    if dataset in OWN:
+        where = request.getfixturevalue("own")[dataset]
     if algorithm in ("protonet", "r2d2") and is_regression:
         with pytest.raises(ConfigurationError, match=r"algorithm: .* need a classification"):
-            make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}"))
+            make_parts(configuration(*QUICK, f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset], *where))
         return
-    where = request.getfixturevalue(dataset) if dataset in ("omniglot", "folder") else ()
     overrides = (f"algorithm={algorithm}", f"dataset={dataset}", *SMALL[dataset], *where)
     if algorithm == "cavia":
         overrides = (*(word for word in overrides if not word.startswith("model.")), "model=context_mlp")

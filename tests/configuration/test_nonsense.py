@@ -1,7 +1,7 @@
 """No part of the configuration takes a value that makes no sense: every setting of every part is given some."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -59,9 +59,13 @@ OPTIONAL |= {
     "velocities",
     "workers",
     "reward",
+    "features",
+    "split",
+    "split_file",
+    "min_examples",
 }
 LISTS_OF_NAMES = {"tags", "adapted", "not_meta_learned"}
-SIGNED = {"seed"}  # of a store, where it is a label and no count
+SIGNED = {"seed", "split_seed"}  # of a store, where it is a label and no count
 FOLLOWS = {"policy_outputs": "output_size", "observation_shape": "input_shape"}  # the key of the data set that says it
 CHECKED_BY_THE_MODEL = {"adapted"}  # names of its parameters
 
@@ -99,6 +103,19 @@ def may_be(path: tuple[str, ...], old: Any, value: Any) -> bool:
 
 @pytest.mark.parametrize(("key", "overrides"), PARTS, ids=lambda value: value if isinstance(value, str) else value[-1:])
 def test_a_setting_that_makes_no_sense_is_refused_in_one_line(key, overrides):
+    assert_refuses_nonsense(key, overrides)
+
+
+def test_a_setting_of_a_table_that_makes_no_sense_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["a,group,target", *(f"{k},{c},{k - c}" for c in range(12) for k in range(6))]))
+    own = ("dataset.target=target", "dataset.task=group", f"dataset.path={path}")
+    assert_refuses_nonsense("dataset.source", ("dataset=table_regression", *own))
+    assert_refuses_nonsense("dataset.source", ("dataset=table", f"dataset.path={path}", "dataset.target=group"))
+
+
+def assert_refuses_nonsense(key: str, overrides: Sequence[str]) -> None:
+    """Every setting of a part, given every value that it may not have."""
     usual = configuration(*QUICK, *overrides)
     node = usual
     for word in key.split("."):

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def table(
     """
     if target is None:
         raise ValueError("dataset=table needs the column that names the classes. Set dataset.target=COLUMN.")
-    read = _read(path, "table", delimiter, others=(target, split), features=features)
+    others = {"target": [target], "split": [] if split is None else [split]}
+    read = _read(path, "table", delimiter, others, features)
     choices = Choices(
         split_file=split_file,
         split_fractions=split_fractions,
@@ -82,7 +83,8 @@ def regression_table(
             f"Set {' and '.join(missing)}."
         )
     targets = [target] if isinstance(target, str) else list(target)
-    read = _read(path, "table_regression", delimiter, others=(*targets, task, split), features=features)
+    others = {"target": targets, "task": [task], "split": [] if split is None else [split]}
+    read = _read(path, "table_regression", delimiter, others, features)
     choices = Choices(
         split_file=split_file,
         split_fractions=split_fractions,
@@ -161,9 +163,17 @@ def _rows(read: _Read, *, groups: list[str], targets: np.ndarray | None, split: 
 
 
 def _read(
-    path: str | None, option: str, delimiter: str, *, others: Sequence[str | None], features: Sequence[str] | None
+    path: str | None,
+    option: str,
+    delimiter: str,
+    others: Mapping[str, Sequence[str]],
+    features: Sequence[str] | None,
 ) -> _Read:
-    """The whole file, whose columns are there and whose lines are of one length."""
+    """The whole file, whose columns are there and whose lines are of one length.
+
+    Args:
+        others: columns that are no features, by the key that names them.
+    """
     if path is None:
         raise ValueError(f"dataset={option} needs the file of your table. Set dataset.path=FILE.csv.")
     if len(delimiter) != 1:
@@ -191,19 +201,20 @@ def _read(
         raise ValueError(
             f"table {file} must have a line of column names and a line for each example; it has no example."
         )
-    _check_columns(file, columns, delimiter, [name for name in (*others, *(features or ())) if name is not None])
-    chosen = list(features) if features is not None else [name for name in columns if name not in others]
+    _check_columns(file, columns, delimiter, {**others, "features": features or ()})
+    taken = {name for names in others.values() for name in names}
+    chosen = list(features) if features is not None else [name for name in columns if name not in taken]
     if not chosen:
         raise ValueError(f"table {file} has no column left for the inputs. Set dataset.features=[COLUMN,...].")
     return _Read(file, columns, cells, lines, chosen)
 
 
-def _check_columns(file: Path, columns: list[str], delimiter: str, needed: Sequence[str]) -> None:
-    """Raise `ValueError` unless the needed columns are there, and no name is there twice."""
+def _check_columns(file: Path, columns: list[str], delimiter: str, needed: Mapping[str, Sequence[str]]) -> None:
+    """Raise `ValueError` unless the columns that keys name are there, and no name is there twice."""
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise ValueError(f"table {file} has several columns called {twice[0]!r}. Name them apart in its first line.")
-    for name in needed:
+    for key, name in ((key, name) for key, names in needed.items() for name in names):
         if name not in columns:
             near = closest(name, columns)
             other = next((mark for mark in ";\t" if mark in columns[0]), None) if len(columns) == 1 else None
@@ -214,4 +225,6 @@ def _check_columns(file: Path, columns: list[str], delimiter: str, needed: Seque
                 if near
                 else "."
             )
-            raise ValueError(f"table {file} has no column {name}{hint} Its columns: {', '.join(columns)}.")
+            raise ValueError(
+                f"table {file} has no column {name} (dataset.{key}){hint} Its columns: {', '.join(columns)}."
+            )

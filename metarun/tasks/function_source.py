@@ -116,8 +116,8 @@ class FunctionSource:
         inputs, targets = (torch.stack(values).unflatten(1, (classes, -1)) for values in zip(*made, strict=True))
 
         def examples(part: slice) -> Examples:
-            values = (value[:, :, part].flatten(1, 2).to(device) for value in (inputs, targets))
-            return Examples(*values, self.ways)
+            chosen, asked = (value[:, :, part].flatten(1, 2).to(device) for value in (inputs, targets))
+            return Examples(chosen, asked, self.ways)
 
         return TaskBatch(
             examples(slice(0, shots)),

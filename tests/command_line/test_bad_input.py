@@ -116,7 +116,7 @@ pytestmark = pytest.mark.usefixtures("nothing_trains")
         (["hydra.sweeper=null"], "hydra.sweeper=null: Hydra needs hydra.sweeper; give it another value"),
         (["-m", "seed=range(0,3,0)"], "seed=range(0,3,0): range() arg 3 must not be zero."),
         (["-m", "seed=range(0,0)"], "seed=range(0,0) gives no value: the end of a range is not part of it."),
-        (["run=${seed}"], "run must have keys of its own (root, folder, overwrite), got '${seed}'"),
+        (["run=${seed}"], "run must have keys of its own (root, folder, overwrite, init_from), got '${seed}'"),
         (["hydra.sweep.dir=x"], "hydra.sweep.dir has no effect here: a sweep lies in sweeps/ of run.root."),
         (["+model._partial_=true"], "model._partial_ is Hydra's own and has no place here"),
         (["optimizer._partial_=false"], "optimizer._partial_ is Hydra's own and must stay true, got false"),

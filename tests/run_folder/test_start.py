@@ -26,6 +26,7 @@ from ..training.small import (
     run_and_kill,
     run_here,
 )
+from ..training.test_ranks import DRIVER, torchrun
 
 COMMAND = (*SIX_STEPS, "device.program=eager", "model.hidden=[6]")
 
@@ -247,3 +248,32 @@ def test_a_start_that_changed_after_planning_is_refused(trained, tmp_path):
 def test_evaluations_and_gradients_do_not_take_it(trained, capsys):
     for words in (["evaluate", str(trained)], ["gradients"]):
         assert "run.init_from" in refused(capsys, *words, f"run.init_from={trained}")
+
+
+@pytest.mark.scenario
+def test_ranks_and_the_jobs_of_a_sweep_begin_with_it(trained, tmp_path):
+    """float64, so that the sums of two ranks are those of one to rounding; the jobs are the runs that they would be alone."""
+    words = (*COMMAND, "device.dtype=float64", f"run.init_from={trained}")
+    assert run_here(*words, "seed=1", f"run.root={tmp_path / 'one'}") == 0
+    alone = only_folder(tmp_path / "one")
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    child = torchrun(2, driver, *words, "seed=1", f"run.root={tmp_path / 'two'}")
+    out, err = child.communicate(timeout=240)
+    assert child.returncode == 0, err
+    assert out.count(f"parameters of {trained}") == 1, "one header"
+    shared = only_folder(tmp_path / "two")
+    assert shared.name == alone.name
+    for key, leaf in best_of(alone)["theta"].items():
+        torch.testing.assert_close(best_of(shared)["theta"][key], leaf, rtol=1e-9, atol=1e-12)
+    assert run_here("-m", *words, "seed=1,2", f"run.root={tmp_path / 'swept'}") == 0
+    assert_same_runs(alone, tmp_path / "swept" / alone.name)
+
+
+def test_a_sweep_is_told_of_a_start_that_does_not_fit_before_it_begins(trained, tmp_path, capsys):
+    words = (*COMMAND[:-1], "model.hidden=[6],[7]", f"run.init_from={trained}", f"run.root={tmp_path / 'runs'}")
+    assert run_here("-m", *words) != 0
+    said = capsys.readouterr()
+    message = "has layers.1.weight of shape (6, 1), and this model's is (7, 1)"
+    assert message in said.out + said.err
+    assert not list((tmp_path / "runs").glob("*/checkpoints"))

@@ -9,6 +9,8 @@ import torch
 from metarun import rng
 from metarun.errors import ConfigurationError
 from metarun.tasks.function_source import FunctionSource, Task
+from metarun.training.drawing import Drawing
+from metarun.training.program_steps import is_drawn_in_a_program
 
 from ..training.small import SIX_STEPS, assert_same_runs, only_folder, run_and_kill, run_here
 
@@ -87,6 +89,17 @@ def test_whole_numbers_stay_whole():
     assert batch.support_set.inputs.dtype == torch.int64
     assert batch.support_set.inputs.tolist() == [[[0, 1, 2], [3, 4, 5]]]
     assert batch.to("cpu", torch.float64).support_set.inputs.dtype == torch.int64
+
+
+def test_tasks_are_made_outside_of_the_program_of_a_step():
+    """A function draws from a generator, which a program could not: steps are given the tasks, those of each step."""
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32}
+    drawing = Drawing(
+        source=FunctionSource(function=line, num_examples=9), seed=0, size=3, shots=2, queries=4, **settings
+    )
+    assert not is_drawn_in_a_program(drawing, 4)
+    third = next(drawing.from_step(2))
+    assert torch.equal(third.query_set.inputs, drawing.of(torch.arange(6, 9)).query_set.inputs)
 
 
 def draws_elsewhere(task):

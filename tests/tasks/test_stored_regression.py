@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from metarun.tasks.stored_regression import StoredRegression
+from metarun.training.drawing import Drawing
+from metarun.training.program_steps import is_drawn_in_a_program
 
 from .test_table import kinds, people, regressions, store_of
 
@@ -58,3 +60,9 @@ def test_a_split_that_cannot_give_the_tasks_is_refused(tmp_path):
         StoredRegression(store=regressions(path, split_fractions=[1, 0, 0])).check("val", 1, 1)
     with pytest.raises(ValueError, match="a regression needs targets"):
         StoredRegression(store=store_of(kinds(tmp_path / "t.csv")))
+
+
+def test_tasks_are_drawn_in_the_program_of_a_step(tmp_path):
+    source = StoredRegression(store=regressions(people(tmp_path / "r.csv")))
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32}
+    assert is_drawn_in_a_program(Drawing(source=source, seed=0, size=3, shots=2, queries=4, **settings), 4)

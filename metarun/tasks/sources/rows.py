@@ -89,17 +89,23 @@ def store_of(rows: Rows, choices: Choices) -> ClassStore:
     members: dict[str, list[int]] = {}
     for row, name in enumerate(rows.groups):
         members.setdefault(name, []).append(row)
-    splits = _splits(rows, members, choices)
-    named = {name for names in splits.values() for name in names}
+    plural = "classes" if rows.kind == "class" else "tasks"
+    if len(members) == len(rows.groups):
+        hint = " For numbers to predict: dataset=table_regression or arrays_regression." if rows.kind == "class" else ""
+        raise ValueError(
+            f"{rows.source} has {len(members):,} {plural} and as many examples, and each {rows.kind} needs several.{hint}"
+        )
+    found = _splits(rows, members, choices)
+    named = {name for names in found.values() for name in names}
     fewest = choices.min_examples or 1
     kept = sorted(name for name, own in members.items() if name in named and len(own) >= fewest)
     left_out = sorted(set(members) - set(kept))
-    plural = "classes" if rows.kind == "class" else "tasks"
     if not kept:
         raise ValueError(f"no {rows.kind} of {rows.source} is left: {some(left_out)}. Lower dataset.min_examples.")
     if left_out:
         logger.warning("%d %s of %s are left out: %s", len(left_out), plural, rows.source, some(left_out))
-    splits = {split: [name for name in splits[split] if name in set(kept)] for split in SPLITS}
+    is_kept = set(kept)
+    splits: dict[Split, list[str]] = {split: [name for name in found[split] if name in is_kept] for split in SPLITS}
     training = np.array([row for name in splits["train"] for row in members[name]], dtype=np.int64)
     order = np.array([row for name in kept for row in members[name]], dtype=np.int64)
     notes = dict(rows.notes) | {"left_out": json.dumps(left_out)}
@@ -151,7 +157,7 @@ def _splits(rows: Rows, members: Mapping[str, list[int]], choices: Choices) -> d
         )
         return found
     splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
-    known = {str(split): split for split in SPLITS}
+    known: dict[str, Split] = {str(split): split for split in SPLITS}
     for name, own in members.items():
         first = rows.splits[own[0]]
         for row in own:
@@ -175,7 +181,7 @@ def _inputs(rows: Rows, training: np.ndarray, choices: Choices) -> tuple[np.ndar
     if not choices.standardise or not len(training):
         return rows.inputs, json.dumps(None)
     mean, deviation = _scale(rows.inputs[training])
-    constant = np.flatnonzero(deviation == 0)
+    constant = np.flatnonzero(deviation == 0).tolist()
     names = [rows.names[i] for i in constant] if rows.names else [str(i) for i in constant]
     words = f"; constant there, and only centred: {some(names)}" if names else ""
     logger.info(

@@ -181,7 +181,7 @@ def _inputs(rows: Rows, training: np.ndarray, choices: Choices) -> tuple[np.ndar
     if not choices.standardise or not len(training):
         return rows.inputs, json.dumps(None)
     mean, deviation = _scale(rows.inputs[training])
-    constant = np.flatnonzero(deviation == 0).tolist()
+    constant: list[int] = np.flatnonzero(deviation == 0).tolist()
     names = [rows.names[i] for i in constant] if rows.names else [str(i) for i in constant]
     words = f"; constant there, and only centred: {some(names)}" if names else ""
     logger.info(

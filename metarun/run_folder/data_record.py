@@ -49,6 +49,18 @@ def own_data(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return {key: value for key, value in store.items() if key not in ("cache", "max_pixels")}
 
 
+def provenance_of(folder: RunFolder) -> Mapping[str, str]:
+    """What a run wrote down of its examples; empty where it wrote nothing.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
+    try:
+        return read_json(folder.data, DATA, "Delete it: nothing then says what the examples were.")["provenance"]
+    except FileNotFoundError:
+        return {}
+
+
 def record_data(folder: RunFolder, store: ClassStore) -> None:
     """Write down which classes are in which split, and what the examples are.
 

@@ -69,13 +69,17 @@ class AdaptedModel:
         return self.outputs(inputs, prepared=prepared).softmax(-1)
 
     def outputs(self, inputs: Any, *, prepared: bool = False) -> Tensor:
-        """Logits [Q, N], or what a regression predicts, on the CPU; arguments and errors as `predict`."""
+        """Logits [Q, N], or what a regression predicts, on the CPU; arguments and errors as `predict`.
+
+        Predictions are in the units of the targets as a person has them, whether these were standardised in training or not.
+        """
         given = self.run.model_inputs(inputs, prepared, self.whites)
         with torch.no_grad():
             found = self._outputs(given)
         if not bool(torch.isfinite(found).all()):
             raise TrainingError(f"the outputs are not finite after {self.steps} inner steps. Adapt with fewer")
-        return found.cpu()
+        scale = self.run.target_scale
+        return (found if scale is None else scale.back(found)).cpu()
 
     def evaluate(self, inputs: Any, targets: Any, *, prepared: bool = False) -> dict[str, float]:
         """The run's metrics on examples whose targets are known: accuracy in [0, 1] and loss, or mse.

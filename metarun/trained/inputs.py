@@ -1,5 +1,6 @@
 """Inputs as a person has them, made into those that the model was trained on."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,12 +93,41 @@ class ImageInputs:
         return resized(as_mode(picture, self.channels, where), self.size)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scale:
+    """How numbers were standardised in training: (number - mean) / std, place by place; tensors in float64."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """Numbers [S, ...] as the model has them."""
+        return (numbers - self.mean.to(numbers)) / self.std.to(numbers)
+
+    def back(self, numbers: Tensor) -> Tensor:
+        """Numbers of the model as a person has them."""
+        return numbers * self.std.to(numbers) + self.mean.to(numbers)
+
+
+def scale_of(provenance: Mapping[str, str], name: str) -> Scale | None:
+    """What a run wrote down of how its features ("standardised") or its targets ("standardised_target") were scaled."""
+    found = json.loads(provenance.get(name, "null"))
+    return found and Scale(**{key: torch.tensor(found[key], dtype=torch.float64) for key in ("mean", "std")})
+
+
 @dataclass(frozen=True, kw_only=True)
 class NumberInputs:
-    """Tensors or arrays of numbers that are inputs already: [S, *shape], or [S] where an input is one number."""
+    """Tensors or arrays of numbers: [S, *shape], or [S] where an input is one number.
+
+    Attributes:
+        scale: as features were standardised in training, so they are here; None: they are inputs already.
+        names: of the columns of a table that they were; empty where they have none.
+    """
 
     shape: tuple[int, ...]
     is_integer: bool = False
+    scale: Scale | None = None
+    names: tuple[str, ...] = ()
 
     def whites(self, given: Any) -> Mapping[int, int]:
         """None."""
@@ -114,22 +144,32 @@ class NumberInputs:
             numbers = numbers.to(torch.float64)
         if not bool(torch.isfinite(numbers).all()):
             raise ValueError("inputs must be finite numbers, and some are not")
-        return numbers
+        return numbers if self.scale is None else self.scale(numbers)
 
 
-def inputs_of(dataset: Mapping[str, Any], example: Tensor) -> Inputs:
+def inputs_of(dataset: Mapping[str, Any], example: Tensor, provenance: Mapping[str, str]) -> Inputs:
     """What makes inputs like those of a data set.
 
     Args:
         dataset: its resolved configuration.
         example: an input of training, [*shape].
+        provenance: what the run wrote down of its examples.
     """
     source = dataset["source"]
-    is_images = str(source["_target_"]).endswith(f".{Episodes.__name__}") and example.dim() == 3
+    is_images = (
+        "standardised" not in provenance
+        and str(source["_target_"]).endswith(f".{Episodes.__name__}")
+        and example.dim() == 3
+    )
     if is_images and example.shape[0] in (1, 3) and example.shape[1] == example.shape[2]:
         channels, size, _ = example.shape
         return ImageInputs(channels=channels, size=size, is_inverted=is_inverted(source["store"]))
-    return NumberInputs(shape=tuple(example.shape), is_integer=not example.is_floating_point())
+    return NumberInputs(
+        shape=tuple(example.shape),
+        is_integer=not example.is_floating_point(),
+        scale=scale_of(provenance, "standardised"),
+        names=tuple(json.loads(provenance.get("features", "[]"))),
+    )
 
 
 def _each(given: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from metarun import __version__
 from metarun.errors import ConfigurationError
 from metarun.files import naming, write_atomically
 from metarun.trained.adapted import AdaptedModel
-from metarun.trained.inputs import ImageInputs
+from metarun.trained.inputs import ImageInputs, NumberInputs, Scale
 from metarun.trained.resampling import middle_square
 
 KINDS = (".pt2", ".onnx")
@@ -40,14 +40,21 @@ class ImageClassifier(nn.Module):
 class NumberModel(nn.Module):
     """Numbers -> probabilities of a classification, or what a regression predicts."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, is_classification: bool) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, is_classification: bool, inputs: Scale | None, targets: Scale | None
+    ) -> None:
         super().__init__()
         self.model, self.dtype, self.is_classification = model, dtype, is_classification
+        self.of_inputs, self.of_targets = inputs, targets
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[Q, N] for inputs [Q, *input_shape], float32 unless they are whole numbers."""
+        if self.of_inputs is not None:  # in float64, as `NumberInputs` does it
+            inputs = self.of_inputs(inputs.to(torch.float64))
         outputs = self.model(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
-        return outputs.softmax(-1) if self.is_classification else outputs
+        if self.is_classification:
+            return outputs.softmax(-1)
+        return outputs if self.of_targets is None else self.of_targets.back(outputs)
 
 
 def export(adapted: AdaptedModel, path: str | os.PathLike[str]) -> None:
@@ -91,6 +98,8 @@ def notes(adapted: AdaptedModel) -> dict[str, Any]:
             f"cropped to the middle square, resized to {inputs.size}x{inputs.size}, "
             f"{'inverted ' if inputs.is_inverted else ''}and scaled to [0, 1]"
         )
+    if isinstance(inputs, NumberInputs) and inputs.scale is not None:
+        taken["done_inside"] = "standardised as in training"
     return {
         "metarun": __version__,
         "run": run.path.name,
@@ -121,7 +130,8 @@ def _program(adapted: AdaptedModel) -> tuple[nn.Module, Tensor, dict[int, Any]]:
         return ImageClassifier(inner, inputs, run.dtype), example, dims
     whole = not adapted.support.is_floating_point()
     example = torch.zeros(3, *inputs.shape, dtype=adapted.support.dtype if whole else torch.float32)
-    return NumberModel(inner, run.dtype, adapted.classes is not None), example, {0: number}
+    scales = inputs.scale if isinstance(inputs, NumberInputs) else None, run.target_scale
+    return NumberModel(inner, run.dtype, adapted.classes is not None, *scales), example, {0: number}
 
 
 def _to_onnx(model: nn.Module, example: Tensor, dynamic: dict[int, Any], path: Path, said: str) -> None:

@@ -1,5 +1,6 @@
 """A trained run, taken up from its folder to adapt its model to a new task."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,16 +24,17 @@ from metarun.models.head import parameters_of
 from metarun.models.learner import Learner
 from metarun.problems.base import Problem
 from metarun.run_folder.checkpoints import selected
+from metarun.run_folder.data_record import provenance_of
 from metarun.run_folder.earlier_versions import of_today
 from metarun.run_folder.folder import RunFolder
-from metarun.tasks.types import Examples, TaskBatch
+from metarun.tasks.types import Examples, TaskBatch, TaskSource
 from metarun.trained.adapted import AdaptedModel
-from metarun.trained.inputs import Inputs, inputs_of
+from metarun.trained.inputs import Inputs, Scale, inputs_of, scale_of
 from metarun.trained.labels import classes_of
 from metarun.trained.module import AdaptedModule
 from metarun.training.evaluate import Evaluation
 
-_EPISODES = "metarun.tasks.episodes.Episodes"
+_STORED = ("metarun.tasks.episodes.Episodes", "metarun.tasks.stored_regression.StoredRegression")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +49,7 @@ class TrainedRun:
         theta: its meta-parameters.
         inputs: what makes the model's inputs of what a person gives.
         steps: inner steps that `adapt` takes by default: those of the run's result.
+        target_scale: how a regression's targets were standardised in training; None: they were not.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class TrainedRun:
     theta: MetaParameters
     inputs: Inputs
     steps: int
+    target_scale: Scale | None
     device: torch.device
     dtype: torch.dtype
 
@@ -95,6 +99,7 @@ class TrainedRun:
             wanted = torch.tensor(ids, device=self.device)
         else:
             wanted = self.targets(targets, len(given))
+            wanted = wanted if self.target_scale is None else self.target_scale(wanted)
         support = Examples(given[None], wanted[None], None if classes is None else len(classes))
         phi = self.algorithm.adapt(theta, self.problem, TaskBatch(support, None, {}), steps)
         if not all(bool(torch.isfinite(leaf).all()) for leaf in phi.values()):
@@ -205,6 +210,8 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "auto", allow: Sequen
     require_resolved(stored)
     config = of_today(stored)
     require_trusted(config, allow)
+    provenance = provenance_of(folder)
+    config = _with_sizes(config, provenance)
     place = {"kind": device, "threads": None, "program": "auto", "tf32": False}
     settings: Device = make(config | {"device": config["device"] | place}, "device")
     where, dtype = settings.open(), settings.torch_dtype
@@ -228,17 +235,31 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "auto", allow: Sequen
         problem=problem,
         learner=learner,
         theta=theta,
-        inputs=inputs_of(config["dataset"], example[0]),
+        inputs=inputs_of(config["dataset"], example[0], provenance),
         steps=evaluation.measured_steps(algorithm.inner.steps)[-1],
+        target_scale=scale_of(provenance, "standardised_target"),
         device=where,
         dtype=dtype,
     )
+
+
+def _with_sizes(config: Mapping[str, Any], provenance: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration with the sizes that are left to the data, as the run wrote them down or as its source says."""
+    dataset = dict(config["dataset"])
+    for key, name in (("input_shape", "input_shape"), ("output_size", "num_outputs")):
+        if key in dataset and dataset[key] is None:
+            if name in provenance:
+                dataset[key] = json.loads(provenance[name])
+            else:
+                source: TaskSource = make(config, "dataset.source")
+                dataset[key] = list(source.input_shape) if key == "input_shape" else source.output_size
+    return {**config, "dataset": dataset}
 
 
 def _example(config: Mapping[str, Any]) -> Tensor:
     """Inputs of a few examples. A set of classes is not opened for it: its files need not be there, and its shape is known."""
     dataset = config["dataset"]
     shape = dataset.get("input_shape")
-    if dataset["source"]["_target_"] == _EPISODES and shape is not None:
+    if dataset["source"]["_target_"] in _STORED and shape is not None:
         return numbers_like_inputs(shape)
     return example_inputs(make(config, "dataset.source"), config["schedule"]["shots"])

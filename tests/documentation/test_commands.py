@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from metarun.build import example_inputs, make_learner
 from metarun.command_line import subcommands
 from metarun.command_line.main import main
 from metarun.command_line.subcommands import SUBCOMMANDS
@@ -20,7 +21,6 @@ from metarun.configuration.config_folder import config_folder
 from metarun.configuration.instantiate import make
 from metarun.configuration.overrides import check, parse
 from metarun.configuration.resolve import resolved
-from metarun.models.learner import Learner
 
 from .pages import Page, pages
 
@@ -124,16 +124,20 @@ def make_of(overrides: list[str], config_dir: str | None) -> None:
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     config = resolved(composed, hydra)
-    learner = Learner(make(config, "model"), config["batch_norm"], config["head"])
-    inputs = torch.rand(2, *config["dataset"]["input_shape"])
-    learner.check(inputs, config["dataset"]["output_size"])
+    dataset, size = config["dataset"], config["dataset"]["output_size"]
+    if dataset["input_shape"] is None:  # found in the data
+        source = make(config, "dataset.source")
+        inputs, size = example_inputs(source, 2), source.output_size
+    else:
+        inputs = torch.rand(2, *dataset["input_shape"])
+    learner = make_learner(config, torch.float32, lambda: inputs, size)
     theta = learner.init()
     algorithm, problem = make(config, "algorithm"), make(config, "dataset.problem", learner=learner)
     algorithm.check(problem, theta)
     make(config, "schedule"), make(config, "evaluation"), make(config, "gradients")
     make(config, "optimizer")([leaf.requires_grad_() for leaf in algorithm.meta_parameters(problem, theta).values()])
     outputs = learner(theta, inputs)
-    assert outputs.shape == (2, config["dataset"]["output_size"])
+    assert outputs.shape == (len(inputs), size)
 
 
 @pytest.mark.parametrize(("command", "page"), chosen("composed"))

@@ -70,7 +70,7 @@ def test_drawings_come_out_as_training_had_them():
     source = make_parts(config).source
     tasks = source.sample(0, "test", torch.arange(1), 2, 1)
     given = tasks.support_set.inputs[0]
-    inputs = inputs_of(config["dataset"], given[0])
+    inputs = inputs_of(config["dataset"], given[0], {})
     assert inputs == ImageInputs(channels=1, size=14, is_inverted=True)
     paper = 255 - (given * 255).round().to(torch.uint8)
     assert torch.equal(inputs(paper, {}), given)
@@ -88,7 +88,7 @@ def test_omniglots_own_files_come_out_as_its_store_has_them(omniglot_places):
     character = "/".join(name.split("/")[-4:-1])
     first = int(store.starts[store.classes.index(character)])
     config = {"source": configuration("dataset=omniglot")["dataset"]["source"]}
-    inputs = inputs_of(config, torch.zeros(1, 28, 28))
+    inputs = inputs_of(config, torch.zeros(1, 28, 28), {})
     (folder_of_one,) = [inputs]
     with Image.open(__import__("io").BytesIO(data)) as image:
         found = folder_of_one([image.copy()], {})

@@ -108,7 +108,9 @@ def store_of(rows: Rows, choices: Choices) -> ClassStore:
     splits: dict[Split, list[str]] = {split: [name for name in found[split] if name in is_kept] for split in SPLITS}
     training = np.array([row for name in splits["train"] for row in members[name]], dtype=np.int64)
     order = np.array([row for name in kept for row in members[name]], dtype=np.int64)
-    notes = dict(rows.notes) | {"left_out": json.dumps(left_out)}
+    notes = dict(rows.notes) | {"left_out": json.dumps(left_out), "input_shape": json.dumps(rows.inputs.shape[1:])}
+    if rows.targets is not None:
+        notes["num_outputs"] = json.dumps(rows.targets.shape[1])
     inputs, notes["standardised"] = _inputs(rows, training, choices)
     targets, notes["standardised_target"] = _targets(rows, training, choices)
     items = torch.from_numpy(inputs[order].astype(np.float32))

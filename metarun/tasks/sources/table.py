@@ -1,6 +1,7 @@
 """A table of features, as CSV: a line for each example, with its class, or with its targets and its task."""
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def _rows(read: _Read, *, groups: list[str], targets: np.ndarray | None, split: 
         splits=None if split is None else read.texts(split),
         place=read.place,
         names=read.features,
-        notes={"features": ", ".join(read.features)},
+        notes={"features": json.dumps(read.features)},
     )
 
 

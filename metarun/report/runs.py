@@ -104,7 +104,9 @@ class Run:
     @cached_property
     def flat(self) -> dict[str, Any]:
         """The configuration, keys joined by dots, choices left out; of an evaluation, also what it replaced."""
-        flat = flatten({key: value for key, value in self.config.items() if key != "choices"})
+        flat = flatten({key: value for key, value in self.config.items() if key not in ("choices", "init_from")})
+        if isinstance(start := self.config.get("init_from"), Mapping):  # what it holds decides, too
+            flat["run.init_from"] = f"{start.get('path')} ({str(start.get('sha256'))[:8]})"
         if self.trained is None:
             return flat
         own = self.trained.settings
@@ -148,7 +150,7 @@ class Run:
         """The run or file whose parameters this one began with; "" where it began with its own."""
         if self.trained is not None:
             return self.trained.starts_from
-        recorded = (self.result or {}).get("init_from")
+        recorded = (self.result or self.config).get("init_from")
         path = recorded.get("path") if isinstance(recorded, Mapping) else self.flat.get("run.init_from")
         return str(path) if path else ""
 

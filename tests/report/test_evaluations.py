@@ -154,3 +154,19 @@ def test_what_a_run_starts_from_is_a_column_where_any_does(tmp_path):
     assert [(cell.row, len(cell.finished), len(cell.others)) for cell in grid.cells] == [
         (("maml", "outputs/pretrained"), 1, 1), (("maml", "–"), 1, 0),
     ]  # fmt: skip
+
+
+def test_starts_of_other_content_are_other_settings_wherever_they_lie(tmp_path):
+    """config.json has the hash of what a run began with: an overwritten run is another start under the same name."""
+    for name, mark in (("first", "1" * 64), ("second", "2" * 64), ("begun", "2" * 64)):
+        folder = write_run(tmp_path, {} if name == "begun" else SCORES, name=name, **{"run.init_from": "pretrained"})
+        config, start = json.loads((folder / "config.json").read_text()), {"path": "/runs/pretrained", "sha256": mark}
+        (folder / "config.json").write_text(json.dumps(config | {"init_from": start}))
+    runs = {run.path.name: run for run in read_runs([tmp_path])}
+    assert {name: run.settings["run.init_from"] for name, run in runs.items()} == {
+        "first": "/runs/pretrained (11111111)",
+        "second": "/runs/pretrained (22222222)",
+        "begun": "/runs/pretrained (22222222)",
+    }
+    assert not [key for run in runs.values() for key in run.settings if key.startswith("init_from")]
+    assert runs["begun"].starts_from == "/runs/pretrained"

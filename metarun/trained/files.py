@@ -136,12 +136,12 @@ def _of_tables(run: TrainedRun, support: Path, query: Sequence[Path]) -> FileTas
     is_classification = run.problem.score == "accuracy"
     num_targets = 1 if is_classification else int(run.config["dataset"]["output_size"])
     inputs = [name for name in heads[0] if not query or name in heads[1]][: None if query else size]
-    if isinstance(run.inputs, NumberInputs) and {*run.inputs.names} <= {*heads[0]} & {*heads[-1]}:
-        inputs = list(run.inputs.names)  # in the order of training
-    elif isinstance(run.inputs, NumberInputs) and run.inputs.names:
-        raise ConfigurationError(
-            f"this run was trained on the columns {', '.join(run.inputs.names)}, and --support and --query must have them all."
-        )
+    if isinstance(run.inputs, NumberInputs) and (names := run.inputs.names):
+        if not {*names} <= {*heads[0]} & {*heads[-1]}:
+            raise ConfigurationError(
+                f"this run was trained on the columns {', '.join(names)}, and --support and --query must have them all."
+            )
+        inputs = list(names)  # in the order of training
     targets = [name for name in heads[0] if name not in inputs]
     if len(inputs) != size or len(targets) != num_targets:
         raise ConfigurationError(

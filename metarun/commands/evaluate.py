@@ -87,7 +87,7 @@ def evaluate_run(
             _logger.warning("%s has changed since this run was made: what is tested here is the new one", file)
     own, store = own_data(config), store_of(parts.source)
     if store is not None and own and own == own_data(stored):
-        check_same_data(folder, store, "this run was trained on", "name another one to test on others")
+        check_same_data(folder, store, "this run was trained on", "name others to test on them")
     domains = {"trained_on": domain_of(stored), "tested_on": domain_of(config)}
     if domains["trained_on"] != domains["tested_on"]:
         say(console, ("note", "bold"), f": {domain_words(stored, config, other)}")

@@ -78,7 +78,7 @@ def check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do
 
     Args:
         what_was: of which they should be, as in "this run began with".
-        else_do: what can be done but giving the folder as it was.
+        else_do: what can be done but giving the data as they were.
     Raises:
         ConfigurationError: they are not, or the file is damaged.
     """
@@ -99,6 +99,6 @@ def check_same_data(folder: RunFolder, store: ClassStore, what_was: str, else_do
     for key, words in _HASHES.items():
         if before["provenance"].get(key) != store.provenance.get(key):
             raise ConfigurationError(
-                f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the folder as it was, or {else_do}."
+                f"{words} no longer what {what_was} ({folder.data}). Give dataset.path the data as they were, or {else_do}."
                 f"{otherwise}"
             )

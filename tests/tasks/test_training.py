@@ -121,7 +121,7 @@ def test_images_that_changed_are_not_answered_with_a_finished_run(tmp_path, caps
     shutil.copy(first, pets / "class 01" / "000.png")
     changed = (
         f"metarun: error: the examples are no longer what this finished run was trained on ({run / 'data.json'}). "
-        "Give dataset.path the folder as it was, or choose another run.folder to keep this result, or replace it with "
+        "Give dataset.path the data as they were, or choose another run.folder to keep this result, or replace it with "
         "run.overwrite=true."
     )
     assert answer() == (2, "", f"{changed}\n")
@@ -133,7 +133,7 @@ def test_images_that_changed_are_not_answered_with_a_finished_run(tmp_path, caps
     assert run_here("evaluate", str(run)) == 2
     assert capsys.readouterr().err == (
         f"metarun: error: the examples are no longer what this run was trained on ({run / 'data.json'}). "
-        "Give dataset.path the folder as it was, or name another folder to test on others.\n"
+        "Give dataset.path the data as they were, or name others to test on them.\n"
     )
     (run / "config.json").write_text(configuration)
     shutil.copytree(pets, tmp_path / "others")

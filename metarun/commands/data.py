@@ -95,9 +95,14 @@ def list_sets(overrides: Sequence[str]) -> None:
         "       dataset=folder dataset.path=FOLDER, one folder for each class",
         indent=_LABEL,
     )
-    labels = {"table": "your files", "function": "your functions"}
-    for name, words in _OWN_FILES.items():
-        tell(console, (f"{labels.get(name, ''):{_LABEL}}", "bold"), f"dataset={name} {words}", indent=_LABEL)
+    for label, words in (
+        (
+            "your files",
+            "dataset=table or dataset=arrays with dataset.path=FILE; table_regression or arrays_regression to predict numbers",
+        ),
+        ("your functions", "dataset=function, dataset=function_regression (docs/own_tasks.md)"),
+    ):
+        tell(console, (f"{label:{_LABEL}}", "bold"), words, indent=_LABEL)
     say(console, ("originals in", "bold"), f"      {root} (data.root, METARUN_DATA)")
     say(console, ("packed files in", "bold"), f"   {cache} (data.cache, METARUN_CACHE)")
     tell(

@@ -67,7 +67,8 @@ def users_folder(tmp_path, monkeypatch, request) -> Iterator[Path]:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / RUN_DIR).mkdir()
+    (tmp_path / RUN_DIR / "checkpoints").mkdir(parents=True)
+    (tmp_path / RUN_DIR / "checkpoints" / "best.pt").write_bytes(b"parameters to start from")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path

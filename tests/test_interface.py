@@ -11,6 +11,7 @@ import pytest
 import metarun
 from metarun import interface
 from metarun.errors import ConfigurationError
+from metarun.trained import run
 
 from .training.small import SIX_STEPS, run_here
 
@@ -38,6 +39,9 @@ def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(interface, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert (found.failed, found.attempted) == (0, 5)
+    assert run_here(*SIX_STEPS, "device.program=eager", "run.folder=outputs/waves") == 0
+    found = doctest.testmod(run)
+    assert (found.failed, found.attempted) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +67,15 @@ def test_a_changed_configuration_is_one_with_overrides(overrides):
 def test_train_takes_a_changed_configuration_and_gives_the_run(tmp_path, capsys):
     config = metarun.compose([*SIX_STEPS, "device.program=eager", f"run.root={tmp_path}"])
     config["optimizer"]["lr"] = 0.0005
-    run = metarun.train(config)
-    assert run.result == json.loads((run.path / "result.json").read_text())
-    command = json.loads((run.path / "overrides.json").read_text())["command"]
+    trained = metarun.train(config)
+    assert trained.result == json.loads((trained.path / "result.json").read_text())
+    command = json.loads((trained.path / "overrides.json").read_text())["command"]
     assert "optimizer.lr=0.0005" in command
     capsys.readouterr()
     assert run_here(*shlex.split(command)[1:]) == 0, "the recorded command is this run's"
     assert "has been run already" in capsys.readouterr().out
     again = metarun.train([*SIX_STEPS, "device.program=eager", f"run.root={tmp_path}", "optimizer.lr=0.0005"])
-    assert again.path == run.path
+    assert again.path == trained.path
 
 
 def test_what_cannot_be_is_refused():

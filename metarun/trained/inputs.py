@@ -31,6 +31,10 @@ class Inputs(Protocol):
         """How greys of more than 8 bits in these files are to be read (`Survey`); empty where there are none."""
         ...
 
+    def doubts(self, made: Tensor) -> str | None:
+        """What a person should know who gave what these inputs were made of; None where nothing looks odd."""
+        ...
+
     def __call__(self, given: Any, whites: Mapping[int, int]) -> Tensor:
         """Inputs [S, *shape], on the CPU.
 
@@ -80,6 +84,15 @@ class ImageInputs:
     def scaled(self, pixels: Tensor) -> Tensor:
         """Inputs from pixels of the right size, 0 to 255."""
         return ((255 - pixels) if self.is_inverted else pixels).to(torch.float32) * PER_WHITE
+
+    def doubts(self, made: Tensor) -> str | None:
+        """That drawings look inverted: ink covers less than half of the paper."""
+        if not self.is_inverted or not float(made.mean()) > 0.5:
+            return None
+        return (
+            "the images are mostly dark, and this model was trained on drawings in dark ink on light paper. If theirs are light "
+            "on dark, invert them"
+        )
 
     def pixels(self, image: Any, where: str, whites: Mapping[int, int]) -> Tensor:
         """Of one image: uint8 [channels, size, size]; `ValueError` where it is none."""
@@ -132,6 +145,10 @@ class NumberInputs:
     def whites(self, given: Any) -> Mapping[int, int]:
         """None."""
         return {}
+
+    def doubts(self, made: Tensor) -> str | None:
+        """None."""
+        return None
 
     def __call__(self, given: Any, whites: Mapping[int, int]) -> Tensor:
         """As they are; whole numbers stay so where the model takes them."""

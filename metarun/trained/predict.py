@@ -84,7 +84,8 @@ def adapted_to(run: TrainedRun, task: FileTask, steps: int | None) -> AdaptedMod
 def tell(adapted: AdaptedModel, task: FileTask) -> None:
     """Say on standard error what was adapted to, what could not be read, and what predictions depend on."""
     console = terminal(stderr=True)
-    for reason in task.unreadable.values():
+    doubts = adapted.run.inputs.doubts(task.support)
+    for reason in (*task.unreadable.values(), *([doubts] if doubts else [])):
         say(console, ("warning:", "yellow"), f" {reason}")
     classes = f" of {len(adapted.classes)} classes" if adapted.classes is not None else ""
     images = "images" if adapted.classes is not None and len(adapted.support.shape) == 4 else "examples"

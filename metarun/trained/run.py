@@ -1,6 +1,7 @@
 """A trained run, taken up from its folder to adapt its model to a new task."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from metarun.trained.inputs import Inputs, Scale, inputs_of, scale_of
 from metarun.trained.labels import classes_of
 from metarun.trained.module import AdaptedModule
 from metarun.training.evaluate import Evaluation
+
+_logger = logging.getLogger(__name__)
 
 _STORED = ("metarun.tasks.episodes.Episodes", "metarun.tasks.stored_regression.StoredRegression")
 
@@ -89,6 +92,8 @@ class TrainedRun:
             )
         whites = {} if prepared else self.inputs.whites(inputs)
         given = self.model_inputs(inputs, prepared, whites)
+        if not prepared and (doubts := self.inputs.doubts(given)):
+            _logger.warning("%s", doubts)
         steps = self.steps if steps is None else steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
@@ -187,6 +192,11 @@ class TrainedRun:
 
 def load(run_dir: str | os.PathLike[str], *, device: str = "auto", allow: Sequence[str] = ()) -> TrainedRun:
     """Take up a run's model, as validation selected it. Its data set need not be there.
+
+    >>> run = load("outputs/waves")
+    >>> adapted = run.adapt([-1.0, 0.0, 2.0], [0.5, 1.0, -1.0])
+    >>> adapted.predict([0.3, 0.4]).shape
+    torch.Size([2, 1])
 
     Args:
         run_dir: the run's folder.

@@ -138,3 +138,17 @@ def test_numbers_are_inputs_already():
 
 def test_a_run_of_numbers_knows_them(sinusoid_run):
     assert load(sinusoid_run).inputs == NumberInputs(shape=(1,))
+
+
+def test_drawings_that_are_light_on_dark_are_noticed(caplog, glyph_run):
+    light = torch.full((2, 1, 20, 20), 255, dtype=torch.uint8)
+    light[:, :, 3:6] = 0
+    run = load(glyph_run)
+    run.adapt(light, ["a", "b"])
+    assert caplog.messages == []
+    run.adapt(255 - light, ["a", "b"])
+    (words,) = caplog.messages
+    assert words.startswith(
+        "the images are mostly dark, and this model was trained on drawings in dark ink on light paper."
+    )
+    assert COLOUR.doubts(torch.ones(1, 3, 20, 20)) is None

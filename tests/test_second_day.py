@@ -47,12 +47,13 @@ def test_the_second_day(tmp_path, monkeypatch):
 
     # Predict at the command line ...
     task = ("--support", "known", "--query", "new")
-    told = said("predict", "trained", *task, "--format", "csv", folder=tmp_path)
+    together = ("--batch-norm", "transductive")  # as the run's test: a plain module does so, too
+    told = said("predict", "trained", *task, *together, "--format", "csv", folder=tmp_path)
     rows = list(csv.DictReader(io.StringIO(told)))
     assert [row["image"] for row in rows] == [str(file.relative_to(tmp_path)) for file in new]
 
     # ... in Python ...
-    run = metarun.load("trained")
+    run = metarun.load("trained", batch_norm="transductive")
     labels = [file.parent.name for file in known]
     model = run.adapt(known, labels)
     assert model.classes == tuple(sorted(NAMES))
@@ -76,12 +77,12 @@ def test_the_second_day(tmp_path, monkeypatch):
     # The files that need no metarun give the same.
     images = torch.stack([torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8) for file in new])
     images = images.view(len(new), 1, 105, 105)
-    said("export", "trained", "--support", "known", "--to", "model.pt2", folder=tmp_path)
+    said("export", "trained", "--support", "known", "--to", "model.pt2", *together, folder=tmp_path)
     with torch.no_grad():
         exported = torch.export.load("model.pt2").module()(images)
     assert (exported - probabilities).abs().max() < 1e-5
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install -e '.[onnx]'")
-    said("export", "trained", "--support", "known", "--to", "model.onnx", folder=tmp_path)
+    said("export", "trained", "--support", "known", "--to", "model.onnx", *together, folder=tmp_path)
     session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": images.numpy()})
     assert (torch.from_numpy(found) - probabilities).abs().max() < 1e-5

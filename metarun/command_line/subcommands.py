@@ -78,6 +78,7 @@ def predict(arguments: list[str]) -> None:
         parsed.query,
         steps=parsed.steps,
         form=parsed.format,
+        batch_norm=parsed.batch_norm,
         device=parsed.device,
         allowed=parsed.allow,
     )
@@ -95,7 +96,14 @@ def export(arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     from metarun.trained.export import export_run
 
-    export_run(parsed.run_dir, parsed.support, parsed.to, steps=parsed.steps, allowed=parsed.allow)
+    export_run(
+        parsed.run_dir,
+        parsed.support,
+        parsed.to,
+        steps=parsed.steps,
+        batch_norm=parsed.batch_norm,
+        allowed=parsed.allow,
+    )
 
 
 def _add_task_of_ones_own(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +113,12 @@ def _add_task_of_ones_own(parser: argparse.ArgumentParser) -> None:
         "--support", metavar="FOLDER", type=Path, required=True, help="a folder of images for each class, or a CSV"
     )
     parser.add_argument("--steps", metavar="N", type=int, help="inner steps; by default those of the run's result")
+    parser.add_argument(
+        "--batch-norm",
+        choices=("support", "transductive"),
+        default="support",
+        help="whose statistics normalise a prediction: the support set's, or those of all that are predicted at once",
+    )
     parser.add_argument(
         "--allow",
         metavar="CLASS",

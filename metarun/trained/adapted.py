@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class AdaptedModel:
     """The model of a run at phi, the parameters adapted to a support set.
 
-    Where the run's batch norms are transductive, as is usual, the examples of one call are normalised together, as in training:
-    predictions then depend on what else is in the call (`depends_on_others`).
+    Its batch norms take the statistics of the support set, so that predictions do not depend on each other, unless the run was
+    loaded with `batch_norm="transductive"`: then the examples of one call are normalised together (`depends_on_others`).
 
     Attributes:
         phi: all parameters, without task axis.

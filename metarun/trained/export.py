@@ -21,19 +21,22 @@ CLOSE = 1e-5
 """What the file may differ by from the model, in a probability or relative to a prediction."""
 
 
-def export_run(run_dir: Path, support: Path, to: Path, *, steps: int | None, allowed: Sequence[str]) -> None:
+def export_run(
+    run_dir: Path, support: Path, to: Path, *, steps: int | None, batch_norm: str, allowed: Sequence[str]
+) -> None:
     """Adapt a run's model to a support set and write it with its preprocessing; the file is held against the model.
 
     Args:
         support: a folder of images for each class, or a table.
         to: a file that ends in .pt2 or .onnx.
         steps: inner steps; None: those of the run's result.
+        batch_norm: "support" or "transductive" (`load`).
         allowed: classes beside metarun's and torch's that the run may name.
     Raises:
         ConfigurationError: no such run, files that make no task for it, another ending, or a missing extra.
         TrainingError: what is in the file gives something else than the model; the file is taken away.
     """
-    run = load(run_dir, device="cpu", allow=allowed)
+    run = load(run_dir, batch_norm=batch_norm, device="cpu", allow=allowed)
     task = read_task(run, support, ())
     adapted = adapted_to(run, task, steps)
     adapted.export(to)

@@ -109,7 +109,7 @@ def notes(adapted: AdaptedModel) -> dict[str, Any]:
         "outputs": "probabilities" if adapted.classes is not None else "predictions",
         "classes": None if adapted.classes is None else list(adapted.classes),
         "normalised_by": {
-            "transductive": "all examples of one call together, as in training",
+            "transductive": "all examples of one call together",
             "support": "the support set, which the file holds",
             "none": None,
         }[run.learner.batch_norm],

@@ -26,6 +26,7 @@ def predict(
     *,
     steps: int | None,
     form: str,
+    batch_norm: str,
     device: str,
     allowed: Sequence[str],
 ) -> None:
@@ -38,12 +39,13 @@ def predict(
         query: images, folders of images, or a table.
         steps: inner steps; None: those of the run's result.
         form: one of `FORMATS`.
+        batch_norm: "support" or "transductive" (`load`).
         allowed: classes beside metarun's and torch's that the run may name.
     Raises:
         ConfigurationError: no such run, or files that make no task for it.
         TrainingError: what was adapted or predicted is not finite.
     """
-    run = load(run_dir, device=device, allow=allowed)
+    run = load(run_dir, batch_norm=batch_norm, device=device, allow=allowed)
     task = read_task(run, support, query)
     adapted = adapted_to(run, task, steps)
     rows = _rows(adapted, task)
@@ -90,12 +92,14 @@ def tell(adapted: AdaptedModel, task: FileTask) -> None:
     classes = f" of {len(adapted.classes)} classes" if adapted.classes is not None else ""
     images = "images" if adapted.classes is not None and len(adapted.support.shape) == 4 else "examples"
     say(console, f"adapted to {len(task.support)} {images}{classes} in {adapted.steps} inner steps")
-    if adapted.depends_on_others and len(task.query) == 1:
-        alone = "batch norm is transductive, and one example alone is not normalised as those of training were"
-        say(console, ("warning:", "yellow"), f" {alone}: give several in one call, or train with batch_norm=support")
-    elif adapted.depends_on_others and len(task.query):
-        together = f"the {len(task.query)} {images} were normalised together"
-        say(console, f"batch norm is transductive, as in training: {together}")
+    if not len(task.query):
+        return
+    own = adapted.run.config["batch_norm"]
+    if adapted.depends_on_others:
+        say(console, f"the {len(task.query)} {images} were normalised together, and predictions depend on each other")
+    elif adapted.run.learner.batch_norm != "none" and own == "transductive":
+        as_tested = "--batch-norm transductive normalises them together, as the run's test did"
+        say(console, f"each of the {images} was normalised by the support set; {as_tested}")
 
 
 def _rows(adapted: AdaptedModel, task: FileTask) -> list[dict[str, Any]]:

@@ -190,7 +190,9 @@ class TrainedRun:
         return replace(self.theta, adapted=self.theta.adapted | wider)
 
 
-def load(run_dir: str | os.PathLike[str], *, device: str = "auto", allow: Sequence[str] = ()) -> TrainedRun:
+def load(
+    run_dir: str | os.PathLike[str], *, batch_norm: str = "support", device: str = "auto", allow: Sequence[str] = ()
+) -> TrainedRun:
     """Take up a run's model, as validation selected it. Its data set need not be there.
 
     >>> run = load("outputs/waves")
@@ -200,6 +202,9 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "auto", allow: Sequen
 
     Args:
         run_dir: the run's folder.
+        batch_norm: where a query's batch statistics come from: "support", the support set, so that predictions do not depend on
+            each other; or "transductive", all examples of one call, as in most runs' own tests. There a call that is unlike
+            the queries of training (a single image, images of one class) is predicted far worse: docs/trained_models.md.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         allow: classes beside metarun's and torch's that the folder may name, such as "my_package.MyNet": to load them is to run
             their code.
@@ -228,7 +233,8 @@ def load(run_dir: str | os.PathLike[str], *, device: str = "auto", allow: Sequen
     algorithm: Algorithm = make(config, "algorithm")
     evaluation: Evaluation = make(config, "evaluation")
     example = _example(config)
-    learner = make_learner(config, dtype, lambda: example, config["dataset"]["output_size"])
+    normalised = config | {"batch_norm": batch_norm}
+    learner = make_learner(normalised, dtype, lambda: example, config["dataset"]["output_size"])
     # One task at a time: there is nothing to be gained from `vmap`, for which not every operation has a rule.
     learner.one_by_one = "one task"
     problem: Problem = make(config, "dataset.problem", learner=learner.to("cpu", dtype))

@@ -33,13 +33,14 @@ def outputs(path, given: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: given.numpy()})[0])
 
 
+@pytest.mark.parametrize("batch_norm", ["support", "transductive"])
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-def test_an_exported_classifier_is_predict(kind, float32_run, pictures, tmp_path):
+def test_an_exported_classifier_is_predict(kind, batch_norm, float32_run, pictures, tmp_path):
     if kind == "onnx":
         pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'metarun[onnx]'")
     support, labels = files_of(pictures / "support")
     query, _ = files_of(pictures / "query")
-    adapted = metarun.load(float32_run).adapt(support, labels)
+    adapted = metarun.load(float32_run, batch_norm=batch_norm).adapt(support, labels)
     path = tmp_path / "deep" / f"model.{kind}"
     adapted.export(path)
     assert sorted(path.parent.iterdir()) == [path], "nothing beside it"
@@ -73,7 +74,7 @@ def test_the_file_says_what_it_takes_and_gives(float32_run, pictures, tmp_path):
         "shape": ["Q", 1, "height", "width"], "dtype": "uint8", "black": 0, "white": 255,
         "done_inside": "cropped to the middle square, resized to 14x14, inverted and scaled to [0, 1]",
     }  # fmt: skip
-    assert said["normalised_by"] == "all examples of one call together, as in training"
+    assert said["normalised_by"] == "the support set, which the file holds"
     assert (said["outputs"], said["inner_steps"], said["run"]) == ("probabilities", 3, "single")
     onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'metarun[onnx]'")
     adapted.export(tmp_path / "model.onnx")

@@ -72,7 +72,8 @@ def test_all_three_formats_say_the_same(root, capsys):
     assert lines[-1] == f"{100 * right / 6:.1f} % right of 6 whose folder is named after a class"
     assert shown.err.splitlines() == [
         "adapted to 3 images of 3 classes in 3 inner steps",
-        "batch norm is transductive, as in training: the 6 images were normalised together",
+        "each of the images was normalised by the support set; --batch-norm transductive normalises them together, as the run's "
+        "test did",
     ]
 
 
@@ -92,9 +93,18 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(root
     assert held["inner_steps"] == 1
 
 
-def test_one_image_alone_is_warned_of(capsys):
-    assert predicted("glyphs", "--support", "support", "--query", "query/a/1.png", "--format", "csv") == 0
-    assert "one example alone is not normalised as those of training were" in capsys.readouterr().err
+def test_images_may_be_normalised_together(root, capsys):
+    task = ("glyphs", "--support", "support", "--query", "query", "--format", "json")
+    assert predicted(*task, "--batch-norm", "transductive") == 0
+    shown = capsys.readouterr()
+    assert "the 6 images were normalised together, and predictions depend on each other" in shown.err
+    held = json.loads(shown.out)
+    adapted = metarun.load("glyphs", batch_norm="transductive").adapt(
+        sorted(Path("support").rglob("*.png")), list("abc")
+    )
+    best = adapted.probabilities(sorted(Path("query").rglob("*.png"))).max(-1).values.tolist()
+    assert [row["probability"] for row in held["predictions"]] == best
+    assert held["batch_norm"] == "transductive"
 
 
 def test_a_regression_is_predicted_from_tables(root, capsys):
@@ -139,7 +149,7 @@ def test_export_writes_what_predict_gives(root, capsys):
     assert lines[1:] == [
         "takes   uint8 [Q, 1, height, width]; cropped to the middle square, resized to 14x14, inverted and scaled to [0, 1] inside",
         "gives   probabilities of a, b, c; exactly those of `metarun predict`",
-        "batches normalised by all examples of one call together, as in training",
+        "batches normalised by the support set, which the file holds",
         'use     torch.export.load("model.pt2").module()',
     ]
     files = sorted(Path("query").rglob("*.png"))

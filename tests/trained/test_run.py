@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import metarun
 from metarun.build import make_parts
 from metarun.errors import ConfigurationError, TrainingError
+from metarun.models.norm import statistics_of_first
 
 from ..training.small import GLYPHS
 from .runs import files_of, trained
@@ -40,7 +41,7 @@ def test_a_regression_is_adapted_as_by_hand(sinusoid_run):
 
 
 def test_pictures_are_classified_as_by_hand(glyph_run, pictures):
-    run = metarun.load(glyph_run)
+    run = metarun.load(glyph_run, batch_norm="transductive")
     support, labels = files_of(pictures / "support")
     query, truth = files_of(pictures / "query")
     inputs = run.inputs(support, {}).double()
@@ -61,7 +62,7 @@ def test_pictures_are_classified_as_by_hand(glyph_run, pictures):
 
 
 def test_a_test_task_is_measured_as_the_run_measured_it(glyph_run):
-    run = metarun.load(glyph_run)
+    run = metarun.load(glyph_run, batch_norm="transductive")
     parts = make_parts(run.config)
     tasks = parts.source.sample(0, "test", torch.arange(20), 1, 5)
     accuracies = []
@@ -73,24 +74,32 @@ def test_a_test_task_is_measured_as_the_run_measured_it(glyph_run):
     assert sum(accuracies) / 20 == pytest.approx(result["results"][-1]["accuracy"]["mean"], abs=1e-12)
 
 
-@pytest.fixture(scope="module")
-def support_norm_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "support"
-    return trained(folder, *GLYPHS, "device.dtype=float64", "batch_norm=support")
-
-
-def test_predictions_depend_on_each_other_as_batch_norm_says(glyph_run, support_norm_run, pictures):
+@pytest.mark.parametrize("batch_norm, depends", [("support", False), ("transductive", True)])
+def test_predictions_depend_on_each_other_as_asked(batch_norm, depends, glyph_run, pictures):
+    """Whatever the run itself was tested with."""
     support, labels = files_of(pictures / "support")
     query, _ = files_of(pictures / "query")
-    for folder, depends in ((glyph_run, True), (support_norm_run, False)):
-        adapted = metarun.load(folder).adapt(support, labels)
-        together = adapted.probabilities(query)
-        alone = torch.cat([adapted.probabilities([file]) for file in query])
-        assert adapted.depends_on_others == depends
-        assert torch.allclose(together, alone, rtol=1e-10, atol=1e-10) != depends
-        with torch.no_grad():
-            plain = adapted.module()(adapted.run.model_inputs(query)).softmax(-1)
-        torch.testing.assert_close(plain, together, rtol=1e-12, atol=1e-12)
+    adapted = metarun.load(glyph_run, batch_norm=batch_norm).adapt(support, labels)
+    together = adapted.probabilities(query)
+    alone = torch.cat([adapted.probabilities([file]) for file in query])
+    assert adapted.depends_on_others == depends
+    assert torch.allclose(together, alone, rtol=1e-10, atol=1e-10) != depends
+    with torch.no_grad():
+        plain = adapted.module()(adapted.run.model_inputs(query)).softmax(-1)
+    torch.testing.assert_close(plain, together, rtol=1e-12, atol=1e-12)
+
+
+def test_by_default_predictions_do_not_depend_on_each_other(glyph_run, pictures):
+    """By hand: the support set goes through the adapted net beside each query, and its statistics alone are taken."""
+    support, labels = files_of(pictures / "support")
+    query, _ = files_of(pictures / "query")
+    run = metarun.load(glyph_run)
+    adapted = run.adapt(support, labels)
+    both = torch.cat([run.model_inputs(support), run.model_inputs(query[:1])])
+    module = metarun.load(glyph_run, batch_norm="transductive").adapt(support, labels).module()
+    with statistics_of_first(len(support)), torch.no_grad():
+        expected = module(both)[-1:].softmax(-1)
+    torch.testing.assert_close(adapted.probabilities(query)[:1], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("ways", [3, 5, 7])
@@ -176,6 +185,8 @@ def test_evaluate_is_that_of_the_command_line(glyph_run, tmp_path, capsys):
 
 
 def test_what_is_no_run_is_refused(tmp_path, glyph_run):
+    with pytest.raises(ConfigurationError, match="batch_norm must be one of transductive, support, got 'none'"):
+        metarun.load(glyph_run, batch_norm="none")
     with pytest.raises(ConfigurationError, match="must hold a run"):
         metarun.load(tmp_path)
     folder = shutil.copytree(glyph_run, tmp_path / "copy")

@@ -22,6 +22,13 @@ def json_text(content: Any, *, indent: int | None = None) -> str:
     return json.dumps(content, indent=indent, allow_nan=False)
 
 
+def as_written(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat object as `json_text` was given it: its nulls are the NaN and infinities that they stand for."""
+    words = content.get(NOT_FINITE, {})
+    kept = {key: value for key, value in content.items() if key != NOT_FINITE}
+    return {key: float(words.get(key, "nan")) if value is None else value for key, value in kept.items()}
+
+
 def not_finite(content: Any, place: str = "") -> dict[str, str]:
     """Where numbers in `content` are not finite, keys and indices joined by dots, and what they are: nan, inf or -inf."""
     if isinstance(content, float):

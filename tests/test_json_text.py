@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from metarun.json_text import json_text, not_finite
+from metarun.json_text import as_written, json_text, not_finite
 
 from .test_floors import MODULES, tree_of
 
@@ -31,6 +31,13 @@ def test_what_is_no_number_is_null_and_named():
     }
     assert not_finite(content) == json.loads(text)["not_finite"]
     assert json_text([math.nan, 1]) == "[null, 1]"
+
+
+def test_a_flat_object_comes_back_as_it_was():
+    content = {"step": 3, "a": math.inf, "b": -math.inf, "c": 0.1, "d": 2}
+    assert as_written(json.loads(json_text(content))) == content
+    (found,) = as_written(json.loads(json_text({"a": math.nan}))).values()
+    assert math.isnan(found)
 
 
 def test_what_was_said_before_stays_said():

@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+
+from metarun.console.terminal import terminal
 
 _EVERY_S = 0.5
 _WIDTH = 100
@@ -38,5 +40,5 @@ def shown_in_notebook(shown: Callable[[], RenderableType]) -> Iterator[None]:
 
 def _bundle(renderable: RenderableType) -> dict[str, str]:
     text = io.StringIO()
-    Console(file=text, width=_WIDTH, force_terminal=False, force_jupyter=False).print(renderable)
+    terminal(file=text, width=_WIDTH, force_terminal=False, force_jupyter=False).print(renderable)
     return {"text/plain": text.getvalue().rstrip()}

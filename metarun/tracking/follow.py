@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from metarun.configuration.instantiate import make
 from metarun.files import read_json
+from metarun.json_text import as_written, json_text
 from metarun.tracking.base import RunInfo, Tracker, TrackerSettings, words
 from metarun.tracking.jsonl import MetricsReader
 
@@ -45,7 +46,7 @@ def follow() -> int:
         tracker = _open(given, folder)
         end = _follow(tracker, MetricsReader(folder / "metrics.jsonl"), orders)
         if end["results"] is not None:
-            tracker.summarize(end["results"])
+            tracker.summarize(as_written(json.loads(end["results"])))
         tracker.close(end["exit_code"])
         return 0
     except BaseException as error:  # SystemExit too: whatever it was, the run is told and goes on
@@ -102,4 +103,4 @@ class _Said(logging.Handler):
         self.say({"level": min(record.levelno, logging.WARNING), "words": record.getMessage()})
 
     def say(self, content: dict[str, Any]) -> None:
-        self._to.write(json.dumps(content) + "\n")
+        self._to.write(json_text(content) + "\n")

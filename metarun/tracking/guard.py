@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metarun.json_text import json_text
 from metarun.tracking.base import RunInfo, TrackerSettings
 
 _GRACE_S = 5.0  # beyond the time that a tracker is given to end by itself
@@ -87,7 +88,7 @@ class Follower:
 
     def end(self, exit_code: int, results: Mapping[str, float] | None) -> None:
         """Tell the process that the run has ended, and how."""
-        self._tell({"exit_code": exit_code, "results": results})
+        self._tell({"exit_code": exit_code, "results": None if results is None else json_text(results)})
 
     def wait(self, since: float, at_most_s: float | None = None) -> None:
         """Wait until the process has ended; end it where it takes longer than it may since `since`."""
@@ -116,7 +117,7 @@ class Follower:
             return
         assert self._process.stdin is not None
         try:
-            line = json.dumps(order).encode() + b"\n"
+            line = json_text(order).encode() + b"\n"
             if os.write(self._process.stdin.fileno(), line) != len(line):
                 raise BlockingIOError
         except OSError:  # it is gone, which `hear` finds, or reads nothing, which `wait` does

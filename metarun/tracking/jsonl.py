@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.files import naming, read_bytes, write_atomically
-from metarun.json_text import NOT_FINITE, json_text
+from metarun.json_text import NOT_FINITE, as_written, json_text
 
 _CHANGED = ", and they are not as they were"
 
@@ -125,18 +125,9 @@ class MetricsReader:
             file.seek(self._bytes)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]  # what follows is being written
-        rows = [_as_logged(row) for _, row in _rows(self._path, whole)]
+        rows = [as_written(row) for _, row in _rows(self._path, whole)]
         self._bytes += len(whole)
-        return rows
-
-
-def _as_logged(row: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    """A line's step, and its metrics with the NaN and infinities that stand as null in it."""
-    words = row.get(NOT_FINITE, {})
-    metrics = {key: value for key, value in row.items() if key not in ("step", NOT_FINITE)}
-    return row["step"], {
-        key: float(words.get(key, "nan")) if value is None else value for key, value in metrics.items()
-    }
+        return [(row.pop("step"), row) for row in rows]
 
 
 def read_metrics(path: Path, reach: Reach | None = None) -> list[dict[str, Any]]:

@@ -280,7 +280,7 @@ def test_what_is_not_finite_stops_training_before_theta_moves(culprit, tmp_path,
 def test_a_validation_without_a_score_ranks_last(tmp_path, monkeypatch, caplog):
     scores = iter([[math.nan, 1.0], [5.0, 7.0], [math.inf, 1.0], [4.0, 4.0], [math.nan, math.nan]])
 
-    def validated(_evaluator, _theta, _split, _num_tasks, steps):
+    def validated(_evaluator, _theta, _split, _num_tasks, steps, _advanced):
         values = next(scores)
         return [Measurement(steps[0], {"mse": values}, diverged(values, is_loss=True))]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metarun.errors import ConfigurationError
+from metarun.tasks.sources.catalogue import is_inverted
 
 _KEPT = ("ways", "test_ways", "shots", "queries", "test_shots", "test_queries")
 """Sizes of tasks that stay the run's own."""
@@ -58,6 +59,9 @@ def as_trained(option: str, dataset: Mapping[str, Any], trained: Mapping[str, An
         fitted["channels"] = channels
     elif here[0] != channels:
         fitted["source"] = {**dataset["source"], "channels": channels}
+    # Ink is white where a model was trained on drawings, and black in a file: as `metarun predict` gives images to it.
+    if _is_drawn(trained) != _is_drawn(dataset):
+        fitted["source"] = {**fitted["source"], "inverted": True}
     return fitted
 
 
@@ -83,12 +87,20 @@ def domain_words(stored: Mapping[str, Any], config: Mapping[str, Any], dataset: 
     usual = dataset["channels"] if "channels" in dataset else dataset["input_shape"][0]
     made = [f"resized to {shape[-1]}x{shape[-2]}"] if dataset.get("image_size") != shape[-1] else []
     made += [f"made {_COLOURS.get(shape[0], f'of {shape[0]} channels')}"] if usual != shape[0] else []
-    return f"{words}; its images are {' and '.join(made)}, as in training" if made else words
+    made += ["inverted"] if config["dataset"]["source"].get("inverted") else []
+    listed = " and ".join(filter(None, [", ".join(made[:-1]), *made[-1:]]))
+    return f"{words}; its images are {listed}, as in training" if made else words
 
 
 def _is_other(one: Any, other: Any) -> bool:
     """Whether two sizes are known and differ."""
     return isinstance(one, int) and isinstance(other, int) and one != other
+
+
+def _is_drawn(dataset: Mapping[str, Any]) -> bool:
+    """Whether its images are drawings whose ink is white."""
+    store = dataset["source"].get("store")
+    return isinstance(store, Mapping) and is_inverted(store)
 
 
 def _is_image(shape: Any) -> bool:

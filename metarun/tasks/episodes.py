@@ -61,6 +61,7 @@ class Episodes:
         flips: mirror half of the images left to right, in split train alone.
         channels: of the images as they are given to a model: grey becomes colour in three equal channels, colour becomes grey by
             its luminance (0.299 R + 0.587 G + 0.114 B); None: as they are stored.
+        inverted: give black for white and white for black.
         crop_padding: shift each image by up to so many pixels each way, black coming in, in split train alone.
         residence: "device" keeps the items on the device whole, "host" gathers them for each episode, "auto" decides by size.
     """
@@ -74,12 +75,13 @@ class Episodes:
     flips: bool = False
     crop_padding: int = 0
     channels: int | None = None
+    inverted: bool = False
     residence: Residence = "auto"
     _device: torch.device | None = None
     _ahead: Ahead[_Run, tuple[TaskBatch, torch.cuda.Event]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("rotations", "flips"):
+        for name in ("rotations", "flips", "inverted"):
             checks.boolean(name, getattr(self, name))
         for split in _KEYS:
             if self.ways_of(split) < 2:
@@ -108,9 +110,9 @@ class Episodes:
                 f"channels must be 1 (grey) or 3 (colour), of images that are either, got {self.channels}. Set "
                 "dataset.source.channels=null."
             )
-        if not is_image and (self.rotations or self.flips or self.crop_padding):
+        if not is_image and (self.rotations or self.flips or self.crop_padding or self.inverted):
             raise ValueError(
-                "rotations, flips and crop_padding are for images, and these examples are features. Leave them out."
+                "rotations, flips, crop_padding and inverted are for images, and these examples are features. Leave them out."
             )
         if self.rotations and self.store.items.shape[-2] != self.store.items.shape[-1]:
             height, width = self.store.items.shape[-2:]
@@ -301,6 +303,7 @@ class Episodes:
             items = stored.index_select(0, rows)
         if rotation is not None or is_flipped is not None or shift is not None:
             items = moved(items.view(tasks, ways, per_class, *items.shape[1:]), rotation, is_flipped, shift)
+        items = 255 - items if self.inverted else items
         inputs = items.view(tasks, ways * per_class, *self.store.items.shape[1:]).to(torch.float32)
         if items.dtype == torch.uint8:
             inputs = inputs.mul_(_PER_WHITE)

@@ -77,8 +77,8 @@ def by_hand(run: Path, episodes: Episodes, num_tasks: int, steps: int) -> list[f
 def test_colour_pictures_of_another_size_are_tested_as_by_hand(grey, pictures, cache, capsys):
     words = ("dataset=folder", f"dataset.path={pictures}", f"data.cache={cache}", "evaluation.tasks=6")
     assert run_here("evaluate", str(grey), *words) == 0
-    said = f"note: another domain: trained on glyphs, tested on folder {pictures}; its images are resized to 14x14 and made grey, "
-    assert said + "as in training" in capsys.readouterr().out
+    said = f"note: another domain: trained on glyphs, tested on folder {pictures}; its images are "
+    assert said + "resized to 14x14, made grey and inverted, as in training" in capsys.readouterr().out
     result = newest(grey)
     assert (result["trained_on"], result["tested_on"]) == ("glyphs", f"folder {pictures}")
     assert result["protocol"]["dataset"] == result["config"]["choices"]["dataset"] == "folder"
@@ -86,7 +86,7 @@ def test_colour_pictures_of_another_size_are_tested_as_by_hand(grey, pictures, c
     # All seven classes are the test's: none of them was trained on.
     store = images_of(str(pictures), cache, 14, 1, None, [0, 0, 1], 0, None)
     assert store.names("test") == list(PICTURES) and store.items.shape == (56, 1, 14, 14)
-    episodes = Episodes(store=store, ways=5, rotations=False)
+    episodes = Episodes(store=store, ways=5, rotations=False, inverted=True)
     for row in result["results"]:
         expected = by_hand(grey, episodes, 6, row["inner_steps"])
         assert row["accuracy"]["mean"] == pytest.approx(np.mean(expected), abs=1e-6)
@@ -117,7 +117,8 @@ def test_grey_drawings_are_given_three_equal_channels(pictures, cache, tmp_path,
     capsys.readouterr()
     assert run_here("evaluate", str(run), "dataset=glyphs", few, "evaluation.tasks=6") == 0
     assert (
-        "tested on glyphs; its images are resized to 16x16 and made colour, as in training" in capsys.readouterr().out
+        "tested on glyphs; its images are resized to 16x16, made colour and inverted, as in training"
+        in capsys.readouterr().out
     )
     result = newest(run)
     assert result["config"]["dataset"]["source"]["channels"] == 3 and result["protocol"]["ways"] == 2
@@ -125,10 +126,11 @@ def test_grey_drawings_are_given_three_equal_channels(pictures, cache, tmp_path,
         configuration("dataset=glyphs", "dataset.image_size=16", "dataset.ways=2", few, *SIX_STEPS),
         is_trained_here=False,
     )
-    episodes = Episodes(store=grey.source.store, ways=2, rotations=False, channels=3)
+    episodes = Episodes(store=grey.source.store, ways=2, rotations=False, channels=3, inverted=True)
     inputs = episodes.sample(0, "test", torch.arange(2), 1, 5).query_set.inputs
     single = grey.source.sample(0, "test", torch.arange(2), 1, 5).query_set.inputs
-    assert torch.equal(inputs, single.expand(-1, -1, 3, -1, -1))
+    ink = (255 * single).round()
+    assert torch.equal(inputs, ((255 - ink) * (1 / 255)).expand(-1, -1, 3, -1, -1))
     for row in result["results"]:
         expected = by_hand(run, episodes, 6, row["inner_steps"])
         assert row["accuracy"]["mean"] == pytest.approx(np.mean(expected), abs=1e-6)

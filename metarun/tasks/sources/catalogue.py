@@ -94,7 +94,7 @@ def is_inverted(store: Mapping[str, Any]) -> bool:
     Args:
         store: its resolved configuration, `dataset.source.store`.
     """
-    return store.get("name") == "omniglot" or str(store["_target_"]).endswith(".glyphs.glyphs")
+    return store.get("name") == "omniglot" or str(store.get("_target_")).endswith(".glyphs.glyphs")
 
 
 def folders(entry: DataSet, root: Path) -> tuple[Path, Path]:

@@ -1,5 +1,6 @@
 """The processes that share one run: what each does of the whole, and sums over all of them."""
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -86,4 +87,6 @@ def ranks_from_environment(kind: str) -> Ranks:
         torch.cuda.set_device(int(environment["LOCAL_RANK"] or 0))
     if not dist.is_initialized():
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # Left to the interpreter's end, its threads may outlive what they need, and the process aborts: with it, all others.
+        atexit.register(dist.destroy_process_group)
     return Ranks(int(environment["RANK"]), int(environment["WORLD_SIZE"]))

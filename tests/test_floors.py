@@ -193,7 +193,7 @@ def test_pyplot_is_the_users(module):
 def test_torchmeta_comes_in_at_one_door(module):
     named = {node.value for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)}
     imported = "torchmeta" in packages(module) or "torchmeta" in named
-    says_version = module in ("metarun.commands.result", "metarun.commands.doctor")
+    says_version = module in ("metarun.commands.result", "metarun.commands.doctor", "metarun.commands.machine")
     assert not imported or says_version or module == "metarun.tasks.sources.torchmeta_compat"
 
 

@@ -21,11 +21,9 @@ from metarun.build import (
     Parts,
     fitted,
     make_parts,
-    make_trackers,
     make_trainer,
     require_program,
     require_tasks,
-    tracker_nodes,
 )
 from metarun.commands.header import header_of
 from metarun.commands.illustrate import check_video, draw
@@ -53,6 +51,7 @@ from metarun.run_folder.state import TrainState, load
 from metarun.run_folder.status import RunStatus
 from metarun.run_folder.stored_result import stored_result
 from metarun.tracking.base import NullTracker, RunInfo, TeeTracker, flat_results, identity, run_id_of
+from metarun.tracking.chosen import make_trackers, tracker_nodes
 from metarun.tracking.guard import GuardedTrackers
 from metarun.tracking.jsonl import MetricsFile, Reach
 from metarun.training.observer import NoObserver

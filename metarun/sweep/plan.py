@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from metarun.build import make_parts, make_trackers, require_tasks
+from metarun.build import make_parts, require_tasks
 from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.errors import ConfigurationError
@@ -19,6 +19,7 @@ from metarun.run_folder.folder import fingerprint, folder_of
 from metarun.run_folder.start import start_of_run, started
 from metarun.run_folder.stored_result import stored_result
 from metarun.sweep.manifest import Job
+from metarun.tracking.chosen import make_trackers
 
 Goal = Literal["minimize", "maximize"]
 Composed = tuple[dict[str, Any], tuple[str, ...]]  # a resolved configuration and the task overrides that led to it

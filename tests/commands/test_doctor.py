@@ -13,8 +13,9 @@ from rich.console import Console
 
 from metarun import __version__
 from metarun.command_line.main import main
-from metarun.commands import doctor
-from metarun.commands.doctor import EXTRAS, NEEDED, PYTHONS, Finding, Machine, Place, diagnosis, look, place_of, show
+from metarun.commands import doctor, machine
+from metarun.commands.doctor import PYTHONS, Finding, diagnosis, show
+from metarun.commands.machine import EXTRAS, NEEDED, Machine, Place, look, place_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {*NEEDED, *(package for packages, _ in EXTRAS.values() for package in packages)}
@@ -229,13 +230,13 @@ def test_it_asks_for_what_the_package_asks_for() -> None:
 
 
 def test_this_machine() -> None:
-    machine = look()
-    assert machine.python == sys.version_info[:3]
-    assert machine.packages["torch"] == torch.__version__
-    assert (machine.torch_problem, machine.cuda) == ("", torch.version.cuda)
-    assert len(machine.gpus) == torch.cuda.device_count()
-    assert machine.configuration_problem == ""
-    assert machine.outputs is not None and machine.outputs.path == Path("outputs")
+    found = look()
+    assert found.python == sys.version_info[:3]
+    assert found.packages["torch"] == torch.__version__
+    assert (found.torch_problem, found.cuda) == ("", torch.version.cuda)
+    assert len(found.gpus) == torch.cuda.device_count()
+    assert found.configuration_problem == ""
+    assert found.outputs is not None and found.outputs.path == Path("outputs")
 
 
 def test_places_are_tried(tmp_path: Path) -> None:
@@ -251,19 +252,19 @@ def test_places_are_tried(tmp_path: Path) -> None:
 def test_places_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("METARUN_OUTPUTS", str(tmp_path / "runs"))
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(doctor, "_ask_torch", lambda: ("", None, []))
-    monkeypatch.setattr(doctor, "_ask_wandb", lambda: ("online", False, ""))
-    machine = look()
-    assert machine.outputs is not None and machine.outputs.path == tmp_path / "runs"
-    assert machine.cache is not None and machine.cache.path == tmp_path / "cache"
-    assert machine.packed == []
+    monkeypatch.setattr(machine, "_ask_torch", lambda: ("", None, []))
+    monkeypatch.setattr(machine, "_ask_wandb", lambda: ("online", False, ""))
+    found = look()
+    assert found.outputs is not None and found.outputs.path == tmp_path / "runs"
+    assert found.cache is not None and found.cache.path == tmp_path / "cache"
+    assert found.packed == []
 
 
 def test_a_package_that_is_not_there_is_told_as_such() -> None:
     """In a Python that finds neither Optuna nor MLflow, in which the tracker cannot be asked either."""
     code = (
         "import sys; sys.modules['wandb'] = None; sys.modules['optuna'] = None; sys.modules['mlflow'] = None\n"
-        "from metarun.commands.doctor import _version, _ask_wandb\n"
+        "from metarun.commands.machine import _version, _ask_wandb\n"
         "print(_version('optuna'), _version('mlflow-skinny'), _version('numpy') is None, bool(_ask_wandb()[2]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

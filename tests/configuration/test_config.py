@@ -16,13 +16,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun.algorithm import FirstOrder, Implicit, Unrolled
-from metarun.build import make_parts, make_trackers
+from metarun.build import make_parts
 from metarun.configuration.config_folder import config_folder, groups
 from metarun.configuration.instantiate import make
 from metarun.configuration.resolve import resolved
 from metarun.errors import ConfigurationError
 from metarun.run_folder.folder import RunFolder, differences, fingerprint, flatten, moved, name, settings
 from metarun.tasks.sources.catalogue import CATALOGUE
+from metarun.tracking.chosen import make_trackers
 from metarun.training.trainer import Schedule
 from tests.calls import meta_step
 

@@ -82,7 +82,8 @@ class RunConsole:
     def evaluating(self, split: str, share: float) -> None:
         """Show how far a validation is."""
         self._meanwhile = f"validating {100 * share:.0f} %"
-        self._say_now_and_then(self._meanwhile)
+        if share < 1:  # else its score comes in the next line
+            self._say_now_and_then(self._meanwhile)
 
     def validated(self, step: int, score: Summary, is_best: bool) -> None:
         """Remember the validation for the bar; off a terminal, print it."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from metarun import rng
-from metarun.console.terminal import say, terminal
+from metarun.console.terminal import say, tell, terminal
 from metarun.errors import TrainingError
 from metarun.trained.adapted import AdaptedModel
 from metarun.trained.files import read_task
 from metarun.trained.inputs import ImageInputs
 from metarun.trained.model_file import notes
-from metarun.trained.predict import adapted_to, tell
+from metarun.trained.predict import adapted_to, report
 from metarun.trained.run import load
 
 CLOSE = 1e-5
@@ -46,7 +46,7 @@ def export_run(
         raise TrainingError(
             f"the exported model differs from the adapted one by {difference:.1e}, more than {CLOSE:.0e}; {to} was taken away"
         )
-    tell(adapted, task)
+    report(adapted, task)
     console, said = terminal(), notes(adapted)
     shape = ", ".join(map(str, said["inputs"]["shape"]))
     outputs = f"probabilities of {', '.join(map(str, said['classes']))}" if said["classes"] else "predictions"
@@ -56,10 +56,10 @@ def export_run(
     say(console, ("wrote", "bold"), f"   {to} ({to.stat().st_size / 1024:,.0f} KiB)")
     inside = said["inputs"]["done_inside"]
     inside = f"; {inside} inside" if inside else ""
-    say(console, ("takes", "bold"), f"   {said['inputs']['dtype']} [{shape}]{inside}")
-    say(console, ("gives", "bold"), f"   {outputs}; {close}")
+    tell(console, ("takes", "bold"), f"   {said['inputs']['dtype']} [{shape}]{inside}", indent=8)
+    tell(console, ("gives", "bold"), f"   {outputs}; {close}", indent=8)
     if said["normalised_by"]:
-        say(console, ("batches", "bold"), f" normalised by {said['normalised_by']}")
+        tell(console, ("batches", "bold"), f" normalised by {said['normalised_by']}", indent=8)
     loads = "torch.export.load({}).module()" if to.suffix == ".pt2" else "onnxruntime.InferenceSession({})"
     python = loads.format(json.dumps(str(to), ensure_ascii=False))
     say(console, ("use", "bold"), f"     {python}")

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich import box
+from rich.console import Console
 
-from metarun.console.terminal import say, terminal
+from metarun.console.columns import Column, is_fitting, table
+from metarun.console.terminal import tell, terminal
 from metarun.errors import ConfigurationError
 from metarun.json_text import json_text
 from metarun.trained.adapted import AdaptedModel
@@ -17,6 +19,7 @@ from metarun.trained.files import FileTask, read_task
 from metarun.trained.run import TrainedRun, load
 
 FORMATS = ("table", "csv", "json")
+_ENDLESS = 10_000  # off a terminal lines are as long as they need to be
 
 
 def predict(
@@ -64,11 +67,11 @@ def predict(
         print(json_text(about | {"known_labels": accuracy, "unreadable": task.unreadable}, indent=2))
     else:
         console = terminal()
-        console.print(_as_table(rows, task, adapted))
+        _show(console, rows, task, adapted)
         if accuracy:
             share = f"{100 * right / len(labels):.1f} %"
-            say(console, (share, "bold"), f" right of {len(labels)} whose folder is named after a class")
-    tell(adapted, task)
+            tell(console, (share, "bold"), f" right of {len(labels)} whose folder is named after a class")
+    report(adapted, task)
 
 
 def adapted_to(run: TrainedRun, task: FileTask, steps: int | None) -> AdaptedModel:
@@ -83,23 +86,23 @@ def adapted_to(run: TrainedRun, task: FileTask, steps: int | None) -> AdaptedMod
         raise ConfigurationError(str(error)) from error
 
 
-def tell(adapted: AdaptedModel, task: FileTask) -> None:
+def report(adapted: AdaptedModel, task: FileTask) -> None:
     """Say on standard error what was adapted to, what could not be read, and what predictions depend on."""
     console = terminal(stderr=True)
     doubts = adapted.run.inputs.doubts(task.support)
     for reason in (*task.unreadable.values(), *([doubts] if doubts else [])):
-        say(console, ("warning:", "yellow"), f" {reason}")
+        tell(console, ("warning:", "yellow"), f" {reason}")
     classes = f" of {len(adapted.classes)} classes" if adapted.classes is not None else ""
     images = "images" if adapted.classes is not None and len(adapted.support.shape) == 4 else "examples"
-    say(console, f"adapted to {len(task.support)} {images}{classes} in {adapted.steps} inner steps")
+    tell(console, f"adapted to {len(task.support)} {images}{classes} in {adapted.steps} inner steps")
     if not len(task.query):
         return
     own = adapted.run.config["batch_norm"]
     if adapted.depends_on_others:
-        say(console, f"the {len(task.query)} {images} were normalised together, and predictions depend on each other")
+        tell(console, f"the {len(task.query)} {images} were normalised together, and predictions depend on each other")
     elif adapted.run.learner.batch_norm != "none" and own == "transductive":
         as_tested = "--batch-norm transductive normalises them together, as the run's test did"
-        say(console, f"each of the {images} was normalised by the support set; {as_tested}")
+        tell(console, f"each of the {images} was normalised by the support set; {as_tested}")
 
 
 def _rows(adapted: AdaptedModel, task: FileTask) -> list[dict[str, Any]]:
@@ -119,22 +122,48 @@ def _rows(adapted: AdaptedModel, task: FileTask) -> list[dict[str, Any]]:
     return rows
 
 
-def _as_table(rows: Sequence[dict[str, Any]], task: FileTask, adapted: AdaptedModel) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _show(console: Console, rows: Sequence[dict[str, Any]], task: FileTask, adapted: AdaptedModel) -> None:
+    """A line for each example; on a narrow terminal without runner-up, or with a line of its own for each image."""
+    width = console.width if console.is_terminal else _ENDLESS
+    columns = _columns(rows, task, adapted)
+    needed = [column for column in columns if column.left_out == 0]
+    if is_fitting(needed, width, box.SIMPLE_HEAD):
+        drawn = table(columns, width, is_framed=False)
+        console.print(drawn, soft_wrap=not console.is_terminal, crop=False)
+        return
+    for row, name in zip(rows, columns[0].cells, strict=True):
+        if adapted.classes is None:
+            said = [f"{target} {row[target]:.6g}" for target in task.columns[1]]
+        else:
+            said = [str(row["label"]), f"{100 * row['probability']:.1f} %"]
+        console.print(name, soft_wrap=True)
+        tell(console, "  ", "  ".join(said), indent=2)
+
+
+def _columns(rows: Sequence[dict[str, Any]], task: FileTask, adapted: AdaptedModel) -> list[Column]:
+    """Which example, what is predicted, and what may be left out where there is no room: features, the runner-up."""
+    names = task.columns[0]
+    if names == ("image",):
+        columns = [Column(heading="image", cells=[row["image"] for row in rows])]
+    else:
+        columns = [Column(heading="row", cells=[str(number) for number in range(1, len(rows) + 1)], justify="right")]
+        columns += [
+            Column(heading=name, cells=[row[name] for row in rows], justify="right", left_out=3 + place)
+            for place, name in enumerate(names)
+        ]
     if adapted.classes is None:
-        for name in (*task.columns[0], *task.columns[1]):
-            table.add_column(name, justify="right", overflow="fold")
-        for row in rows:
-            table.add_row(*(f"{value:.6g}" if isinstance(value, float) else value for value in row.values()))
-        return table
-    for name in task.columns[0]:
-        table.add_column(name, overflow="fold")
-    table.add_column("label", style="bold", overflow="fold")
-    table.add_column("%", justify="right", no_wrap=True)
-    table.add_column("runner-up", style="dim", overflow="fold")
-    table.add_column("%", justify="right", style="dim", no_wrap=True)
-    for row in rows:
-        names = [row[name] for name in task.columns[0]]
-        label, first, second, other = list(row.values())[len(names) :]
-        table.add_row(*names, str(label), f"{100 * first:.1f}", str(second), f"{100 * other:.1f}")
-    return table
+        targets = task.columns[1]
+        return columns + [
+            Column(heading=name, cells=[f"{row[name]:.6g}" for row in rows], justify="right") for name in targets
+        ]
+
+    def percent(key: str, left_out: int) -> Column:
+        return Column(heading="%", cells=[f"{100 * row[key]:.1f}" for row in rows], justify="right", left_out=left_out)
+
+    return [
+        *columns,
+        Column(heading="label", cells=[str(row["label"]) for row in rows], style="bold"),
+        percent("probability", 0),
+        Column(heading="runner-up", cells=[str(row["runner_up"]) for row in rows], style="dim", left_out=1),
+        percent("runner_up_probability", 2),
+    ]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from PIL import Image
 
 import metarun
+from metarun.trained import export
+from metarun.trained.adapted import AdaptedModel
 
+from ..screens import WIDTHS, assert_screen, commands_on, fits, no_broken_word
 from ..training.small import GLYPHS, SIX_STEPS, run_here
 
 
@@ -67,7 +71,7 @@ def test_all_three_formats_say_the_same(root, capsys):
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
     assert lines[0].split() == ["image", "label", "%", "runner-up", "%"]
-    for line, (name, label, first, other, second) in zip(lines[1:], expected, strict=False):
+    for line, (name, label, first, other, second) in zip(lines[2:], expected, strict=False):
         assert line.split() == [name, label, f"{100 * first:.1f}", other, f"{100 * second:.1f}"]
     assert lines[-1] == f"{100 * right / 6:.1f} % right of 6 whose folder is named after a class"
     assert shown.err.splitlines() == [
@@ -118,9 +122,9 @@ def test_a_regression_is_predicted_from_tables(root, capsys):
         ["x", "y"], ["0.5", str(expected[0])], ["-3", str(expected[1])],
     ]  # fmt: skip
     assert predicted(*task) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["x", "y"], ["0.5", f"{expected[0]:.6g}"], ["-3", f"{expected[1]:.6g}"],
-    ]  # fmt: skip
+    head, _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head == ["row", "x", "y"]
+    assert lines == [["1", "0.5", f"{expected[0]:.6g}"], ["2", "-3", f"{expected[1]:.6g}"]]
 
 
 @pytest.mark.parametrize(
@@ -163,9 +167,28 @@ def test_export_writes_what_predict_gives(root, capsys):
 
 
 def test_a_file_that_differs_is_taken_away(root, capsys, monkeypatch):
-    from metarun.trained import export
-
     monkeypatch.setattr(export, "_outputs", lambda path, given: torch.full((len(given), 3), 1 / 3) + 0.1)
     assert run_here("export", "glyphs", "--support", "support", "--to", "other.pt2") == 1
     assert "the exported model differs from the adapted one by" in capsys.readouterr().err
     assert not (root / "other.pt2").exists()
+
+
+def test_screens(root, monkeypatch, tmp_path):
+    """With logits that are made up, so that no digit depends on the machine."""
+    logits = torch.tensor([[4.0, 1, 0], [2, 1, 0], [0, 1, 0.5], [0, 5, 1], [1, 1, 2], [0, 2, 6]])
+    monkeypatch.setattr(AdaptedModel, "outputs", lambda model, inputs, *, prepared=False: logits[: len(inputs)])
+    monkeypatch.setattr(export, "_difference", lambda adapted, path: 0.0)
+    texts: dict[int, dict[str, str]] = {}
+    for width in (*WIDTHS, 24):
+        with commands_on(width) as text:
+            assert predicted("glyphs", "--support", "support", "--query", "query") == 0
+            texts[width] = {"predict": text()}
+        with commands_on(width) as text:
+            assert run_here("export", "glyphs", "--support", "support", "--to", "out/model.pt2") == 0
+            texts[width]["export"] = re.sub(r"\(\d+ KiB\)", "(123 KiB)", text())
+        for name, shown in texts[width].items():
+            assert_screen(f"{name}-{width}", shown)
+            fits(shown, width, "model.pt2")
+    for width in WIDTHS:
+        for name, shown in texts[width].items():
+            no_broken_word(shown, texts[120][name])

@@ -248,8 +248,8 @@ def make_parts(config: Mapping[str, Any], *, is_trained_here: bool = True) -> Pa
     return parts
 
 
-def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
-    """Refuse more ranks than there are tasks in a step.
+def require_tasks(config: Mapping[str, Any], num_ranks: int, num_fresh_tasks: int) -> None:
+    """Refuse more ranks than there are tasks in a step, of the step's own or of those that its direction asks for besides.
 
     Raises:
         ConfigurationError: there are.
@@ -258,6 +258,12 @@ def require_tasks(config: Mapping[str, Any], num_ranks: int) -> None:
         raise ConfigurationError(
             f"every rank needs a task of each step, and {num_ranks} ranks share schedule.tasks_per_step="
             f"{config['schedule']['tasks_per_step']}. Start fewer, or raise schedule.tasks_per_step."
+        )
+    if 0 < num_fresh_tasks < num_ranks:
+        key = "algorithm.direction.metric.num_fresh_tasks"
+        raise ConfigurationError(
+            f"every rank needs a fresh task of each step, and {num_ranks} ranks share {key}={num_fresh_tasks}. Start fewer, or "
+            f"raise {key}."
         )
 
 

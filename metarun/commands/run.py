@@ -113,7 +113,7 @@ def run_resolved(
             parts = replace(parts, theta=started(parts.theta, start, parts.learner.module))
     use_cache(Path(config["data"]["cache"]).expanduser() / "programs")
     ranks = ranks_from_environment(parts.device.type)
-    require_tasks(config, ranks.size)
+    require_tasks(config, ranks.size, parts.algorithm.num_fresh_tasks)
     require_program(config, parts, ranks)
     check_video(config, parts)
     if config["profile"] and ranks.size > 1:

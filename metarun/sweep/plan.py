@@ -84,7 +84,7 @@ def check(config: dict[str, Any], *, is_elsewhere: bool, num_ranks: int) -> None
     parts = make_parts(config | {"device": device})
     if (start := start_of_run(folder_of(config), config)) is not None:
         started(parts.theta, start, parts.learner.module)
-    require_tasks(config, num_ranks)
+    require_tasks(config, num_ranks, parts.algorithm.num_fresh_tasks)
     make_trackers(config)
     stored_result(folder_of(config), config)
 

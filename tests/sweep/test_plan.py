@@ -52,6 +52,17 @@ def refused(tmp_path, capsys, monkeypatch):
             ["seed=0,1", "hydra/launcher=slurm_cpu", "hydra.launcher.ranks=5"],
             "job #0 (seed=0): every rank needs a task of each step, and 5 ranks share schedule.tasks_per_step=4. ",
         ),
+        (
+            [
+                "seed=0,1",
+                "hydra/launcher=slurm_cpu",
+                "hydra.launcher.ranks=2",
+                "algorithm=imaml_ng",
+                "algorithm/direction/metric=fresh_tasks",
+                "algorithm.direction.metric.num_fresh_tasks=1",
+            ],
+            "every rank needs a fresh task of each step, and 2 ranks share algorithm.direction.metric.num_fresh_tasks=1. ",
+        ),
         (["hydra/sweeper=tpe", "seed=0", "hydra.sweeper.n_trials=0"], "hydra.sweeper: n_trials must be an integer"),
         (["hydra/sweeper=tpe", "seed=0", "hydra.sweeper.direction=up"], "hydra.sweeper: direction must be one of"),
     ],

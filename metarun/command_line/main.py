@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from metarun import __version__
 from metarun.command_line.hydra_main import wants_traceback
 from metarun.command_line.plain_text import write_every_character
 from metarun.command_line.subcommands import SUBCOMMANDS, train
@@ -90,7 +89,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif first in SUBCOMMANDS:
         SUBCOMMANDS[first][2](arguments[1:])
     elif "--version" in arguments:
-        print(f"metarun {__version__}")
+        SUBCOMMANDS["version"][2]([])
     elif "--help" in arguments or "-h" in arguments:
         _help([word for word in arguments if word not in ("--help", "-h")])
     elif re.fullmatch(r"[A-Za-z][\w-]*", first):

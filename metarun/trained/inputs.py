@@ -102,8 +102,8 @@ class ImageInputs:
         if isinstance(image, Image.Image):
             return resized(as_mode(ImageOps.exif_transpose(image), self.channels, where), self.size)
         array = _bytes(_channels_last(image, where), where)
-        picture = Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
-        return resized(as_mode(picture, self.channels, where), self.size)
+        read = Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
+        return resized(as_mode(read, self.channels, where), self.size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
